@@ -1,0 +1,109 @@
+"""python -m envcheck: is this machine fit for fine-tuning, and what to type if it is not."""
+import argparse
+import getpass
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from envcheck import report, rules
+from envcheck.causes import CAUSES
+from envcheck.facts import Facts
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Exit status: 0 no error found, 1 errors found, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["install"]:
+        from envcheck import install  # it starts programs: loaded only when asked for
+
+        return install.main(arguments[1:])
+    parser = _options()
+    options = parser.parse_args(arguments)
+    if options.list:
+        return _print(report.catalogue())
+    if options.explain:
+        return _explain(options.explain)
+    facts = _facts(options, parser)
+    if options.save:
+        return _save(facts, options.save, parser)
+    if options.settings:
+        return _settings(facts)
+    findings = rules.judge(facts)
+    if options.json:
+        _print(json.dumps(report.to_json(facts, findings), indent=1, ensure_ascii=False))
+    else:
+        _print(report.screen(facts, rules.verdicts(facts), findings, report.colour_wanted(sys.stdout)))
+    return 1 if any(item.severity == "error" for item in findings) else 0
+
+
+def _print(text: str) -> int:
+    """Write UTF-8 whatever the console's encoding is; what it cannot show becomes a question mark."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+    return 0
+
+
+def _facts(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Facts:
+    if options.facts:
+        try:
+            return Facts.from_json(Path(options.facts).read_text(encoding="utf-8", errors="replace"))
+        except (OSError, ValueError) as error:
+            parser.error(f"--facts {options.facts}: {error}")
+    from envcheck.probe import collect  # only a live machine needs it
+
+    return collect(smoke=not (options.no_smoke or options.save or options.settings), hub=True)
+
+
+def _explain(cause_id: str) -> int:
+    if cause_id not in CAUSES:
+        import difflib
+
+        near = difflib.get_close_matches(cause_id, CAUSES, 1)
+        print(f"no such id: {cause_id}" + (f"; did you mean {near[0]}?" if near else "; --list shows all"), file=sys.stderr)
+        return 2
+    return _print(report.page(cause_id))
+
+
+def _settings(facts: Facts) -> int:
+    from envcheck import settings
+
+    return _print(settings.to_toml(settings.choose(facts)))
+
+
+def _save(facts: Facts, path: str, parser: argparse.ArgumentParser) -> int:
+    names = [os.path.expanduser("~"), socket.gethostname(), _user()]
+    text = json.dumps(report.redact(facts.to_json(), names), indent=1, ensure_ascii=False)
+    try:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        parser.error(f"--save {path}: {error}")
+    print(f"saved {path}: no user, host or folder names, no tokens; read it before you share it", file=sys.stderr)
+    return 0
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return ""
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m envcheck", description=__doc__,
+        epilog="python -m envcheck install --help: install the training stack. Exit status: 0 no error, 1 errors found, 2 wrong usage.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object (schema %d) instead of the screen" % report.SCHEMA)
+    parser.add_argument("--facts", metavar="FILE", help="judge this saved machine instead of this one")
+    parser.add_argument("--save", metavar="FILE", help="write the facts of this machine to a file fit for a bug report, and stop")
+    parser.add_argument("--explain", metavar="ID", help="what this id means, why it happens, how to fix and check it")
+    parser.add_argument("--list", action="store_true", help="list all ids")
+    parser.add_argument("--no-smoke", action="store_true", help="do not run the small tests on this machine")
+    parser.add_argument("--settings", action="store_true", help="print how to train on this machine, as TOML with reasons")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

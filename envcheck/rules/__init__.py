@@ -1,0 +1,58 @@
+"""Pure rules: Facts -> findings. Imports facts, versions, known, wheels, causes; touches no machine and prints nothing.
+
+A rule yields Findings when it is certain and nothing when a fact it needs is unknown. `CHECKS` groups the rules as the screen
+shows them and says which facts a group needs, so that "could not be read" is told apart from "fine". Add a rule to its group.
+"""
+from typing import Callable, Iterable, List, NamedTuple, Tuple
+
+from envcheck.causes import finding
+from envcheck.facts import SEVERITIES, Facts, Finding
+from envcheck.rules import cards
+
+Rule = Callable[[Facts], Iterable[Finding]]
+
+
+class Check(NamedTuple):
+    """`needs`: facts without which the verdict is unknown; alternatives are joined by "|"."""
+
+    name: str
+    needs: Tuple[str, ...]
+    rules: Tuple[Rule, ...]
+
+
+CHECKS: Tuple[Check, ...] = (
+    Check("driver", ("gpu|gpu_count",), cards.DRIVER),
+    Check("PyTorch build", ("packages", "gpu|gpu_count"), cards.TORCH),
+)
+
+
+def apply(rule: Rule, facts: Facts) -> List[Finding]:
+    """Run one rule; one that raises becomes a finding, so that the others still run."""
+    try:
+        return list(rule(facts))
+    except Exception as error:
+        details = (("check", rule.__name__), ("failure", f"{type(error).__name__}: {error}"[:200]))
+        return [finding("rule-crashed", facts, details=details)]
+
+
+def judge(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Finding, ...]:
+    """All findings, errors first; within one severity in the order of CHECKS, causes before their consequences."""
+    found = [item for check in checks for rule in check.rules for item in apply(rule, facts)]
+    unique = {(item.id, item.what): item for item in reversed(found)}
+    ordered = [item for item in found if unique.pop((item.id, item.what), None)]
+    return tuple(sorted(ordered, key=lambda item: SEVERITIES.index(item.severity)))
+
+
+def verdicts(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Tuple[str, str, str], ...]:
+    """(name, state, words) of each group; state: ok, unknown, note, warning or error. Unknown is never ok."""
+    rows = []
+    for check in checks:
+        found = judge(facts, (check,))
+        missing = [need for need in check.needs if all(getattr(facts, name) is None for name in need.split("|"))]
+        if found:
+            rows.append((check.name, found[0].severity, ", ".join(dict.fromkeys(item.id for item in found))))
+        elif missing:
+            rows.append((check.name, "unknown", "could not read: " + ", ".join(need.split("|")[0] for need in missing)))
+        else:
+            rows.append((check.name, "ok", ""))
+    return tuple(rows)

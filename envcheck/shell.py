@@ -1,0 +1,68 @@
+"""Commands as the user's own shell takes them. Pure; imports facts only.
+
+Every fix line is either a command for that shell or a comment ("# ..."), so that a whole fix can be pasted as it is:
+sh on Linux, WSL and macOS, PowerShell on Windows, a notebook cell on Colab and Kaggle.
+"""
+import re
+from typing import Optional
+
+from envcheck.facts import Facts
+
+WHEELS = "https://download.pytorch.org/whl/"
+
+
+def is_comment(line: str) -> bool:
+    return line.startswith("# ")
+
+
+class Shell:
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.bang = "!" if facts.is_notebook else ""
+
+    def pip(self, arguments: str) -> str:
+        """ "install x" -> "python -m pip install x": the interpreter that runs the training, not any pip on the path."""
+        return f"{self.bang}python -m pip {arguments}"
+
+    def install(self, *packages: str) -> str:
+        """Requirements with < or > are quoted: both shells would read them as redirection."""
+        return self.pip("install " + " ".join(f'"{item}"' if re.search(r"[<>!*;\[]", item) else item for item in packages))
+
+    def python(self, code: str) -> str:
+        return f'{self.bang}python -c "{code}"'
+
+    def run(self, command: str) -> str:
+        """Any other program of the machine; the notebook needs the exclamation mark."""
+        return self.bang + command
+
+    def set_env(self, name: str, value: str) -> str:
+        if self.facts.is_windows:
+            return f'$env:{name} = "{value}"'
+        if self.facts.is_notebook:
+            return f'import os; os.environ["{name}"] = "{value}"  # before torch is imported: restart the session first'
+        return f"export {name}={value}"
+
+    def unset_env(self, name: str) -> str:
+        if self.facts.is_windows:
+            return f"Remove-Item Env:{name}"
+        if self.facts.is_notebook:
+            return f'import os; os.environ.pop("{name}", None)'
+        return f"unset {name}"
+
+    def new_venv(self, version: str) -> str:
+        """A fresh environment with this Python, such as "3.12"."""
+        if self.facts.is_windows:
+            return f"py -{version} -m venv .venv; .venv\\Scripts\\Activate.ps1"
+        return f"python{version} -m venv .venv && . .venv/bin/activate"
+
+    def apt(self, packages: str, dnf: Optional[str] = None) -> str:
+        """System packages with the package manager that the facts name; apt where the distribution is not known."""
+        system = (self.facts.os or "").lower()
+        if re.search(r"fedora|rhel|red hat|rocky|alma|centos|amazon", system):
+            return f"sudo dnf install {dnf or packages}"
+        if re.search(r"arch|manjaro", system):
+            return f"sudo pacman -S {dnf or packages}"
+        if "suse" in system:
+            return f"sudo zypper install {dnf or packages}"
+        root = self.facts.is_container or self.facts.is_notebook
+        return f"{self.bang}{'' if root else 'sudo '}apt-get update && {'' if root else 'sudo '}apt-get install -y {packages}"
