@@ -1,0 +1,36 @@
+"""One form for everything that can go wrong: a KitError carries findings, and the front doors print them and stop."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from envcheck.facts import Finding
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class KitError(Exception):
+    """One or more findings that end the command with exit status `status` (1 failed, 2 wrong usage)."""
+
+    def __init__(self, *findings: Finding, status: int = FAILED):
+        super().__init__("; ".join(f"{finding.id}: {finding.what}" for finding in findings))
+        self.findings = findings
+        self.status = status
+
+
+def problem(id: str, what: str, why: str, *fix: str, details: Mapping[str, object] | None = None, severity: str = "error") -> Finding:
+    """A finding of the kit; `details` become its evidence lines."""
+    rows = tuple((label, str(value)) for label, value in (details or {}).items())
+    return Finding(id=id, severity=severity, what=what, why=why, fix=fix, details=rows)
+
+
+def stop_on_errors(findings: Iterable[Finding]) -> None:
+    """Raise one KitError with every finding of severity `error`, if there is any."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise KitError(*errors)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean X?' for a misspelt name, or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,174 @@
+"""Model names -> what the run can load: the embedded model, a folder, or a name on the hub. No torch."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envcheck.facts import Finding
+from kit.errors import KitError, nearest, problem
+
+TINY = Path(__file__).parent / "assets" / "tiny"
+# Names that exist, for "did you mean": tutorials invent others (Qwen3-1.7B-Instruct gives 401).
+KNOWN_ON_HUB = (
+    *(f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B")),
+    *(f"Qwen/Qwen3-{size}-Base" for size in ("0.6B", "1.7B", "4B", "8B", "14B")),
+    "Qwen/Qwen3-4B-Instruct-2507",
+    "Qwen/Qwen3-4B-Thinking-2507",
+    "Qwen/Qwen3-30B-A3B-Instruct-2507",
+)
+LFS_HEAD = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be loaded: `location` is a folder or a hub name; `config` is its config.json.
+
+    `files` maps the small files that were found (tokenizer.json, tokenizer_config.json, ...) to their paths.
+    """
+
+    name: str
+    location: str
+    config: dict[str, Any]
+    files: dict[str, Path]
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.location).is_dir()
+
+
+SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def find(name: str) -> Model:
+    """The model of that name. A folder always wins over the hub; the hub is asked only for the small files.
+
+    Raises KitError: no such folder or name, a folder without config, tokenizer or safetensors weights, a Git-LFS
+    pointer in place of weights, the hub out of reach.
+    """
+    folder = TINY if name == "tiny" else Path(name).expanduser()
+    if folder.is_dir():
+        return _in_folder(name, folder)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise KitError(_not_found(name))
+    return _on_hub(name)
+
+
+def _not_found(name: str) -> Finding:
+    known = ("tiny", *KNOWN_ON_HUB)
+    return problem(
+        "model-not-found",
+        f"There is no model {name}. {nearest(name, known)}".rstrip(),
+        "It is no folder here, and hub names have the form owner/name.",
+        "--model tiny                  the small model that comes with the kit",
+        "--model path/to/folder        with config.json, tokenizer.json and *.safetensors",
+        f"--model {KNOWN_ON_HUB[0]}       a name on the hub",
+    )
+
+
+def _in_folder(name: str, folder: Path) -> Model:
+    files = {file: folder / file for file in SMALL_FILES if (folder / file).is_file()}
+    problems = [*_missing(folder, files), *_unusable_weights(folder)]
+    if problems:
+        raise KitError(*problems)
+    return Model(name, str(folder), _read_config(files["config.json"]), files)
+
+
+def _missing(folder: Path, files: dict[str, Path]) -> list[Finding]:
+    missing = [file for file in ("config.json", "tokenizer.json") if file not in files]
+    if not missing:
+        return []
+    return [
+        problem(
+            "model-folder-incomplete",
+            f"{folder} is no complete model: {' and '.join(missing)} missing.",
+            "The shape of the model and its tokenizer cannot be guessed.",
+            f"hf download OWNER/NAME --local-dir {folder}",
+            details={"found": ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"},
+        )
+    ]
+
+
+def _unusable_weights(folder: Path) -> list[Finding]:
+    """Weights that are missing, of another kind than safetensors, or only Git-LFS pointers."""
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        lost = sorted(shards - {path.name for path in weights})
+        if lost:
+            return [problem("model-weights-missing", f"{folder} lacks {len(lost)} of {len(shards)} weight files.",
+                            "The download was not finished.", f"hf download OWNER/NAME --local-dir {folder}",
+                            details={"missing": ", ".join(lost[:3])})]  # fmt: skip
+    if not weights:
+        other = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt*")))
+        return [problem("model-weights-missing", f"{folder} holds no *.safetensors weights.",
+                        "Only safetensors are read: a pickle file can run any program." if other else "Nothing to load.",
+                        f"hf download OWNER/NAME --include '*.safetensors' --local-dir {folder}",
+                        details={"found": ", ".join(other) or "no weight file"})]  # fmt: skip
+    pointers = [path.name for path in weights if _is_lfs_pointer(path)]
+    if not pointers:
+        return []
+    return [problem("model-weights-are-lfs-pointers", f"{folder / pointers[0]} is a Git-LFS pointer, not weights.",
+                    "The repository was cloned without Git LFS: the file holds only the address of the weights.",
+                    f"git -C {folder} lfs pull", f"hf download OWNER/NAME --local-dir {folder}",
+                    details={"pointers": len(pointers)})]  # fmt: skip
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(LFS_HEAD)) == LFS_HEAD
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KitError(problem("model-config-unreadable", f"{path} cannot be read.", str(error),
+                               f"hf download OWNER/NAME config.json --local-dir {path.parent}")) from None  # fmt: skip
+
+
+def _on_hub(name: str) -> Model:
+    """The small files of a hub model, from the cache or the network."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    files = {}
+    try:
+        for file in SMALL_FILES:
+            try:
+                files[file] = Path(hf_hub_download(name, file))
+            except LocalEntryNotFoundError:
+                if file in ("config.json", "tokenizer.json"):
+                    raise
+            except EntryNotFoundError:
+                continue
+    except RepositoryNotFoundError:
+        raise KitError(
+            problem("model-not-on-hub", f"The hub has no model {name}, or it is not open to you. {nearest(name, KNOWN_ON_HUB)}".rstrip(),
+                    "A name that does not exist and one that needs a login get the same answer (401).",
+                    "check the spelling on the model's page", "hf auth login        if the model is gated")
+        ) from None  # fmt: skip
+    except (OSError, LocalEntryNotFoundError) as error:
+        raise KitError(_hub_unreachable(name, error)) from None
+    missing = [file for file in ("config.json", "tokenizer.json") if file not in files]
+    if missing:
+        raise KitError(problem("model-folder-incomplete", f"{name} has no {' and no '.join(missing)}.",
+                               "It is no transformers model with a fast tokenizer.", "choose another model"))  # fmt: skip
+    return Model(name, name, _read_config(files["config.json"]), files)
+
+
+def _hub_unreachable(name: str, error: Exception) -> Finding:
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    folder = f"models/{name.split('/')[1]}"
+    return problem(
+        "hub-unreachable",
+        f"{name} is not on this machine and the hub cannot be asked.",
+        "HF_HUB_OFFLINE is set." if offline else f"The connection failed: {type(error).__name__}.",
+        *(["unset HF_HUB_OFFLINE"] if offline else []),
+        f"hf download {name} --local-dir {folder}     (on a machine with a connection; then copy the folder)",
+        f"python -m kit.train --model {folder} ...",
+        "--model tiny                                 (comes with the kit)",
+    )
