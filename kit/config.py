@@ -1,18 +1,21 @@
-"""Every option of a run, written once: a field of `Run` is the flag, the key in a TOML or YAML file, the help and the default.
+"""Every option of a run, written once: a field of `Run` is the flag, the key in a file, the help and the default.
 
 `load` joins preset, file and flags, in that order, and remembers where each value came from.
 """
 
 import argparse
 import json
+import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from envcheck import settings
 from envcheck.facts import Facts, Finding
 from kit.errors import USAGE, KitError, nearest, problem
 
@@ -84,7 +87,7 @@ class Run(BaseModel):
     """Of the adapter's start and the order of the rows."""
 
     held_out_rows: Annotated[int, Field(ge=0)] = 64
-    """Rows kept out of training to measure the loss before and after; at most a tenth of the data, chosen by content."""
+    """Rows kept out of training to measure the loss on; at most a tenth of the data, chosen by content."""
     prompts: tuple[str, ...] = ()
     """Questions answered before and after training. Default: three of the held-out rows."""
     sample_tokens: PositiveInt = 64
@@ -93,12 +96,18 @@ class Run(BaseModel):
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> "Run":
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         return self
 
     @property
     def accumulation_steps(self) -> int:
         return self.batch_size // self.micro_batch_size
+
+    def steps(self, samples: int) -> int:
+        """Optimiser steps over that many samples; the last one of an epoch may average over fewer of them."""
+        return self.max_steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))
 
 
 class Command(BaseModel):
@@ -114,7 +123,7 @@ class Command(BaseModel):
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the result as JSON on standard output."""
 
-    origins: Annotated[dict[str, str], tyro.conf.Suppress] = {}  # noqa: RUF012 - pydantic copies it
+    origins: Annotated[dict[str, str], tyro.conf.Suppress] = {}
 
 
 def preset_names() -> list[str]:
@@ -124,6 +133,32 @@ def preset_names() -> list[str]:
 def preset_for(facts: Facts) -> str:
     """The preset that `auto` stands for on this machine."""
     return "rtx5080" if any(gpu.vendor == "nvidia" for gpu in facts.gpu or ()) else "cpu"
+
+
+def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
+    """The run with each `auto` replaced by this machine's value, and the reason of each."""
+    if run.device == "cpu":
+        facts = replace(facts, gpu=())
+    chosen = settings.choose(facts)
+    on_card = settings.best_card(facts) is not None
+    if run.device == "cuda" and not on_card:
+        raise KitError(
+            problem(
+                "no-usable-gpu",
+                "The run asks for a graphics card and none can be used here.",
+                "No NVIDIA card was found, or it is hidden from this program.",
+                "python -m envcheck           (says what is wrong with the card)",
+                "--preset cpu                 (trains on the CPU)",
+            )
+        )
+    auto = {
+        "device": ("cuda" if on_card else "cpu", "an NVIDIA card is there" if on_card else "no usable NVIDIA card"),
+        "precision": chosen.precision,
+        "optimizer": chosen.optimizer,
+    }
+    open_ones = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
+    settled = run.model_copy(update={name: value for name, (value, _) in open_ones.items()})
+    return settled, {name: reason for name, (_, reason) in open_ones.items()}
 
 
 def load(argv: list[str], facts: Callable[[], Facts]) -> Command:
@@ -167,7 +202,9 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # JSON's escapes are TOML's, but for DEL
     return repr(value)
 
 
@@ -220,9 +257,14 @@ def _wrong_values(error: ValidationError) -> list[Finding]:
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"] if part != "run") or "options"
         found.append(
-            problem("wrong-value", f"{name}: {item['msg']}.", "Options are checked before anything is loaded.",
-                    "python -m kit.train --help", details={"given": repr(item["input"])} if item["loc"] else None)
-        )  # fmt: skip
+            problem(
+                "wrong-value",
+                f"{name}: {item['msg']}.",
+                "Options are checked before anything is loaded.",
+                "python -m kit.train --help",
+                details={"given": repr(item["input"])} if item["loc"] else None,
+            )
+        )
     return found
 
 
@@ -230,10 +272,14 @@ def _read_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         names = ["auto", *preset_names()]
         raise KitError(
-            problem("unknown-preset", f"There is no preset {name}. {nearest(name, names)}".rstrip(),
-                    f"The presets are {', '.join(names)}.", *(f"--preset {known}" for known in names)),
+            problem(
+                "unknown-preset",
+                f"There is no preset {name}. {nearest(name, names)}".rstrip(),
+                f"The presets are {', '.join(names)}.",
+                *(f"--preset {known}" for known in names),
+            ),
             status=USAGE,
-        )  # fmt: skip
+        )
     return _read_file(PRESETS / f"{name}.toml")
 
 
@@ -243,7 +289,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise KitError(
-            problem("config-unreadable", f"The options file {path} cannot be read.", str(error), "--config FILE"), status=USAGE
+            problem("config-unreadable", f"The options file {path} cannot be read.", str(error), "--config FILE"),
+            status=USAGE,
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
@@ -254,18 +301,32 @@ def _read_file(path: Path) -> dict[str, Any]:
             values = tomllib.loads(text)
     except Exception as error:  # each parser has its own kind; both name the line
         raise KitError(
-            problem("config-does-not-parse", f"The options file {path} does not parse.", str(error),
-                    f"mend the line, or start from a copy of {PRESETS / 'cpu.toml'}"), status=USAGE
-        ) from None  # fmt: skip
+            problem(
+                "config-does-not-parse",
+                f"The options file {path} does not parse.",
+                str(error),
+                f"mend the line, or start from a copy of {PRESETS / 'cpu.toml'}",
+            ),
+            status=USAGE,
+        ) from None
     if not isinstance(values, dict):
-        raise KitError(problem("config-does-not-parse", f"{path} holds no options.", "A file holds lines of `name = value`.",
-                               f"start from a copy of {PRESETS / 'cpu.toml'}"), status=USAGE)  # fmt: skip
+        raise KitError(
+            problem(
+                "config-does-not-parse",
+                f"{path} holds no options.",
+                "A file holds lines of `name = value`.",
+                f"start from a copy of {PRESETS / 'cpu.toml'}",
+            ),
+            status=USAGE,
+        )
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
 def _checked(values: dict[str, Any], origin: object) -> dict[str, Any]:
     """The values, once every key of them is known."""
-    unknown = [_unknown("key", key, Run.model_fields, {"found in": origin}) for key in values if key not in Run.model_fields]
+    unknown = [
+        _unknown("key", key, Run.model_fields, {"found in": origin}) for key in values if key not in Run.model_fields
+    ]
     if unknown:
         raise KitError(*unknown, status=USAGE)
     return values

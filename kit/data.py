@@ -23,7 +23,7 @@ LONG_ROWS_PCT = 1.0
 HELD_OUT_PCT = 10.0
 PLACES_SHOWN = 5
 WHY = {
-    "data-row-format": "Rows of one file must have one form: a row in another one would be learnt as something it is not.",
+    "data-row-format": "Rows of one file must have one form, or a row is learnt as something it is not.",
     "data-no-answer": "Only answers are trained: such a row teaches nothing.",
     "data-field-empty": "The model would learn to say nothing.",
     "data-field-not-text": "Only text can be put into the template.",
@@ -95,8 +95,14 @@ def read(run: Run, chat: ChatFormat) -> Data:
     train = [sample for number, group in kept.items() if number not in test for sample in group]
     held_out = [sample for number, group in kept.items() if number in test for sample in group]
     if not train:
-        raise KitError(problem("data-nothing-to-train", f"{path} leaves no row to train on.",
-                               "Every row was left out.", "see the counts above, or give another file"))  # fmt: skip
+        raise KitError(
+            problem(
+                "data-nothing-to-train",
+                f"{path} leaves no row to train on.",
+                "Every row was left out.",
+                "see the counts above, or give another file",
+            )
+        )
     lengths = [len(sample.ids) for sample in (*train, *held_out)]
     report = DataReport(
         file=str(path),
@@ -121,16 +127,36 @@ def read(run: Run, chat: ChatFormat) -> Data:
 
 def _file(path: Path | None) -> Path:
     if path is None:
-        raise KitError(problem("no-data", "No data file was given.", "A run needs rows to learn from.",
-                               "python -m kit.train --data examples/identity.jsonl"), status=USAGE)  # fmt: skip
+        raise KitError(
+            problem(
+                "no-data",
+                "No data file was given.",
+                "A run needs rows to learn from.",
+                "python -m kit.train --data examples/identity.jsonl",
+            ),
+            status=USAGE,
+        )
     if not path.is_file():
         what = f"{path} is a folder." if path.is_dir() else f"There is no file {path}."
         near = sorted(item.name for item in path.parent.glob("*.json*"))[:5] if path.parent.is_dir() else []
-        raise KitError(problem("data-file-missing", what, "The path is taken as it is typed, from the folder you are in.",
-                               "--data examples/identity.jsonl", details={"files there": ", ".join(near) or "none"}))  # fmt: skip
+        raise KitError(
+            problem(
+                "data-file-missing",
+                what,
+                "The path is taken as it is typed, from the folder you are in.",
+                "--data examples/identity.jsonl",
+                details={"files there": ", ".join(near) or "none"},
+            )
+        )
     if path.stat().st_size == 0:
-        raise KitError(problem("data-file-empty", f"{path} is empty.", "It holds no bytes: a download or an export that failed?",
-                               "make the file again"))  # fmt: skip
+        raise KitError(
+            problem(
+                "data-file-empty",
+                f"{path} is empty.",
+                "It holds no bytes: a download or an export that failed?",
+                "make the file again",
+            )
+        )
     return path
 
 
@@ -140,8 +166,14 @@ def _rows(path: Path, raw: bytes) -> Iterator[tuple[int, Any]]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise KitError(problem("data-not-utf8", f"{path} is not UTF-8.", f"Line {line}, byte {error.start}: {error.reason}.",
-                               f"iconv -f GB18030 -t UTF-8 {path} > utf8-{path.name}     (with the file's real encoding)")) from None  # fmt: skip
+        raise KitError(
+            problem(
+                "data-not-utf8",
+                f"{path} is not UTF-8.",
+                f"Line {line}, byte {error.start}: {error.reason}.",
+                f"iconv -f GB18030 -t UTF-8 {path} > utf8-{path.name}     (with the file's real encoding)",
+            )
+        ) from None
     if text.lstrip().startswith("["):
         yield from enumerate(_json_list(path, text), start=1)
     else:
@@ -156,7 +188,9 @@ def _json_list(path: Path, text: str) -> list[Any]:
     except RecursionError:
         raise KitError(_does_not_parse(path, [(1, "brackets nested too deeply")])) from None
     if not rows:
-        raise KitError(problem("data-file-empty", f"{path} holds an empty list.", "There is no row in it.", "make the file again"))
+        raise KitError(
+            problem("data-file-empty", f"{path} holds an empty list.", "There is no row in it.", "make the file again")
+        )
     return rows
 
 
@@ -177,14 +211,22 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     if broken:
         raise KitError(_does_not_parse(path, broken))
     if not found:
-        raise KitError(problem("data-file-empty", f"{path} holds only blank lines.", "There is no row in it.", "make the file again"))
+        raise KitError(
+            problem(
+                "data-file-empty", f"{path} holds only blank lines.", "There is no row in it.", "make the file again"
+            )
+        )
 
 
 def _does_not_parse(path: Path, broken: list[tuple[int, str]]) -> Finding:
     count = f"{len(broken)} lines do" if len(broken) > 1 else "A line does"
-    return problem("data-line-does-not-parse", f"{count} not parse as JSON in {path}.", WHY["data-line-does-not-parse"],
-                   f"sed -n {broken[0][0]}p {path}        (look at the line, then mend or delete it)",
-                   details={f"{path.name}:{line}": text for line, text in broken[:PLACES_SHOWN]})  # fmt: skip
+    return problem(
+        "data-line-does-not-parse",
+        f"{count} not parse as JSON in {path}.",
+        WHY["data-line-does-not-parse"],
+        f"sed -n {broken[0][0]}p {path}        (look at the line, then mend or delete it)",
+        details={f"{path.name}:{line}": text for line, text in broken[:PLACES_SHOWN]},
+    )
 
 
 def _conversations(path: Path, numbered: list[tuple[int, Any]]) -> tuple[list[Row], formats.Format, list[int]]:
@@ -193,10 +235,15 @@ def _conversations(path: Path, numbered: list[tuple[int, Any]]) -> tuple[list[Ro
     if form is None:
         first = numbered[0][1]
         keys = ", ".join(map(str, first)) if isinstance(first, dict) else type(first).__name__
-        raise KitError(problem("data-format-unknown", f"The rows of {path} are in no known format.",
-                               "The first row decides, by its keys.",
-                               *(f"{known.name}: {{{', '.join(known.keys)}}}" for known in formats.FORMATS),
-                               details={"the first row has": keys}))  # fmt: skip
+        raise KitError(
+            problem(
+                "data-format-unknown",
+                f"The rows of {path} are in no known format.",
+                "The first row decides, by its keys.",
+                *(f"{known.name}: {{{', '.join(known.keys)}}}" for known in formats.FORMATS),
+                details={"the first row has": keys},
+            )
+        )
     rows, marked_bad, problems = [], [], defaultdict(list)
     for number, row in numbered:
         try:
@@ -223,8 +270,13 @@ def _stop_on(problems: dict[str, list[tuple[int, str]]], path: Path) -> None:
 def _row_finding(code: str, places: list[tuple[int, str]], path: Path) -> Finding:
     rows = f"{len(places)} rows of {path} cannot" if len(places) > 1 else f"A row of {path} cannot"
     lines = ", ".join(str(number) for number, _ in places[:PLACES_SHOWN])
-    return problem(code, f"{rows} be trained on.", WHY[code], f"mend or delete row {lines}{' ...' if len(places) > PLACES_SHOWN else ''}",
-                   details={f"{path.name}:{number}": text for number, text in places[:PLACES_SHOWN]})  # fmt: skip
+    return problem(
+        code,
+        f"{rows} be trained on.",
+        WHY[code],
+        f"mend or delete row {lines}{' ...' if len(places) > PLACES_SHOWN else ''}",
+        details={f"{path.name}:{number}": text for number, text in places[:PLACES_SHOWN]},
+    )
 
 
 def _encode(path: Path, rows: Iterable[Row], chat: ChatFormat) -> dict[int, list[Sample]]:
@@ -232,7 +284,9 @@ def _encode(path: Path, rows: Iterable[Row], chat: ChatFormat) -> dict[int, list
     pieces, problems = [], defaultdict(list)
     for row in rows:
         try:
-            pieces += [(row.number, sample) for sample in chat.segments(row.conversation.messages, row.conversation.tools)]
+            pieces += [
+                (row.number, sample) for sample in chat.segments(row.conversation.messages, row.conversation.tools)
+            ]
         except TemplateError as error:
             problems["data-template"].append((row.number, str(error)))
     _stop_on(problems, path)
@@ -242,7 +296,9 @@ def _encode(path: Path, rows: Iterable[Row], chat: ChatFormat) -> dict[int, list
     return samples
 
 
-def _within_length(run: Run, samples: dict[int, list[Sample]], path: Path) -> tuple[dict[int, list[Sample]], list[int], tuple]:
+def _within_length(
+    run: Run, samples: dict[int, list[Sample]], path: Path
+) -> tuple[dict[int, list[Sample]], list[int], tuple]:
     """Rows that fit run.max_length_tokens, the numbers of those that do not, and what to say about them."""
     limit = run.max_length_tokens
     longest = {number: max(len(sample.ids) for sample in group) for number, group in samples.items()}
@@ -252,15 +308,30 @@ def _within_length(run: Run, samples: dict[int, list[Sample]], path: Path) -> tu
     if not too_long:
         return kept, [], ()
     enough = sorted(longest.values())[int(0.99 * (len(longest) - 1))]
-    details = {"too long": f"{len(too_long)} of {len(longest)} rows ({share_pct:.1f} %)", "longest row": f"{max(longest.values())} tokens",
-               "first rows": ", ".join(map(str, too_long[:PLACES_SHOWN]))}  # fmt: skip
+    details = {
+        "too long": f"{len(too_long)} of {len(longest)} rows ({share_pct:.1f} %)",
+        "longest row": f"{max(longest.values())} tokens",
+        "first rows": ", ".join(map(str, too_long[:PLACES_SHOWN])),
+    }
     if share_pct > LONG_ROWS_PCT and run.long_rows == "stop":
-        raise KitError(problem("data-rows-too-long", f"{share_pct:.1f} % of the rows of {path} are longer than {limit} tokens.",
-                               "Cutting them would teach answers without an end, leaving them out would change the data: your choice.",
-                               f"--max-length-tokens {enough}        (keeps 99 % of the rows, needs more memory)",
-                               f"--long-rows drop        (leaves {len(too_long)} rows out)", details=details))  # fmt: skip
-    note = problem("data-rows-left-out", f"{len(too_long)} rows are longer than {limit} tokens and are left out.",
-                   "Nothing is cut; data.json lists their numbers.", f"--max-length-tokens {max(longest.values())}", details=details, severity="warning")  # fmt: skip
+        raise KitError(
+            problem(
+                "data-rows-too-long",
+                f"{share_pct:.1f} % of the rows of {path} are longer than {limit} tokens.",
+                "Cutting them would teach answers without an end, leaving them out would change the data: your choice.",
+                f"--max-length-tokens {enough}        (keeps 99 % of the rows, needs more memory)",
+                f"--long-rows drop        (leaves {len(too_long)} rows out)",
+                details=details,
+            )
+        )
+    note = problem(
+        "data-rows-left-out",
+        f"{len(too_long)} rows are longer than {limit} tokens and are left out.",
+        "Nothing is cut; data.json lists their numbers.",
+        f"--max-length-tokens {max(longest.values())}",
+        details=details,
+        severity="warning",
+    )
     return kept, too_long, (note,)
 
 
@@ -286,4 +357,3 @@ def _question(conversation: Conversation) -> Conversation:
     """The conversation up to its first answer."""
     end = next(index for index, message in enumerate(conversation.messages) if message["role"] == "assistant")
     return Conversation(conversation.messages[:end], conversation.tools)
-

@@ -17,7 +17,9 @@ class KitError(Exception):
         self.status = status
 
 
-def problem(id: str, what: str, why: str, *fix: str, details: Mapping[str, object] | None = None, severity: str = "error") -> Finding:
+def problem(
+    id: str, what: str, why: str, *fix: str, details: Mapping[str, object] | None = None, severity: str = "error"
+) -> Finding:
     """A finding of the kit; `details` become its evidence lines."""
     rows = tuple((label, str(value)) for label, value in (details or {}).items())
     return Finding(id=id, severity=severity, what=what, why=why, fix=fix, details=rows)

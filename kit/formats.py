@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 ROLES = {
-    "system": "system", "user": "user", "assistant": "assistant", "tool": "tool",
-    "human": "user", "gpt": "assistant", "observation": "tool", "function_call": "assistant", "function": "tool",
-}  # fmt: skip
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+    "function_call": "assistant",
+    "function": "tool",
+}
 
 
 class RowError(ValueError):
@@ -173,5 +180,7 @@ FORMATS = (
     Format("ShareGPT", ("conversations",), _from_sharegpt),
     Format("Alpaca", ("instruction", "output"), _from_alpaca),
     Format("question/answer", ("question", "answer"), lambda row: _pair(_text(row, "question"), _text(row, "answer"))),
-    Format("prompt/completion", ("prompt", "completion"), lambda row: _pair(_text(row, "prompt"), _text(row, "completion"))),
+    Format(
+        "prompt/completion", ("prompt", "completion"), lambda row: _pair(_text(row, "prompt"), _text(row, "completion"))
+    ),
 )

@@ -39,7 +39,13 @@ class Model:
         return Path(self.location).is_dir()
 
 
-SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+SMALL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 def find(name: str) -> Model:
@@ -99,22 +105,39 @@ def _unusable_weights(folder: Path) -> list[Finding]:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         lost = sorted(shards - {path.name for path in weights})
         if lost:
-            return [problem("model-weights-missing", f"{folder} lacks {len(lost)} of {len(shards)} weight files.",
-                            "The download was not finished.", f"hf download OWNER/NAME --local-dir {folder}",
-                            details={"missing": ", ".join(lost[:3])})]  # fmt: skip
+            return [
+                problem(
+                    "model-weights-missing",
+                    f"{folder} lacks {len(lost)} of {len(shards)} weight files.",
+                    "The download was not finished.",
+                    f"hf download OWNER/NAME --local-dir {folder}",
+                    details={"missing": ", ".join(lost[:3])},
+                )
+            ]
     if not weights:
         other = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt*")))
-        return [problem("model-weights-missing", f"{folder} holds no *.safetensors weights.",
-                        "Only safetensors are read: a pickle file can run any program." if other else "Nothing to load.",
-                        f"hf download OWNER/NAME --include '*.safetensors' --local-dir {folder}",
-                        details={"found": ", ".join(other) or "no weight file"})]  # fmt: skip
+        return [
+            problem(
+                "model-weights-missing",
+                f"{folder} holds no *.safetensors weights.",
+                "Only safetensors are read: a pickle file can run any program." if other else "Nothing to load.",
+                f"hf download OWNER/NAME --include '*.safetensors' --local-dir {folder}",
+                details={"found": ", ".join(other) or "no weight file"},
+            )
+        ]
     pointers = [path.name for path in weights if _is_lfs_pointer(path)]
     if not pointers:
         return []
-    return [problem("model-weights-are-lfs-pointers", f"{folder / pointers[0]} is a Git-LFS pointer, not weights.",
-                    "The repository was cloned without Git LFS: the file holds only the address of the weights.",
-                    f"git -C {folder} lfs pull", f"hf download OWNER/NAME --local-dir {folder}",
-                    details={"pointers": len(pointers)})]  # fmt: skip
+    return [
+        problem(
+            "model-weights-are-lfs-pointers",
+            f"{folder / pointers[0]} is a Git-LFS pointer, not weights.",
+            "The repository was cloned without Git LFS: the file holds only the address of the weights.",
+            f"git -C {folder} lfs pull",
+            f"hf download OWNER/NAME --local-dir {folder}",
+            details={"pointers": len(pointers)},
+        )
+    ]
 
 
 def _is_lfs_pointer(path: Path) -> bool:
@@ -126,8 +149,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise KitError(problem("model-config-unreadable", f"{path} cannot be read.", str(error),
-                               f"hf download OWNER/NAME config.json --local-dir {path.parent}")) from None  # fmt: skip
+        raise KitError(
+            problem(
+                "model-config-unreadable",
+                f"{path} cannot be read.",
+                str(error),
+                f"hf download OWNER/NAME config.json --local-dir {path.parent}",
+            )
+        ) from None
 
 
 def _on_hub(name: str) -> Model:
@@ -147,16 +176,26 @@ def _on_hub(name: str) -> Model:
                 continue
     except RepositoryNotFoundError:
         raise KitError(
-            problem("model-not-on-hub", f"The hub has no model {name}, or it is not open to you. {nearest(name, KNOWN_ON_HUB)}".rstrip(),
-                    "A name that does not exist and one that needs a login get the same answer (401).",
-                    "check the spelling on the model's page", "hf auth login        if the model is gated")
-        ) from None  # fmt: skip
+            problem(
+                "model-not-on-hub",
+                f"The hub has no model {name}, or it is not open to you. {nearest(name, KNOWN_ON_HUB)}".rstrip(),
+                "A name that does not exist and one that needs a login get the same answer (401).",
+                "check the spelling on the model's page",
+                "hf auth login        if the model is gated",
+            )
+        ) from None
     except (OSError, LocalEntryNotFoundError) as error:
         raise KitError(_hub_unreachable(name, error)) from None
     missing = [file for file in ("config.json", "tokenizer.json") if file not in files]
     if missing:
-        raise KitError(problem("model-folder-incomplete", f"{name} has no {' and no '.join(missing)}.",
-                               "It is no transformers model with a fast tokenizer.", "choose another model"))  # fmt: skip
+        raise KitError(
+            problem(
+                "model-folder-incomplete",
+                f"{name} has no {' and no '.join(missing)}.",
+                "It is no transformers model with a fast tokenizer.",
+                "choose another model",
+            )
+        )
     return Model(name, name, _read_config(files["config.json"]), files)
 
 

@@ -1,8 +1,8 @@
 """Messages -> the exact text and token ids that the model is trained on, and asked with. No torch, no transformers.
 
-One rule decides everything here: an answer is trained behind the very token ids that stand before it when the tuned model
-is asked. So prompt and answer are encoded apart, and where a template renders a turn differently once the conversation
-goes on (Qwen3 takes the think block out of earlier turns), each answer becomes a sample of its own.
+One rule decides everything here: an answer is trained behind the very token ids that stand before it when the tuned
+model is asked. So prompt and answer are encoded apart, and where a template renders a turn differently once the
+conversation goes on (Qwen3 takes the think block out of earlier turns), each answer becomes a sample of its own.
 """
 
 import json
@@ -59,7 +59,9 @@ class ChatFormat:
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         return environment.from_string(self.template_text)
@@ -129,14 +131,28 @@ def load(model: Model, template: str) -> ChatFormat:
 
     Raises KitError: no such template, a model without one, a tokenizer that cannot be read.
     """
-    settings = json.loads(model.files["tokenizer_config.json"].read_text("utf-8")) if "tokenizer_config.json" in model.files else {}
-    own = model.files["chat_template.jinja"].read_text("utf-8") if "chat_template.jinja" in model.files else settings.get("chat_template")
+    settings = (
+        json.loads(model.files["tokenizer_config.json"].read_text("utf-8"))
+        if "tokenizer_config.json" in model.files
+        else {}
+    )
+    own = (
+        model.files["chat_template.jinja"].read_text("utf-8")
+        if "chat_template.jinja" in model.files
+        else settings.get("chat_template")
+    )
     text, origin = _choose(template, own, model)
     try:
         tokenizer = Tokenizer.from_file(str(model.files["tokenizer.json"]))
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise KitError(problem("tokenizer-unreadable", f"The tokenizer of {model.name} cannot be read.", str(error),
-                               "download tokenizer.json again")) from None  # fmt: skip
+        raise KitError(
+            problem(
+                "tokenizer-unreadable",
+                f"The tokenizer of {model.name} cannot be read.",
+                str(error),
+                "download tokenizer.json again",
+            )
+        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return ChatFormat(tokenizer, text, origin, _special_tokens(settings))
@@ -151,11 +167,22 @@ def _choose(template: str, own: Any, model: Model) -> tuple[str, str]:
     if template in names:
         return (TEMPLATES / f"{template}.jinja").read_text("utf-8"), f"templates/{template}.jinja"
     if template == "auto":
-        raise KitError(problem("model-has-no-chat-template", f"{model.name} has no chat template.",
-                               "It is a base model: how questions and answers are marked is your choice.",
-                               *(f"--template {name}" for name in names)))  # fmt: skip
-    raise KitError(problem("unknown-template", f"There is no template {template}. {nearest(template, names)}".rstrip(),
-                           "Templates are the files in templates/.", *(f"--template {name}" for name in ("auto", *names))))  # fmt: skip
+        raise KitError(
+            problem(
+                "model-has-no-chat-template",
+                f"{model.name} has no chat template.",
+                "It is a base model: how questions and answers are marked is your choice.",
+                *(f"--template {name}" for name in names),
+            )
+        )
+    raise KitError(
+        problem(
+            "unknown-template",
+            f"There is no template {template}. {nearest(template, names)}".rstrip(),
+            "Templates are the files in templates/.",
+            *(f"--template {name}" for name in ("auto", *names)),
+        )
+    )
 
 
 def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,174 @@
+"""Loaded model + samples -> Result: measure, train with a watch on every step, measure again."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kit import backend
+from kit.backend import Loaded
+from kit.config import Run
+from kit.data import Data
+from kit.errors import KitError, problem
+from kit.formats import Conversation
+from kit.prompt import ChatFormat
+from kit.record import Answer, Result, RunFolder
+
+QUESTIONS = 3  # held-out rows asked where the run names no prompts
+
+
+class Interrupted(Exception):
+    """Stopped by Ctrl-C or SIGTERM between two steps; `result` holds what is finished."""
+
+    def __init__(self, result: Result):
+        super().__init__(f"stopped after step {result.steps}")
+        self.result = result
+
+
+class Watch:
+    """Listens to every optimiser step: writes metrics.jsonl, tells the screen, stops on a loss that is no number.
+
+    The first Ctrl-C lets the step finish, so that the adapter is whole; the second stops at once.
+    """
+
+    def __init__(self, folder: RunFolder, show: Callable[[int, dict[str, float]], None]):
+        self.folder = folder
+        self.show = show
+        self.step = 0
+        self.tokens = 0
+        self.started_s = time.perf_counter()
+        self.last_s = self.started_s
+        self.not_finite: dict[str, float] = {}
+        self.interrupted = False
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        now_s = time.perf_counter()
+        tokens = int(metrics.get("num_tokens", 0))
+        line = {
+            "step": step,
+            "loss": metrics["loss"],
+            "grad_norm": metrics.get("grad_norm"),
+            "learning_rate": metrics.get("learning_rate"),
+            "tokens": tokens,
+            "tokens_per_s": round((tokens - self.tokens) / (now_s - self.last_s), 1),
+            "elapsed_s": round(now_s - self.started_s, 3),
+        }
+        self.step, self.tokens, self.last_s = step, tokens, now_s
+        self.not_finite = {
+            name: value for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)
+        }
+        self.folder.add_metrics(line)
+        self.show(step, line)
+
+    def stop_requested(self) -> bool:
+        return self.interrupted or bool(self.not_finite)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop while inside."""
+
+        def ask(*_: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def fit(
+    loaded: Loaded,
+    run: Run,
+    data: Data,
+    chat: ChatFormat,
+    folder: RunFolder,
+    show: Callable[[int, dict], None],
+    say: Callable[[str], None],
+) -> Result:
+    """Train the adapter of `loaded` and save it to folder/adapter.
+
+    Raises KitError: out of memory, a loss that is not finite; Interrupted: stopped on request, with the adapter saved.
+    """
+    watch = Watch(folder, show)
+    trainer = backend.trainer(loaded, run, data.train, data.held_out, folder.path / "checkpoints", watch)
+    say("measuring the base model")
+    loss_before = _held_out_loss(trainer, data)
+    before = _answers(loaded, run, data, chat)
+    say("training")
+    watch.started_s = watch.last_s = time.perf_counter()
+    try:
+        with watch.signals():
+            trainer.train()
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        raise KitError(_out_of_memory(run, watch.step)) from error
+    train_s = time.perf_counter() - watch.started_s
+    if watch.not_finite:
+        raise KitError(_not_finite(watch))
+    with folder.new_folder("adapter") as new:
+        backend.save_adapter(loaded, new)
+    say("measuring the tuned model" if not watch.interrupted else "stopped: the adapter is saved")
+    result = Result(
+        steps=watch.step,
+        tokens=watch.tokens,
+        train_s=round(train_s, 2),
+        tokens_per_s=round(watch.tokens / train_s, 1),
+        loss_before=loss_before,
+        loss_after=None if watch.interrupted else _held_out_loss(trainer, data),
+        peak_memory_bytes=backend.peak_memory_bytes(loaded.device),
+        before=before,
+        after=() if watch.interrupted else _answers(loaded, run, data, chat),
+    )
+    if watch.interrupted:
+        raise Interrupted(result)
+    return result
+
+
+def _held_out_loss(trainer: Any, data: Data) -> float | None:
+    return float(trainer.evaluate()["eval_loss"]) if data.held_out else None
+
+
+def _answers(loaded: Loaded, run: Run, data: Data, chat: ChatFormat) -> tuple[Answer, ...]:
+    asked = [Conversation([{"role": "user", "content": text}]) for text in run.prompts] or data.questions[:QUESTIONS]
+    answers = []
+    with backend.answering(loaded):
+        for conversation in asked:
+            prompt = chat.question(conversation.messages, conversation.tools)
+            text, tokens, seconds = backend.answer(loaded, prompt, run.sample_tokens)
+            answers.append(Answer(conversation.messages[-1]["content"], text, tokens, round(tokens / seconds, 1)))
+    return tuple(answers)
+
+
+def _out_of_memory(run: Run, step: int) -> Any:
+    smaller = max(1, run.micro_batch_size // 2)
+    return problem(
+        "out-of-memory",
+        f"Memory ran out after step {step}.",
+        f"{run.micro_batch_size} samples of up to {run.max_length_tokens} tokens were in memory at once.",
+        *(
+            [f"--micro-batch-size {smaller}       (the same effective batch, less at once)"]
+            if run.micro_batch_size > 1
+            else []
+        ),
+        *(["--gradient-checkpointing unsloth"] if run.gradient_checkpointing != "unsloth" else []),
+        "python -m kit.train ... --plan       (shows the parts)",
+    )
+
+
+def _not_finite(watch: Watch) -> Any:
+    names = " and ".join(watch.not_finite)
+    return problem(
+        "loss-not-finite",
+        f"Step {watch.step} gave no finite {names}; the run stopped and the adapter was not saved.",
+        "From here on every weight would be nan.",
+        "--learning-rate 5e-5",
+        "--precision bf16",
+        details=watch.not_finite,
+    )

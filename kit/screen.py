@@ -1,0 +1,130 @@
+"""Records -> the terminal: talk on standard error, plain lines where it is no terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from envcheck import report
+from envcheck.facts import Finding
+from kit.data import Data
+from kit.memory import GIB, Plan
+from kit.record import Result
+
+LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
+def note(text: str) -> None:
+    say(f"NOTE      {text}", style="cyan")
+
+
+def findings(items: tuple[Finding, ...]) -> None:
+    if items:
+        console.print()
+        console.out(report.render_all(items, colour=report.colour_wanted(console.file)))
+
+
+def data(data: Data) -> None:
+    """Where every row went."""
+    seen = data.report
+    left_out = ", ".join(f"{count} left out ({reason})" for reason, count in seen.rows_left_out.items() if count)
+    say(
+        f"data      {seen.file}: {seen.format} rows; {seen.rows_read} read = {seen.rows_trained} to train"
+        f" + {seen.rows_held_out} held out{' + ' + left_out if left_out else ''}"
+    )
+    share_pct = 100 * seen.trained_tokens / seen.tokens
+    say(f"          {seen.samples} samples of {seen.median_tokens} (median) to {seen.longest_tokens} tokens;")
+    say(f"          {seen.tokens:,} tokens, {share_pct:.0f} % of them trained (the answers)")
+
+
+def plan(plan: Plan, where: str) -> None:
+    """The parts, and the verdict against the memory that may be taken."""
+    table = Table(title=f"memory on the {where}, GiB", title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("part", "left"), ("low", "right"), ("high", "right")):
+        table.add_column(name, justify=justify)
+    for part in plan.parts:
+        table.add_row(part.name, gib(part.low_bytes), gib(part.high_bytes))
+    table.add_row("total", gib(plan.low_bytes), gib(plan.high_bytes), style="bold")
+    available = "unknown" if plan.available_bytes is None else f"{gib(plan.available_bytes)} GiB may be used"
+    console.print(table)
+    say(f"verdict   {plan.verdict}: {available}")
+    share_pct = 100 * plan.trained_params / plan.params
+    say(f"          {plan.params:,} weights, {plan.trained_params:,} trained ({share_pct:.2f} %)")
+    if plan.steps and plan.tokens:
+        say(f"          {plan.steps} steps, about {plan.tokens:,} tokens")
+    for reason in plan.reasons:
+        say(f"          {reason}")
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Any]:
+    """A bar with loss, tokens/s and time left; yields the function that each step is told to."""
+    if not console.is_terminal:
+        yield lambda step, line: _plain_progress(step, steps, line)
+        return
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s  left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task("train", total=steps, loss="-", speed="-")
+        yield lambda step, line: bar.update(
+            task, completed=step, loss=f"{line['loss']:.3f}", speed=f"{line['tokens_per_s']:,.0f}"
+        )
+
+
+def _plain_progress(step: int, steps: int, line: dict[str, float]) -> None:
+    every = max(1, steps // LINES_WITHOUT_TERMINAL)
+    if step % every == 0 or step == steps:
+        left_s = line["elapsed_s"] / step * (steps - step)
+        say(f"step {step}/{steps}  loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tokens/s  {clock(left_s)} left")
+
+
+def result(result: Result, folder: object) -> None:
+    """Before and after, side by side, and the figures."""
+    if result.after:
+        table = Table(show_lines=True)
+        for name in ("question", "before", "after"):
+            table.add_column(name, overflow="fold", ratio=1)
+        for before, after in zip(result.before, result.after, strict=True):
+            table.add_row(Text(after.question), Text(before.text), Text(after.text))
+        console.print(table)
+    speed = f"{result.tokens_per_s:,.0f} tokens/s"
+    rows = [f"{result.steps} steps, {result.tokens:,} tokens in {clock(result.train_s)} ({speed})"]
+    if result.loss_before is not None and result.loss_after is not None:
+        fall_pct = 100 * (1 - result.loss_after / result.loss_before)
+        rows.append(
+            f"held-out loss {result.loss_before:.3f} -> {result.loss_after:.3f} ({fall_pct:+.0f} % better)".replace(
+                "+", ""
+            )
+        )
+    if result.after:
+        mean = sum(answer.tokens_per_s for answer in result.after) / len(result.after)
+        rows.append(f"answers at {mean:,.0f} tokens/s; peak memory {gib(result.peak_memory_bytes)} GiB")
+    rows.append(f"adapter: {folder}/adapter     all of it: {folder}")
+    console.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))
+
+
+def gib(count_bytes: float) -> str:
+    return f"{count_bytes / GIB:.2f}"
+
+
+def clock(seconds: float) -> str:
+    whole = round(seconds)
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+    )

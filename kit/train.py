@@ -1,0 +1,164 @@
+"""Fine-tune a model: the whole path on one page.
+
+    python -m kit.train --preset rtx5080 --data my.jsonl
+    python -m kit.train --data my.jsonl --plan          will it fit? no torch, nothing written
+    python -m kit.train --config runs/x/run.toml        the same run again
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what is finished is saved).
+"""
+
+import functools
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from envcheck import probe, rules, settings
+from envcheck import report as reports
+from envcheck.facts import Facts, Finding
+from kit import config, data, memory, models, prompt, record, screen
+from kit.config import Command, Run
+from kit.errors import INTERRUPTED, KitError, stop_on_errors
+from kit.record import Result, RunFolder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything known before torch is imported."""
+
+    command: Command
+    run: Run  # with each `auto` settled
+    reasons: dict[str, str]
+    facts: Facts
+    findings: tuple[Finding, ...]
+    model: models.Model
+    chat: prompt.ChatFormat
+    data: data.Data | None
+    plan: memory.Plan | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; every error that the user can mend ends here as a finding."""
+    try:
+        facts = functools.cache(probe.collect)
+        command = config.load(sys.argv[1:] if argv is None else argv, facts)
+        prepared = prepare(command, facts())
+        if command.plan:
+            show_plan(prepared)
+            return 0
+        result = train(prepared)
+        if command.json_output:
+            print(json.dumps(asdict(result), ensure_ascii=False, indent=1))
+        return 0
+    except KitError as error:
+        screen.findings(error.findings)
+        return error.status
+    except KeyboardInterrupt:
+        screen.say("interrupted")
+        return INTERRUPTED
+
+
+def prepare(command: Command, facts: Facts) -> Prepared:
+    """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
+    run, reasons = config.settle(command.run, facts)
+    findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
+    model = models.find(run.model)
+    chat = prompt.load(model, run.template)
+    rows = data.read(run, chat) if run.data or not command.plan else None
+    on_device = facts if run.device == "cuda" else replace(facts, gpu=())
+    available_bytes = settings.choose(on_device).memory_bytes.value
+    plan = memory.plan(model.config, run, rows.report if rows else None, available_bytes)
+    return Prepared(command, run, reasons, facts, findings, model, chat, rows, plan)
+
+
+def train(prepared: Prepared) -> Result:
+    """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier."""
+    run, rows, model = prepared.run, prepared.data, prepared.model
+    stop_on_errors(prepared.findings)
+    path = run.output or record.default_output(run, model)
+    folder = RunFolder.claim(path, prepared.command.run, rows.report.sha256)
+    if folder.earlier:
+        screen.note(f"{path} holds this very run, finished: nothing to do. Delete the folder to train again.")
+        screen.result(folder.earlier, path)
+        return folder.earlier
+    show(prepared)
+
+    from kit import backend, runner  # here, not above: importing them takes seconds and Unsloth must come first
+
+    screen.say("loading the model")
+    chosen = backend.start(run)
+    notes = notes_of(prepared, chosen)
+    for text in notes:
+        screen.note(text)
+    loaded = backend.adapt(backend.load(model, run, chosen), run)
+    folder.open(prepared.command)
+    folder.write_json("data.json", rows.report.to_json())
+    folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
+
+    def keep(status: str, result: Result | None) -> None:
+        folder.write_json("manifest.json", manifest(prepared, chosen, status, notes, result))
+
+    keep("running", None)
+    try:
+        with screen.progress(run.steps(len(rows.train))) as step_shown:
+            result = runner.fit(loaded, run, rows, prepared.chat, folder, step_shown, screen.say)
+    except runner.Interrupted as stop:
+        keep("interrupted", stop.result)
+        raise KeyboardInterrupt from None
+    except BaseException as error:
+        keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
+        raise
+    samples = {
+        "before": [asdict(answer) for answer in result.before],
+        "after": [asdict(answer) for answer in result.after],
+    }
+    folder.write_json("samples.json", samples)
+    keep("finished", result)
+    screen.result(result, path)
+    return result
+
+
+def show(prepared: Prepared) -> None:
+    """What will be done, before it is done."""
+    run = prepared.run
+    for name, reason in prepared.reasons.items():
+        screen.say(f"{name:<10}{getattr(run, name)} ({reason})")
+    screen.say(f"model     {prepared.model.name}, template {prepared.chat.template_origin}")
+    if prepared.data:
+        screen.data(prepared.data)
+        screen.findings(prepared.data.findings)
+    if prepared.plan:
+        screen.plan(prepared.plan, "graphics card" if run.device == "cuda" else "CPU")
+
+
+def show_plan(prepared: Prepared) -> None:
+    if prepared.command.json_output:
+        print(json.dumps(prepared.plan.to_json() if prepared.plan else None, indent=1))
+    else:
+        show(prepared)
+
+
+def notes_of(prepared: Prepared, chosen: Any) -> list[str]:
+    """Every fallback and every setting that costs something, in words."""
+    run, notes = prepared.run, []
+    if chosen.name == "hf" and run.backend == "auto":
+        notes.append(f"{chosen.reason}. Going on with plain transformers and PEFT (--backend hf).")
+    if run.lora_dropout > 0:
+        notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
+    if prepared.plan is None:
+        notes.append("The sizes of this model are not known to the planner: nothing is said about memory.")
+    elif prepared.plan.verdict == "will not fit":
+        notes.append("The plan says that this will not fit; trying all the same.")
+    return notes
+
+
+def manifest(prepared: Prepared, chosen: Any, status: str, notes: list[str], result: Result | None) -> dict[str, Any]:
+    reasons = {**prepared.reasons, "backend": chosen.reason}
+    settled = prepared.run.model_copy(update={"backend": chosen.name})
+    facts = reports.redact(prepared.facts.to_json())
+    sha256 = prepared.data.report.sha256
+    return record.manifest(prepared.command, settled, reasons, facts, prepared.model, sha256, status, notes, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
