@@ -110,9 +110,17 @@ def _interval(spec: str) -> _Interval:
             continue
         if operator in (">=", ">", "==", "===", "~=") and (low is None or bound.key >= low.key):
             low, low_open = bound, operator == ">"
-        if operator in ("<=", "<", "==", "===") and not limit.endswith(".*") and (high is None or bound.key <= high.key):
+        if limit.endswith(".*"):
+            bound, operator = _next(bound), "<"
+        if operator in ("<=", "<", "==", "===") and (high is None or bound.key <= high.key):
             high, high_open = bound, operator == "<"
     return _Interval(low, low_open, high, high_open)
+
+
+def _next(version: Version) -> Version:
+    """The end of "==0.20.*": 0.21."""
+    parts = [*version.release[:-1], version.release[-1] + 1]
+    return parse(".".join(map(str, parts))) or version
 
 
 def implies(bounds: str, spec: str) -> bool:

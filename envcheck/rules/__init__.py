@@ -7,7 +7,7 @@ from typing import Callable, Iterable, List, NamedTuple, Tuple
 
 from envcheck.causes import finding
 from envcheck.facts import SEVERITIES, Facts, Finding
-from envcheck.rules import cards
+from envcheck.rules import cards, compiled, distributed, packages, smoke, system, training
 
 Rule = Callable[[Facts], Iterable[Finding]]
 
@@ -22,7 +22,15 @@ class Check(NamedTuple):
 
 CHECKS: Tuple[Check, ...] = (
     Check("driver", ("gpu|gpu_count",), cards.DRIVER),
+    Check("Python and package versions", ("python", "packages"), packages.RULES),
     Check("PyTorch build", ("packages", "gpu|gpu_count"), cards.TORCH),
+    Check("choice of GPUs", ("gpu|gpu_count", "env"), distributed.RULES),
+    Check("compiled packages", ("packages",), compiled.RULES),
+    Check("system libraries and compiler", ("c_compiler", "python_headers"), system.RULES),
+    Check("planned run", (), training.RULES),
+    Check("memory and disk", ("ram_gib", "disk_free_gib"), training.MEMORY),
+    Check("model hub", ("hub_reachable",), training.HUB),
+    Check("smoke tests", ("smoke",), smoke.RULES),
 )
 
 
