@@ -26,6 +26,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _print(report.catalogue())
     if options.explain:
         return _explain(options.explain)
+    if options.log:
+        return _log(options, parser)
     facts = _facts(options, parser)
     if options.save:
         return _save(facts, options.save, parser)
@@ -55,6 +57,23 @@ def _facts(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Fact
     from envcheck.probe import collect  # only a live machine needs it
 
     return collect(smoke=not (options.no_smoke or options.save or options.settings), hub=True)
+
+
+def _log(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Explain a text; without --facts no machine is looked at."""
+    from envcheck import explain
+
+    try:
+        data = sys.stdin.buffer.read() if options.log == "-" else Path(options.log).read_bytes()
+    except OSError as error:
+        parser.error(f"--log {options.log}: {error}")
+    facts = _facts(options, parser) if options.facts else Facts()
+    findings = explain.explain(explain.decode(data), facts)
+    if options.json:
+        _print(json.dumps(report.to_json(facts, findings), indent=1, ensure_ascii=False))
+    else:
+        _print(report.render_all(findings, report.colour_wanted(sys.stdout)))
+    return 1 if any(item.severity == "error" for item in findings) else 0
 
 
 def _explain(cause_id: str) -> int:
@@ -97,6 +116,7 @@ def _options() -> argparse.ArgumentParser:
         epilog="python -m envcheck install --help: install the training stack. Exit status: 0 no error, 1 errors found, 2 wrong usage.")
     parser.add_argument("--json", action="store_true", help="print one JSON object (schema %d) instead of the screen" % report.SCHEMA)
     parser.add_argument("--facts", metavar="FILE", help="judge this saved machine instead of this one")
+    parser.add_argument("--log", metavar="FILE|-", help="explain this error text, together with --facts if given")
     parser.add_argument("--save", metavar="FILE", help="write the facts of this machine to a file fit for a bug report, and stop")
     parser.add_argument("--explain", metavar="ID", help="what this id means, why it happens, how to fix and check it")
     parser.add_argument("--list", action="store_true", help="list all ids")

@@ -35,6 +35,14 @@ def _(shell: Shell, facts: Facts):
     return ["# save the machine (no names, no tokens in it) and attach it to a bug report:", shell.run("python -m envcheck --save machine.json")]
 
 
+@cause("text-not-recognised", "note", "No known cause was found in this text.",
+       "The table of error texts has nothing for it; the cause may still be in the machine's facts.",
+       "python -m envcheck", OWN)
+def _(shell: Shell, facts: Facts):
+    return ["# check the machine itself:", shell.run("python -m envcheck"),
+            "# or give a longer part of the text, from the first line of the traceback on"]
+
+
 @cause("smoke-test-failed", "error", "A small test on this machine failed.",
        "The versions agree on paper, but the operation itself does not work here.",
        "python -m envcheck", OWN)

@@ -23,7 +23,7 @@ def _(shell: Shell, facts: Facts):
             "# never model.half() before training; load the model with the same dtype as the flag"]
 
 
-@cause("fp16-overflow", "warning", "Values leave the range of float16: the loss or the gradient becomes NaN or 0.",
+@cause("fp16-overflow", "error", "Values leave the range of float16: the loss or the gradient becomes NaN or 0.",
        "float16 ends at 65504. Gemma models and pure half-precision weights go beyond; bf16 has the range of float32.",
        "look at loss and grad_norm of the first 20 steps", "Gemma model notes; PyTorch AMP documentation")
 def _(shell: Shell, facts: Facts):
