@@ -6,11 +6,11 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 from envcheck import report, rules
 from envcheck.causes import CAUSES
-from envcheck.facts import Facts
+from envcheck.facts import SEVERITIES, Facts, Finding
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -33,12 +33,25 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _save(facts, options.save, parser)
     if options.settings:
         return _settings(facts)
-    findings = rules.judge(facts)
+    findings = _judge(facts)
     if options.json:
         _print(json.dumps(report.to_json(facts, findings), indent=1, ensure_ascii=False))
     else:
         _print(report.screen(facts, rules.verdicts(facts), findings, report.colour_wanted(sys.stdout)))
     return 1 if any(item.severity == "error" for item in findings) else 0
+
+
+def _judge(facts: Facts) -> Tuple[Finding, ...]:
+    """The rules' findings, and before them the causes that the messages of failed smoke tests name."""
+    findings = rules.judge(facts)
+    failed = [str(result.get("detail") or "") for result in (facts.smoke or {}).values() if result.get("verdict") == "failed"]
+    if not failed:
+        return findings
+    from envcheck import explain
+
+    named = [item for text in failed for item in explain.explain(text, facts) if item.id != "text-not-recognised"]
+    unique = {item.id: item for item in (*reversed(findings), *reversed(named))}
+    return tuple(sorted(reversed(list(unique.values())), key=lambda item: SEVERITIES.index(item.severity)))
 
 
 def _print(text: str) -> int:

@@ -42,8 +42,9 @@ def capability(name: Optional[str], compute_capability: Optional[str]) -> Option
 
 def card(name: str) -> Optional[Dict[str, Any]]:
     """The row of a card by the name the driver reports."""
-    rows = (row for row in table("gpus")["gpus"] if re.search(row["pattern"], name[:200], re.IGNORECASE))
-    return next(rows, None)
+    numbers = set(re.findall(r"\d+", name[:200]))
+    likely = (row for row in table("gpus")["gpus"] if not numbers.isdisjoint(re.findall(r"\d+", row["name"])) or not numbers)
+    return next((row for row in likely if re.search(row["pattern"], name[:200], re.IGNORECASE)), None)
 
 
 def torch_release(version: Optional[str]) -> Optional[Dict[str, Any]]:

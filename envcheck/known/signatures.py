@@ -1,6 +1,6 @@
 r"""Error texts and the cause each one points to. Imports nothing of ours; explain.py applies them.
 
-A row: cause id, strength, pattern. Strength 3: the text names the cause; 2: typical of it; 1: a symptom that others share too.
+A row: cause id, strength, pattern. Strength 4: nothing else in the text matters; 3: the text names the cause; 2: typical of it; 1: a symptom that others share too.
 Patterns are matched without case on text with white space collapsed and every quote, backtick and typographic quote made "'".
 `.{0,N}` instead of `.*`: a log of 50 MB on one line must not cost more than one pass.
 
@@ -105,6 +105,7 @@ COMPILED: Tuple[Signature, ...] = (
     ("attention-kernel-unsupported", 3, r"flashattention (?:forward|backward).{0,40}head dim|head_size \d+ is not supported|(?:does not|doesn'?t) support flash attention"),
     ("attention-kernel-unsupported", 2, r"no available kernel\. ?aborting|flashattention-?2 (?:has been toggled on|is not (?:supported|available))|cannot use flashattention(?:-2)? (?:backend )?(?:for|with|because)"),
     ("attention-kernel-unsupported", 2, r"does not support an attention implementation|(?:flash[-_ ]?attention|flash[-_ ]?attn)[^.]{0,60}(?:not supported|unsupported|requires ampere)"),
+    ("attention-kernel-unsupported", 3, r"cannot use fa version|fa[23] is only supported on devices|flash ?attention(?:-?\d)? (?:is )?only (?:supported|available) (?:on|for)"),
     ("attention-kernel-unsupported", 1, r"out of resources?: shared memory"),
     ("bnb-missing-cuda-binary", 3, r"configured (?:cuda|rocm) binary not found|cuda setup failed despite (?:cuda|gpu) being available|library not found: ?'?\S{0,200}libbitsandbytes"),
     ("bnb-missing-cuda-binary", 3, r"libbitsandbytes_\w+\.(?:so|dll).{0,80}(?:no such file|not found|cannot open|undefined symbol)|bitsandbytes was compiled without gpu support"),
@@ -198,7 +199,7 @@ MEMORY: Tuple[Signature, ...] = (
     ("dataset-workers-died", 2, r"insufficient shared memory|unable to open shared memory object|\(shm\)|bus error|received 0 items of ancdata|/dev/shm"),
     ("windows-multiprocessing-spawn", 3, r"no module named '?unsloth\w+trainer|finished its bootstrapping phase|freeze_support\(\)|start a new process before the current process"),
     ("windows-multiprocessing-spawn", 2, r"can'?t get attribute '.{0,80}on <module '__(?:mp_)?main__'|multiprocessing[/\\]spawn\.py|can'?t pickle local object"),
-    ("windows-pagefile-too-small", 3, r"(?:winerror|os error) 1455|paging file is too small|page ?file (?:is )?too small|auslagerungsdatei"),
+    ("windows-pagefile-too-small", 4, r"(?:winerror|os error) 1455|paging file is too small|page ?file (?:is )?too small|auslagerungsdatei"),
     ("expandable-segments-conflict", 3, r"not compatible with memory pool|expandable[_ ]segments.{0,40}(?:not (?:compatible|supported)|unsupported)|expandable segments are not"),
     ("expandable-segments-conflict", 2, r"expandable_segments.{0,120}(?:assert|error|fail|sleep|crash)"),
     ("disk-full", 3, r"no space left on device|(?:out of|not enough|insufficient|run out of|ran out of|no) (?:free )?(?:disk|storage)(?: space)?|errno 28|disk quota exceeded|os error (?:28|112)\b|not enough space on the disk|disk (?:is )?full"),
