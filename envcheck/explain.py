@@ -12,8 +12,8 @@ from envcheck.facts import Facts, Finding
 from envcheck.known import variables
 from envcheck.known.signatures import SIGNATURES
 
-HEAD_CHARACTERS = 500_000  # of a longer text: the command and the versions stand at its beginning,
-TAIL_CHARACTERS = 3_500_000  # the error at its end
+HEAD_CHARACTERS = 200_000  # of a longer text: the command and the versions stand at its beginning,
+TAIL_CHARACTERS = 1_000_000  # the error at its end
 MOST_FINDINGS = 3
 SYMPTOM, TYPICAL, CERTAIN, DECIDED = 1, 2, 3, 4  # strength; DECIDED: a reader below has looked at the context
 
@@ -33,7 +33,7 @@ Reader = Callable[[str, Facts], Iterator[Clue]]
 def explain(text: str, facts: Facts) -> Tuple[Finding, ...]:
     """Findings for this error text, then what else is wrong with the machine; at most MOST_FINDINGS from the text.
 
-    text: any length; of more than 4 million characters only beginning and end are read. facts: Facts() where nothing is known.
+    text: any length; of more than 1.2 million characters only beginning and end are read. facts: Facts() where nothing is known.
     """
     known_wrong = rules.judge(facts)
     cleaned = clean(text)
@@ -281,26 +281,28 @@ def other_machine_kinds(text: str, facts: Facts) -> Iterator[Clue]:
 
 def trainer_argument(text: str, facts: Facts) -> Iterator[Clue]:
     """An unexpected argument: did the user's script pass it, or one library to another?"""
-    match = re.search(r"(\w*)(?:\.__init__)?\(\)? ?got an unexpected keyword argument '(\w+)'", text)
+    match = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     if not match:
         return
-    said, before = excerpt(text, match.start(), match.end()), text[max(0, match.start() - 500):match.start()].lower()
-    if match.group(1) == "Trainer" and re.search(r"trl[/\\]trainer", before):
+    before = text[max(0, match.start() - 500):match.start()]
+    called = re.search(r"(\w{1,60})(?:\.__init__)?(?:\(\))? ?$", before)
+    said, before = excerpt(text, match.start() - 40, match.end()), before.lower()
+    if called and called.group(1) == "Trainer" and re.search(r"trl[/\\]trainer", before):
         yield Clue("package-set-out-of-step", DECIDED, said)
-    elif re.search(r"unsloth[/\\]|unsloth_zoo", before) and match.group(2) not in ("tokenizer", "max_seq_length", "dataset_text_field"):
+    elif re.search(r"unsloth[/\\]|unsloth_zoo", before) and match.group(1) not in ("tokenizer", "max_seq_length", "dataset_text_field"):
         yield Clue("newer-than-unsloth-supports", CERTAIN, said)
 
 
-def loader_versions(text: str, facts: Facts) -> Iterator[Clue]:
-    """libcudart and friends in the name of one package: bitsandbytes and flash-attn are told apart by CUDA major version."""
-    match = re.search(r"(\w*bitsandbytes\w*)[^'\n]{0,120}GLIBCXX|GLIBCXX_[\d.]+' not found", text)
+def old_system_library(text: str, facts: Facts) -> Iterator[Clue]:
+    """A missing symbol version of libstdc++ or glibc is the cause, whatever package asks for it."""
+    match = re.search(r"(?:GLIBCXX|CXXABI|GLIBC)_[\d.]+' not found", text)
     if match:
         yield Clue("system-library-too-old", DECIDED, excerpt(text, match.start(), match.end()))
 
 
 READERS: Tuple[Reader, ...] = (
     old_or_new_card, no_kernel_image, no_gpu_seen, out_of_memory, too_many_processes, misspelt_variable, workers_on_windows, wrong_copy,
-    named_symbol, other_machine_kinds, trainer_argument, loader_versions,
+    named_symbol, other_machine_kinds, trainer_argument, old_system_library,
 )
 
 

@@ -48,11 +48,18 @@ def render_all(findings: Iterable[Finding], colour: bool = False) -> str:
     return "\n\n".join(render(finding, colour) for finding in findings)
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """The last line of the screen."""
+def verdict(findings: Sequence[Finding], checks: Sequence[Tuple[str, str, str]] = ()) -> str:
+    """The last line of the screen; what was not checked is named, never counted as fine."""
+    unknown = [name for name, state, _ in checks if state == "unknown"]
     counts = [(severity, sum(item.severity == severity for item in findings)) for severity in SEVERITIES]
     said = ", ".join(f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts if count)
-    return f"{said}." if said else "This machine is fit for fine-tuning: no problem found."
+    if said:
+        return f"{said}."
+    if {"driver", "compiled packages", "PyTorch build"} & set(unknown):
+        return "No problem found in what could be read, which is not enough to call this machine fit."
+    if unknown:
+        return f"No problem found: fit for fine-tuning as far as checked (not checked: {', '.join(unknown)})."
+    return "This machine is fit for fine-tuning: no problem found."
 
 
 def to_json(facts: Facts, findings: Sequence[Finding], **more: Any) -> Dict[str, Any]:
@@ -196,7 +203,7 @@ def screen(facts: Facts, checks: Sequence[Tuple[str, str, str]], findings: Seque
     blocks.append("\n".join(f"{paint(f'{state:<8}', _kind(state), colour)} {name:<{width}}  {said}".rstrip() for name, state, said in checks))
     if findings:
         blocks.append(render_all(findings, colour))
-    blocks.append(verdict(findings))
+    blocks.append(verdict(findings, checks))
     return "\n\n".join(block for block in blocks if block)
 
 

@@ -1,5 +1,5 @@
 """Causes: the card, its driver and the torch build."""
-from envcheck import wheels
+from envcheck import known, wheels
 from envcheck.causes._registry import cause
 from envcheck.facts import Facts
 from envcheck.shell import Shell
@@ -80,7 +80,9 @@ def _older_torch(facts: Facts):
     floor = {"11": "cu118", "12": "cu126"}.get((facts.driver_cuda or "").split(".")[0])
     if floor is None:
         return ["# or, where the driver must stay: a torch build or image for an older CUDA (torch from the cu126 or cu118 index)"]
-    wheel = wheels.Wheel(wheels.NEWEST_TORCH_OF[floor], floor, "")
+    release = known.torch_release(facts.package("torch"))
+    same = release["torch"] if release and floor in release["variants"] else wheels.NEWEST_TORCH_OF[floor]
+    wheel = wheels.Wheel(same, floor, "")
     return ["# or, where the driver must stay, a torch build for an older CUDA:", wheels.install_command(facts, wheel)]
 
 

@@ -55,12 +55,15 @@ def verdicts(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Tuple[st
     """(name, state, words) of each group; state: ok, unknown, note, warning or error. Unknown is never ok."""
     rows = []
     for check in checks:
+        if check.name == "planned run" and facts.training is None and facts.model is None:
+            continue  # none was given: nothing to check
         found = judge(facts, (check,))
         missing = [need for need in check.needs if all(getattr(facts, name) is None for name in need.split("|"))]
         if found:
             rows.append((check.name, found[0].severity, ", ".join(dict.fromkeys(item.id for item in found))))
         elif missing:
-            rows.append((check.name, "unknown", "could not read: " + ", ".join(need.split("|")[0] for need in missing)))
+            words = "not run" if check.name == "smoke tests" else "could not read: " + ", ".join(need.split("|")[0] for need in missing)
+            rows.append((check.name, "unknown", words))
         else:
-            rows.append((check.name, "ok", ""))
+            rows.append((check.name, "ok", smoke.summary(facts) if check.name == "smoke tests" else ""))
     return tuple(rows)

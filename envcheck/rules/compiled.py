@@ -151,7 +151,7 @@ def bitsandbytes_floor(facts: Facts) -> known.Capability:
 
 
 def triton_missing(facts: Facts) -> Iterator[Finding]:
-    if facts.installed("triton") is not False or facts.is_macos or runs_on_cpu(facts):
+    if facts.installed("triton") is not False or facts.installed("torch") is False or facts.is_macos or runs_on_cpu(facts):
         return
     others = ("triton-windows", "triton-xpu", "pytorch-triton-xpu", "pytorch-triton-rocm", "triton-rocm", "pytorch-triton")
     if not any(facts.installed(name) for name in others):

@@ -14,4 +14,12 @@ def smoke_tests(facts: Facts) -> Iterator[Finding]:
             yield finding("smoke-test-hung", facts, f"The test '{name}' did not end within its time limit.", [("test", name)])
 
 
+def summary(facts: Facts) -> str:
+    """ "5 ok, 3 skipped (torch sees no GPU)"."""
+    results = list((facts.smoke or {}).values())
+    skipped = [str(result.get("detail") or "") for result in results if result.get("verdict") == "skipped"]
+    passed = sum(result.get("verdict") == "ok" for result in results)
+    return f"{passed} ok" + (f", {len(skipped)} skipped ({'; '.join(sorted(set(skipped)))})" if skipped else "")
+
+
 RULES = (smoke_tests,)

@@ -6,6 +6,7 @@ from envcheck import known, wheels
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding
 from envcheck.rules.cards import visible, wants_gpu
+from envcheck.shell import Shell
 
 BYTES_OF_4_BIT, BYTES_OF_8_BIT, BYTES_OF_16_BIT = 0.55, 1.0, 2.0  # per parameter, at least; arithmetic
 GIB = float(1 << 30)
@@ -141,7 +142,8 @@ def windows_workers(facts: Facts) -> Iterator[Finding]:
 
 def page_file(facts: Facts) -> Iterator[Finding]:
     if facts.is_windows and facts.swap_gib is not None and facts.ram_gib is not None and facts.swap_gib + facts.ram_gib < LEAST_COMMIT_GIB:
-        yield finding("windows-pagefile-too-small", facts, details=[("RAM", f"{facts.ram_gib:g} GiB"), ("page file", f"{facts.swap_gib:g} GiB")],
+        what = "Main memory and page file together are small: loading a large model can end in WinError 1455."
+        yield finding("windows-pagefile-too-small", facts, what, details=[("RAM", f"{facts.ram_gib:g} GiB"), ("page file", f"{facts.swap_gib:g} GiB")],
                       severity="warning")
 
 
@@ -190,7 +192,9 @@ def merge_of_4bit_base(facts: Facts) -> Iterator[Finding]:
 
 def hub_unreachable(facts: Facts) -> Iterator[Finding]:
     if facts.hub_reachable is False:
-        yield finding("hub-download-failed", facts, "The model hub cannot be reached from here; models must be local.", severity="note")
+        fix = ("# models must be in a local folder or in the cache; with everything in the cache no connection is tried:",
+               Shell(facts).set_env("HF_HUB_OFFLINE", "1"))
+        yield finding("hub-download-failed", facts, "The model hub cannot be reached from here.", severity="note", fix=fix)
 
 
 RULES = (bf16_on_old_card, weights_against_card, target_modules, response_markers, flags_disagree, float16_range, base_model_with_chat,
