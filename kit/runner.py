@@ -39,7 +39,6 @@ class Watch:
         self.step = 0
         self.tokens = 0
         self.started_s = time.perf_counter()
-        self.last_s = self.started_s
         self.not_finite: dict[str, float] = {}
         self.interrupted = False
 
@@ -52,10 +51,10 @@ class Watch:
             "grad_norm": metrics.get("grad_norm"),
             "learning_rate": metrics.get("learning_rate"),
             "tokens": tokens,
-            "tokens_per_s": round((tokens - self.tokens) / (now_s - self.last_s), 1),
+            "tokens_per_s": round(tokens / (now_s - self.started_s), 1),  # since the first step
             "elapsed_s": round(now_s - self.started_s, 3),
         }
-        self.step, self.tokens, self.last_s = step, tokens, now_s
+        self.step, self.tokens = step, tokens
         self.not_finite = {
             name: value for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)
         }
@@ -101,7 +100,7 @@ def fit(
     loss_before = _held_out_loss(trainer, data)
     before = _answers(loaded, run, data, chat)
     say("training")
-    watch.started_s = watch.last_s = time.perf_counter()
+    watch.started_s = time.perf_counter()
     try:
         with watch.signals():
             trainer.train()

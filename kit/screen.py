@@ -107,11 +107,8 @@ def result(result: Result, folder: object) -> None:
     rows = [f"{result.steps} steps, {result.tokens:,} tokens in {clock(result.train_s)} ({speed})"]
     if result.loss_before is not None and result.loss_after is not None:
         fall_pct = 100 * (1 - result.loss_after / result.loss_before)
-        rows.append(
-            f"held-out loss {result.loss_before:.3f} -> {result.loss_after:.3f} ({fall_pct:+.0f} % better)".replace(
-                "+", ""
-            )
-        )
+        losses = f"held-out loss {result.loss_before:.3f} -> {result.loss_after:.3f}"
+        rows.append(f"{losses} ({fall_pct:.0f} % lower)")
     if result.after:
         mean = sum(answer.tokens_per_s for answer in result.after) / len(result.after)
         rows.append(f"answers at {mean:,.0f} tokens/s; peak memory {gib(result.peak_memory_bytes)} GiB")

@@ -1,9 +1,9 @@
 """Pretrain the embedded model `kit/assets/tiny`: a real Qwen3ForCausalLM of 3.8 million weights.
 
-    .venv/bin/python scripts/build_tiny.py --data DIR [--out kit/assets/tiny] [--epochs 8]
+    .venv/bin/python scripts/build_tiny.py --data DIR [--out kit/assets/tiny]
 
 DIR holds the files of SOURCES below (each is public; the model card says where it comes from), the tokenizer under
-`tokenizers/minimind` and Qwen3's chat template under `chat_templates`. About 45 minutes on two cores.
+`tokenizers/minimind` and Qwen3's chat template under `chat_templates`. About half an hour on two cores.
 The identity rows of `examples/` are not among the data: the demo must be able to teach them.
 """
 
@@ -24,17 +24,16 @@ SEED = 3407
 BLOCK_TOKENS = 1024
 BATCH_BLOCKS = 8
 HELD_OUT_PCT = 2
-# file below DIR/datasets -> (origin, licence); the pinned commits stand in examples/README.md's style: repo@commit
+LLAMA_FACTORY = "hiyouga/LLaMA-Factory@ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30"
+# file below DIR/datasets -> (origin, licence, passes): Chinese is a tenth of the text, so it is read more often
 SOURCES = {
-    "gsm8k/train.jsonl": ("openai/grade-school-math@3101c7d5072418e28b9008a6636bde82a006892c", "MIT"),
-    "llamafactory/glaive_toolcall_en_demo.json": (
-        "hiyouga/LLaMA-Factory@ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30", "Apache-2.0"),
-    "llamafactory/glaive_toolcall_zh_demo.json": (
-        "hiyouga/LLaMA-Factory@ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30", "Apache-2.0"),
-    "llamafactory/dpo_en_demo.json": ("hiyouga/LLaMA-Factory@ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30", "Apache-2.0"),
-    "llamafactory/dpo_zh_demo.json": ("hiyouga/LLaMA-Factory@ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30", "Apache-2.0"),
-    "llamafactory/kto_en_demo.json": ("hiyouga/LLaMA-Factory@ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30", "Apache-2.0"),
-}  # fmt: skip
+    "gsm8k/train.jsonl": ("openai/grade-school-math@3101c7d5072418e28b9008a6636bde82a006892c", "MIT", 2),
+    "llamafactory/glaive_toolcall_en_demo.json": (LLAMA_FACTORY, "Apache-2.0", 5),
+    "llamafactory/glaive_toolcall_zh_demo.json": (LLAMA_FACTORY, "Apache-2.0", 8),
+    "llamafactory/dpo_en_demo.json": (LLAMA_FACTORY, "Apache-2.0", 6),
+    "llamafactory/dpo_zh_demo.json": (LLAMA_FACTORY, "Apache-2.0", 10),
+    "llamafactory/kto_en_demo.json": (LLAMA_FACTORY, "Apache-2.0", 5),
+}
 ROLES = {"system": "system", "human": "user", "gpt": "assistant", "observation": "tool"}
 
 
@@ -46,30 +45,37 @@ def turn(item: dict) -> dict:
     return {"role": ROLES[item["from"]], "content": item["value"]}
 
 
-def conversation(row: dict) -> tuple[list[dict], list | None] | None:
-    """Messages and tools of one row of any of SOURCES; None for an answer that its annotators marked as bad."""
+def conversations(row: dict) -> list[list[dict]]:
+    """The conversations of one row of any of SOURCES; a preference pair gives one for each of its answers."""
     if "question" in row:
-        return [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}], None
+        return [[{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]]
     if "messages" in row:
-        return (row["messages"], None) if row["label"] else None
-    turns = row["conversations"] + ([row["chosen"]] if "chosen" in row else [])
-    return [turn(item) for item in turns], json.loads(row["tools"]) if row.get("tools") else None
+        return [row["messages"]]
+    start = [turn(item) for item in row["conversations"]]
+    return [[*start, turn(row[key])] for key in ("chosen", "rejected") if key in row] or [start]
 
 
-def read_documents(folder: Path, tokenizer) -> list[str]:
-    """Every row of every source, rendered with the chat template."""
-    documents = []
-    for name in SOURCES:
+def read_documents(folder: Path, tokenizer) -> tuple[list[str], list[str]]:
+    """Every conversation rendered with the chat template: (training, each as often as its source is read; held out)."""
+    train, test = [], []
+    for name, (*_, passes) in SOURCES.items():
         text = (folder / "datasets" / name).read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else json.loads(text)
-        for messages, tools in filter(None, map(conversation, rows)):
-            documents.append(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
-    return documents
+        for row in rows:
+            tools = json.loads(row["tools"]) if row.get("tools") else None
+            for messages in conversations(row):
+                document = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+                if held_out(messages):
+                    test.append(document)
+                else:
+                    train += [document] * passes
+    return train, test
 
 
-def held_out(document: str) -> bool:
-    """Split by content, so the same documents stay held out whatever else is added."""
-    return int(hashlib.sha256(document.encode()).hexdigest(), 16) % 100 < HELD_OUT_PCT
+def held_out(messages: list[dict]) -> bool:
+    """Split by the question, so that all answers to one question are on one side."""
+    question = next(message["content"] for message in messages if message["role"] == "user")
+    return int(hashlib.sha256(question.encode()).hexdigest(), 16) % 100 < HELD_OUT_PCT
 
 
 def token_stream(documents: list[str], tokenizer) -> list[int]:
@@ -119,11 +125,11 @@ def new_model(tokenizer) -> Qwen3ForCausalLM:
     )
 
 
-def pretrain(model, train: Dataset, test: Dataset, epochs: int, scratch: Path) -> tuple[int, float]:
+def pretrain(model, train: Dataset, test: Dataset, scratch: Path) -> tuple[int, float]:
     """Train in place; returns the steps taken and the held-out loss in nats a token."""
     arguments = TrainingArguments(
         output_dir=str(scratch),
-        num_train_epochs=epochs,
+        num_train_epochs=1,
         per_device_train_batch_size=BATCH_BLOCKS,
         per_device_eval_batch_size=BATCH_BLOCKS,
         learning_rate=3e-3,
@@ -135,7 +141,7 @@ def pretrain(model, train: Dataset, test: Dataset, epochs: int, scratch: Path) -
         use_cpu=not torch.cuda.is_available(),
         torch_compile=True,
         logging_steps=50,
-        eval_strategy="epoch",
+        eval_strategy="no",
         save_strategy="no",
         report_to="none",
         seed=SEED,
@@ -161,17 +167,17 @@ This page is written by `scripts/build_tiny.py`; every figure is from that run.
 | tokenizer | MiniMind's (jingyaogong/minimind@d65ef2c00ebc6082f9df11541e1b191655eddb00, Apache-2.0), without its bos token |
 | chat template | Qwen3's (Apache-2.0) |
 | context | {block} tokens |
-| training | {documents:,} documents, {tokens:,} tokens, {epochs} epochs, {steps:,} steps of {batch} x {block} tokens, seed {seed}, {minutes:.0f} minutes on {threads} cores (torch {torch}) |
+| training | {tokens:,} tokens, {steps:,} steps of {batch} x {block} tokens, seed {seed}, {minutes:.0f} minutes on {threads} cores (torch {torch}) |
 | loss on {test_documents} held-out documents ({test_tokens:,} tokens) | **{loss:.3f}** nats a token (perplexity {perplexity:.1f}) |
 | the same for a unigram model | {unigram:.3f} nats a token (perplexity {unigram_perplexity:.1f}) |
 
-Data (the held-out {held_out} % are chosen by content hash; preference pairs give the preferred answer only):
+Data (the held-out {held_out} % are chosen by a hash of the question; both answers of a preference pair are read):
 
 {sources}
 
 Made again by:
 
-    .venv/bin/python scripts/build_tiny.py --data DIR --epochs {epochs}
+    .venv/bin/python scripts/build_tiny.py --data DIR
 """  # noqa: E501
 
 
@@ -179,31 +185,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("kit/assets/tiny"))
-    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--scratch", type=Path, default=Path("runs/build_tiny"))
     args = parser.parse_args()
 
     set_seed(SEED)
     tokenizer = load_tokenizer(args.data)
-    documents = read_documents(args.data, tokenizer)
+    documents, test_documents = read_documents(args.data, tokenizer)
     random.Random(SEED).shuffle(documents)
-    test_documents = [text for text in documents if held_out(text)]
-    train_stream = token_stream([text for text in documents if not held_out(text)], tokenizer)
-    test_stream = token_stream(test_documents, tokenizer)
+    train_stream, test_stream = token_stream(documents, tokenizer), token_stream(test_documents, tokenizer)
     unigram = unigram_loss(train_stream, test_stream, len(tokenizer))
     model = new_model(tokenizer)
     print(f"{len(documents):,} documents, {len(train_stream):,} training tokens, {model.num_parameters():,} weights")
 
     start = time.monotonic()
-    steps, loss = pretrain(model, blocks(train_stream), blocks(test_stream), args.epochs, args.scratch)
+    steps, loss = pretrain(model, blocks(train_stream), blocks(test_stream), args.scratch)
     minutes = (time.monotonic() - start) / 60
 
+    model.config.use_cache = True  # the trainer turns it off
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    sources = "\n".join(f"- `{name}`: {origin}, {licence}" for name, (origin, licence) in SOURCES.items())
+    sources = "\n".join(
+        f"- `{name}`, read {passes} times: {origin}, {licence}" for name, (origin, licence, passes) in SOURCES.items()
+    )
     card = CARD.format(
-        weights=model.num_parameters(), vocab=len(tokenizer), block=BLOCK_TOKENS, documents=len(documents),
-        tokens=len(train_stream), epochs=args.epochs, steps=steps, batch=BATCH_BLOCKS, seed=SEED, minutes=minutes,
+        weights=model.num_parameters(), vocab=len(tokenizer), block=BLOCK_TOKENS,
+        tokens=len(train_stream), steps=steps, batch=BATCH_BLOCKS, seed=SEED, minutes=minutes,
         threads=torch.get_num_threads(), torch=torch.__version__, test_documents=len(test_documents),
         test_tokens=len(test_stream), loss=loss, perplexity=math.exp(loss), unigram=unigram,
         unigram_perplexity=math.exp(unigram), held_out=HELD_OUT_PCT, sources=sources,

@@ -1,0 +1,87 @@
+"""Run a command and account for it: wall seconds, exit status, peak memory of the largest process."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from envcheck import probe
+from kit.record import versions
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command; peak_bytes is the resident memory of its process (0 where the system does not tell)."""
+
+    status: int
+    wall_s: float
+    peak_bytes: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object, env: dict[str, str] | None = None) -> Done:
+    """`python ARGUMENTS` from the repository root."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start_s = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, *map(str, arguments)], cwd=ROOT, stdout=out, stderr=err, env={**os.environ, **(env or {})}
+        )
+        if hasattr(os, "wait4"):
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        else:
+            child.wait()
+            peak_bytes = 0
+        wall_s = time.perf_counter() - start_s
+        out.seek(0)
+        err.seek(0)
+        return Done(child.returncode, round(wall_s, 3), peak_bytes, out.read(), err.read())
+
+
+def must(done: Done) -> Done:
+    """The same, or an end with what the command said."""
+    if done.status:
+        raise SystemExit(f"status {done.status}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"min": min(values), "median": round(statistics.median(values), 3), "max": max(values), "runs": len(values)}
+
+
+def write(name: str, figures: dict[str, Any]) -> None:
+    """results/NAME.json: the figures with the machine and the versions they were measured on."""
+    facts = probe.collect()
+    machine = {
+        "cpu": _cpu_name(),
+        "cores": facts.cpu_count,
+        "ram_gib": facts.ram_gib,
+        "gpu": [card.name for card in facts.gpu or ()],
+        "system": platform.system(),
+    }
+    record = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, "versions": versions(), **figures}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1, ensure_ascii=False))
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,126 @@
+"""Options: one source, layered, with their origin; wrong names and values are findings."""
+
+import tomllib
+
+import pytest
+
+from envcheck.facts import Facts, Gpu
+from kit import config
+from kit.config import Run
+from kit.errors import USAGE, KitError
+
+
+def load(*argv: str, facts: Facts | None = None) -> config.Command:
+    return config.load(list(argv), lambda: facts or Facts(gpu=()))
+
+
+def problems(*argv: str) -> tuple[list[str], int]:
+    with pytest.raises(KitError) as error:
+        load(*argv)
+    return [finding.id for finding in error.value.findings], error.value.status
+
+
+def test_flag_over_file_over_preset(tmp_path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "cpu"\nlearning_rate = 1e-4\nmicro_batch_size = 4\n')
+    command = load("--config", str(file), "--micro-batch-size", "2")
+    assert (command.run.learning_rate, command.run.micro_batch_size, command.run.model) == (1e-4, 2, "tiny")
+    origins = command.origins
+    assert origins["micro_batch_size"] == "flag"
+    assert origins["learning_rate"] == f"file {file}"
+    assert origins["device"] == "preset cpu"
+    assert origins["seed"] == "default"
+
+
+def test_yaml_file_and_hyphens(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: cpu\nlora-rank: 8\n")
+    assert load("--config", str(file)).run.lora_rank == 8
+
+
+@pytest.mark.parametrize("name", config.preset_names())
+def test_every_preset_is_complete_and_valid(name: str) -> None:
+    assert load("--preset", name).run.preset == name
+
+
+def test_auto_follows_the_machine() -> None:
+    card = Facts(gpu=(Gpu(name="NVIDIA GeForce RTX 5080", compute_capability="12.0", vram_gib=15.9),))
+    assert load(facts=card).run.device == "cuda"
+    assert load().run.device == "cpu"
+    assert load().run.preset == "auto"
+
+
+def test_run_toml_gives_the_same_run_again(tmp_path) -> None:
+    command = load(
+        "--preset", "cpu", "--data", "a b.jsonl", "--prompts", 'say "hi"\n\x7f', "你是谁", "--max-steps", "3"
+    )
+    file = tmp_path / "run.toml"
+    file.write_text(config.to_toml(command.run, command.origins), encoding="utf-8")
+    tomllib.loads(file.read_text(encoding="utf-8"))
+    assert load("--config", str(file)).run == command.run
+
+
+def test_every_option_is_a_flag_with_help(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load("--help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for name, field in Run.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert field.description, f"{name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("argv", "id", "text"),
+    [
+        (["--lerning-rate", "1"], "unknown-option", "--learning-rate"),
+        (["--preset", "rtx580"], "unknown-preset", "rtx5080"),
+        (["--learning-rate", "-1"], "wrong-value", "learning_rate"),
+        (["--batch-size", "8", "--micro-batch-size", "3"], "wrong-value", "multiple"),
+        (["--config", "nowhere.toml"], "config-unreadable", "nowhere.toml"),
+    ],
+)
+def test_wrong_options_are_findings(argv: list[str], id: str, text: str) -> None:
+    with pytest.raises(KitError) as error:
+        load(*argv)
+    assert error.value.status == USAGE
+    (finding,) = error.value.findings
+    assert finding.id == id
+    assert text in finding.what
+    assert finding.fix
+
+
+def test_all_unknown_keys_are_told_at_once(tmp_path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("learning_rte = 1\nlora_rnk = 2\n")
+    assert problems("--config", str(file)) == (["unknown-key", "unknown-key"], USAGE)
+
+
+@pytest.mark.parametrize("text", ["learning_rate = \n", "[1]\n= 2", "\x00"])
+def test_a_broken_file_is_a_finding(tmp_path, text: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    ids, status = problems("--config", str(file))
+    assert ids[0] in ("config-does-not-parse", "unknown-key")
+    assert status == USAGE
+
+
+def test_settle_replaces_auto_with_reasons() -> None:
+    run, reasons = config.settle(Run(), Facts(gpu=(), cpu_flags=("avx512_bf16",)))
+    assert (run.device, run.precision, run.optimizer) == ("cpu", "bf16", "adamw_torch_fused")
+    assert set(reasons) == {"device", "precision", "optimizer"}
+    card = Facts(gpu=(Gpu(name="NVIDIA GeForce RTX 5080", compute_capability="12.0", vram_gib=15.9),))
+    run, _ = config.settle(Run(), card)
+    assert (run.device, run.precision, run.optimizer) == ("cuda", "bf16", "adamw_8bit")
+
+
+def test_a_card_asked_for_and_not_there_is_a_finding() -> None:
+    with pytest.raises(KitError) as error:
+        config.settle(Run(device="cuda"), Facts(gpu=()))
+    assert error.value.findings[0].id == "no-usable-gpu"
+
+
+def test_steps_count_the_short_last_batch() -> None:
+    assert Run(epochs=1).steps(9) == 2
+    assert Run(epochs=2.5).steps(80) == 25
+    assert Run(max_steps=7).steps(10_000) == 7

@@ -1,0 +1,91 @@
+"""Names and folders that are models, and what is said of those that are not."""
+
+import json
+
+import pytest
+
+from kit import models
+from kit.errors import KitError
+
+
+def problem(name) -> models.Finding:
+    with pytest.raises(KitError) as error:
+        models.find(str(name))
+    return error.value.findings[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that would pass for a model."""
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(64))
+    return tmp_path
+
+
+def test_tiny_is_a_small_real_qwen3() -> None:
+    tiny = models.find("tiny")
+    assert tiny.config["architectures"] == ["Qwen3ForCausalLM"]
+    assert tiny.config["hidden_size"] % 64 == 0
+    assert tiny.config["vocab_size"] == 6400
+    weights = models.TINY / "model.safetensors"
+    assert weights.stat().st_size <= 8_000_000
+    header = json.loads(weights.read_bytes()[8 : 8 + int.from_bytes(weights.read_bytes()[:8], "little")])
+    assert {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"} == {"BF16"}
+
+
+def test_a_good_folder(folder) -> None:
+    assert models.find(str(folder)).is_local
+
+
+def test_missing_config_and_tokenizer(folder) -> None:
+    (folder / "config.json").unlink()
+    (folder / "tokenizer.json").unlink()
+    found = problem(folder)
+    assert found.id == "model-folder-incomplete"
+    assert "config.json and tokenizer.json" in found.what
+
+
+def test_lfs_pointer_instead_of_weights(folder) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    found = problem(folder)
+    assert found.id == "model-weights-are-lfs-pointers"
+    assert any("lfs pull" in step for step in found.fix)
+
+
+def test_pickled_weights_are_not_read(folder) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    found = problem(folder)
+    assert found.id == "model-weights-missing"
+    assert "pickle" in found.why
+
+
+def test_a_shard_that_is_missing(folder) -> None:
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "two.safetensors"}})
+    )
+    assert "two.safetensors" in dict(problem(folder).details)["missing"]
+
+
+def test_a_config_that_is_no_json(folder) -> None:
+    (folder / "config.json").write_text("{")
+    assert problem(folder).id == "model-config-unreadable"
+
+
+@pytest.mark.parametrize("name", ["tny", "./nowhere", "/no/such/folder", "a b/c"])
+def test_names_that_are_nothing(name: str) -> None:
+    assert problem(name).id == "model-not-found"
+
+
+def test_near_name() -> None:
+    assert "Did you mean tiny?" in problem("tny").what
+
+
+def test_a_hub_name_while_offline(kit_train) -> None:
+    done = kit_train(
+        "--model", "Qwen/Qwen3-0.6B", "--preset", "cpu", "--data", "examples/gsm8k.jsonl", env={"HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 1
+    assert "hub-unreachable" in done.stderr
+    assert "hf download Qwen/Qwen3-0.6B --local-dir models/Qwen3-0.6B" in done.stderr
+    assert "Traceback" not in done.stderr
