@@ -1,4 +1,4 @@
-"""What is trained is what is asked: text and ids against transformers' own template engine and the real Qwen3 tokenizer."""
+"""What is trained is what is asked: text and ids against transformers and the real Qwen3 tokenizer."""
 
 import pytest
 

@@ -1,0 +1,46 @@
+"""The README's table of figures, from benchmarks/results/: `python -m benchmarks.readme` writes it, a test compares."""
+
+import json
+
+from benchmarks.measure import RESULTS, ROOT
+
+README = ROOT / "README.md"
+START, END = "<!-- figures: made by python -m benchmarks.readme -->", "<!-- end of figures -->"
+
+
+def result(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table() -> str:
+    """Markdown rows: what was measured, the figure, the file."""
+    demo, start, shape = result("demo"), result("startup"), result("qwen3_0p6b_cpu")
+    tuned, base = demo["tuned_says_its_name"], demo["base_says_its_name"]
+    fall = f"{demo['loss_before']:.2f} → {demo['loss_after']:.2f} (−{demo['loss_fall_pct']:.0f} %)"
+    speed, peak = shape["tokens_per_s"]["median"], shape["peak_gib"]["max"]
+    shown = f"{start['help']['wall_s']['median']:.2f} s, {start['plan']['wall_s']['median']:.2f} s"
+    rows = [
+        ("`make demo` after setup", f"{demo['wall_s']['median']:.0f} s, {demo['peak_gib']['median']:.2f} GiB", "demo"),
+        ("its held-out loss", fall, "demo"),
+        ("answers with the name it was taught", f"{sum(tuned)} of {len(tuned)} (before: {sum(base)})", "demo"),
+        ("`kit.train --help`, `--plan`", shown, "startup"),
+        (f"Qwen3-0.6B shape, 4 bit, batch {shape['batch']}", f"{speed:.0f} tokens/s, {peak:.2f} GiB", "qwen3_0p6b_cpu"),
+    ]
+    machine = demo["machine"]
+    head = f"Measured on {machine['cores']} cores ({machine['cpu']}), no graphics card, {demo['measured']}:"
+    lines = [f"| {what} | {figure} | [{file}](benchmarks/results/{file}.json) |" for what, figure, file in rows]
+    return "\n".join([head, "", "| what | figure | file |", "|---|---|---|", *lines])
+
+
+def with_figures(text: str) -> str:
+    before, rest = text.split(START)
+    return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    README.write_text(with_figures(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{README.name} brought up to date")
+
+
+if __name__ == "__main__":
+    main()
