@@ -35,7 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _settings(facts)
     findings = _judge(facts)
     if options.json:
-        _print(json.dumps(report.to_json(facts, findings), indent=1, ensure_ascii=False))
+        _print(json.dumps(report.to_json(facts, findings, rules.verdicts(facts)), indent=1, ensure_ascii=False))
     else:
         _print(report.screen(facts, rules.verdicts(facts), findings, report.colour_wanted(sys.stdout)))
     return 1 if any(item.severity == "error" for item in findings) else 0

@@ -62,11 +62,17 @@ def verdict(findings: Sequence[Finding], checks: Sequence[Tuple[str, str, str]] 
     return "This machine is fit for fine-tuning: no problem found."
 
 
-def to_json(facts: Facts, findings: Sequence[Finding], **more: Any) -> Dict[str, Any]:
-    """The answer of --json. Schema 1: schema, fit (no error), findings (most likely cause first), facts (redacted)."""
+def to_json(facts: Facts, findings: Sequence[Finding], checks: Sequence[Tuple[str, str, str]] = ()) -> Dict[str, Any]:
+    """The answer of --json, schema 1 (a change of meaning raises it):
+
+    schema: 1. fit: no finding of severity error. findings: most likely cause first, each with id, severity, what, why,
+    fix (list of commands and "# " comments), details (label -> value), source. checks: list of {name, state, words},
+    state one of ok, unknown, note, warning, error; empty with --log. facts: what was judged, redacted.
+    """
     return {
         "schema": SCHEMA, "fit": not any(item.severity == "error" for item in findings),
-        "findings": [item.to_json() for item in findings], "facts": redact(facts.to_json()), **more,
+        "findings": [item.to_json() for item in findings], "checks": [{"name": name, "state": state, "words": words} for name, state, words in checks],
+        "facts": redact(facts.to_json()),
     }
 
 

@@ -60,8 +60,9 @@ def _(shell: Shell, facts: Facts):
         return ["# take the ready-made llama.cpp release for Windows (llama-quantize.exe) or build it:", "winget install Kitware.CMake",
                 "git clone https://github.com/ggml-org/llama.cpp", "cmake llama.cpp -B llama.cpp/build -DLLAMA_CURL=OFF",
                 "cmake --build llama.cpp/build --config Release --target llama-quantize"]
+    tools = "brew install cmake" if facts.is_macos else shell.apt(
+        "build-essential cmake libcurl4-openssl-dev git", "cmake gcc-c++ libcurl-devel git")
     build = "cmake llama.cpp -B llama.cpp/build -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF"
-    return [shell.apt("build-essential cmake libcurl4-openssl-dev git", "cmake gcc-c++ libcurl-devel git"),
-            shell.run("git clone https://github.com/ggml-org/llama.cpp"), shell.run(build),
+    return [tools, shell.run("git clone https://github.com/ggml-org/llama.cpp"), shell.run(build),
             shell.run("cmake --build llama.cpp/build --config Release -j --target llama-quantize llama-gguf-split"),
             shell.run("cp llama.cpp/build/bin/llama-quantize llama.cpp/"), "# then run the export again from this folder"]

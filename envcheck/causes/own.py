@@ -81,6 +81,8 @@ def _(shell: Shell, facts: Facts):
     if facts.is_windows:
         return ["# install Python 3.12 from https://www.python.org (with pip); the embeddable package cannot make environments",
                 "py -3.12 -m envcheck install"]
+    if facts.is_macos:
+        return ["brew install python@3.12", "python3.12 -m envcheck install"]
     return [shell.apt(f"python{minor}-venv", "python3"), "python3 -m envcheck install"]
 
 

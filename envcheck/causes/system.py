@@ -51,6 +51,9 @@ def _(shell: Shell, facts: Facts):
        "LD_LIBRARY_PATH it is not found.",
        "ldconfig -p | grep libcuda; ls /usr/lib/wsl/lib", "NVIDIA CUDA on WSL user guide; Triton sources")
 def _(shell: Shell, facts: Facts):
+    if facts.is_windows:
+        return ["# on Windows the driver brings nvcuda.dll: install the current NVIDIA driver and restart;",
+                "# libcuda.so itself belongs to WSL and Linux; inside WSL: sudo ldconfig, LD_LIBRARY_PATH=/usr/lib/wsl/lib"]
     if facts.is_wsl or not facts.os:
         return [shell.set_env("LD_LIBRARY_PATH", "/usr/lib/wsl/lib:$LD_LIBRARY_PATH"), "sudo ldconfig",
                 "# that is the folder of WSL2; for Triton also:", shell.set_env("TRITON_LIBCUDA_PATH", "/usr/lib/wsl/lib")]
@@ -104,6 +107,9 @@ def _(shell: Shell, facts: Facts):
        "symbols (GLIBC_2.32, GLIBCXX_3.4.30, CXXABI_...).",
        "ldd --version; strings /lib/x86_64-linux-gnu/libstdc++.so.6 | grep GLIBCXX | tail -3", GENERAL)
 def _(shell: Shell, facts: Facts):
+    if facts.is_windows or facts.is_macos:
+        return ["# glibc and libstdc++ belong to Linux: this wheel is not for this system; reinstall the package here:",
+                shell.pip("install --force-reinstall --no-cache-dir PACKAGE")]
     return ["# GLIBCXX / CXXABI (libstdc++), in a conda environment: conda install -c conda-forge libstdcxx-ng",
             "# GLIBCXX on the system's own Python: a release of that package (bitsandbytes, flash-attn, triton) built for this system, or",
             shell.apt("libstdc++6", "libstdc++"),

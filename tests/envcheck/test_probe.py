@@ -1,0 +1,217 @@
+"""The probe on machines that are not here: canned answers of nvidia-smi, folders with made-up packages."""
+import sys
+
+import pytest
+from envcheck import probe, rules
+from envcheck.facts import Facts
+from envcheck.probe import commands, nvidia, packages, smoke, system
+from envcheck.probe.commands import Output, run_command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LINE = "0, NVIDIA GeForce RTX 5080, 12.0, 16303, 15100, 581.57, GPU-3f2c9c1e-aaaa-bbbb-cccc-444455556666, Disabled, [N/A], [N/A], Enabled, 5, 16"
+
+
+def row(index: int, name: str = "NVIDIA H100 80GB HBM3", uuid: str = "GPU-1", mig: str = "Disabled") -> str:
+    return f"{index}, {name}, 9.0, 81559, 81000, 570.86.15, {uuid}, Enabled, {mig}, Enabled, Disabled, 5, 16"
+
+
+def test_one_card():
+    found = nvidia.parse_cards(LINE, apps="GPU-3f2c9c1e-aaaa-bbbb-cccc-444455556666, 4711, C:\\x\\game.exe, 512")
+    (gpu,) = found["gpu"]
+    assert (gpu.name, gpu.compute_capability, gpu.vram_gib, gpu.vram_free_gib) == ("NVIDIA GeForce RTX 5080", "12.0", 15.92, 14.75)
+    assert (gpu.display, gpu.ecc, gpu.pcie, gpu.processes) == (True, None, "gen 5 x16", ("game.exe (pid 4711, 0.5 GiB)",))
+    assert found["driver"] == "581.57"
+
+
+def test_sixteen_cards_and_mig():
+    found = nvidia.parse_cards("\n".join(row(number, mig="Enabled") for number in range(16)))
+    assert [gpu.index for gpu in found["gpu"]] == list(range(16))
+    assert all(gpu.mig for gpu in found["gpu"])
+
+
+def test_a_truncated_line_is_named_and_the_others_count():
+    found = nvidia.parse_cards(row(0) + "\n" + row(1)[:40])
+    assert len(found["gpu"]) == 1
+    assert found["unread"]
+
+
+def test_nothing_readable_is_unknown_and_not_an_empty_machine():
+    assert "gpu" not in nvidia.parse_cards("Es wurde kein Gerät gefunden")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([LINE, row(1), "[N/A]", ",", "\u0414\u0440\u0430\u0439\u0432\u0435\u0440", "\ufffd", "0, , , , ,"]) | st.text(max_size=40), max_size=20),
+       st.text(max_size=60))
+def test_any_output_of_nvidia_smi_is_read(lines, apps):
+    found = nvidia.parse_cards("\n".join(lines), apps=apps)
+    rules.judge(Facts(gpu=found.get("gpu"), driver=found.get("driver")))
+
+
+def fake_runner(cards: Output, apps: Output = Output(0, ""), plain: Output = Output(0, "")):  # noqa: B008
+    def run(command, timeout_s=5.0, env=None):
+        asked = " ".join(command)
+        return cards if "--query-gpu" in asked else apps if "--query-compute-apps" in asked else plain
+    return run
+
+
+@pytest.fixture
+def with_nvidia_smi(monkeypatch):
+    monkeypatch.setattr(nvidia.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(nvidia, "_load", lambda linux, windows: None)
+    monkeypatch.setattr(nvidia, "_from_pci", dict)
+
+
+@pytest.mark.usefixtures("with_nvidia_smi")
+def test_the_message_of_a_failing_nvidia_smi_becomes_a_finding():
+    run = fake_runner(Output(18, "Failed to initialize NVML: Driver/library version mismatch"))
+    assert [item.id for item in rules.judge(Facts(**nvidia.read(run)))] == ["driver-library-mismatch"]
+
+
+@pytest.mark.usefixtures("with_nvidia_smi")
+def test_a_hanging_nvidia_smi_is_said():
+    assert "did not answer" in nvidia.read(fake_runner(Output(None, "", hung=True)))["nvidia_smi"]
+
+
+@pytest.mark.usefixtures("with_nvidia_smi")
+def test_the_cuda_version_comes_from_the_heading_where_the_library_is_missing():
+    found = nvidia.read(fake_runner(Output(0, LINE), plain=Output(0, "| NVIDIA-SMI 581.57   Driver Version: 581.57   CUDA Version: 13.0  |")))
+    assert (found["driver_cuda"], len(found["gpu"])) == ("13.0", 1)
+
+
+@pytest.mark.usefixtures("with_nvidia_smi")
+def test_an_old_driver_without_the_new_columns_is_asked_again():
+    old = ", ".join(value for number, value in enumerate(LINE.split(", ")) if number not in (2, 8))
+
+    def run(command, timeout_s=5.0, env=None):
+        asked = " ".join(command)
+        if "compute_cap" in asked:
+            return Output(2, 'Field "compute_cap" is not a valid field to query.')
+        return Output(0, old if "--query-gpu" in asked else "")
+
+    (gpu,) = nvidia.read(run)["gpu"]
+    assert (gpu.name, gpu.compute_capability) == ("NVIDIA GeForce RTX 5080", None)
+
+
+# --- programs -----------------------------------------------------------------------------------------------------------
+def test_a_program_that_hangs_is_stopped():
+    answer = run_command([sys.executable, "-c", "import time; print('x', flush=True); time.sleep(60)"], 1.0)
+    assert (answer.code, answer.hung) == (None, True)
+
+
+def test_a_program_that_is_missing_or_writes_nonsense_is_an_answer():
+    assert run_command(["no-such-program-anywhere"]).code is None
+    assert run_command([sys.executable, "-c", "import sys; sys.stdout.buffer.write(b'\\xff\\xfe ok')"]).text.endswith(" ok")
+
+
+# --- packages -------------------------------------------------------------------------------------------------------------
+def make(folder, name, version, metadata=True):
+    path = folder / f"{name}-{version}.dist-info"
+    path.mkdir(parents=True)
+    if metadata:
+        (path / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n", encoding="utf-8")
+    return path
+
+
+def test_packages_are_read_without_importing_them(tmp_path):
+    make(tmp_path, "torch", "2.11.0+cu128")
+    make(tmp_path, "unsloth_zoo", "2026.10.9")
+    make(tmp_path, "xformers", "0.0.35")
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.11.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", encoding="utf-8")
+    (tmp_path / "xformers").mkdir()
+    (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"torch": "2.10.0+cu128", "python": "3.12.3"}}', encoding="utf-8")
+    found = packages.read_folders([str(tmp_path)])
+    assert found["packages"]["torch"] == "2.11.0+cu128"
+    assert found["packages"]["unsloth-zoo"] == "2026.10.9"
+    assert found["packages"]["peft"] is None
+    assert found["torch_cuda"] == "12.8"
+    assert "torch_hip" not in found
+    assert found["built_for"]["xformers"] == {"torch": "2.10.0+cu128", "python": "3.12.3"}
+
+
+def test_duplicates_and_missing_metadata_are_named(tmp_path):
+    make(tmp_path, "transformers", "4.57.1")
+    make(tmp_path, "transformers", "5.17.0")
+    make(tmp_path, "peft", "0.18.0", metadata=False)
+    assert packages.read_folders([str(tmp_path)])["broken_packages"] == ("peft", "transformers")
+
+
+def test_a_second_copy_that_wins_the_import_is_seen(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    (first / "transformers").mkdir(parents=True)
+    (first / "transformers" / "__init__.py").write_text('__version__ = "4.40.0"\n', encoding="utf-8")
+    make(second, "transformers", "4.57.1")
+    found = packages.read_folders([str(first), str(second)])
+    assert found["imported_versions"] == {"transformers": "4.40.0"}
+    assert [item.id for item in rules.judge(Facts.from_json({**found, "packages": {"transformers": "4.57.1"}}))] == ["environment-mixup"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=st.dictionaries(st.sampled_from(["METADATA", "RECORD", "../torch/version.py", "../xformers/cpp_lib.json", "../transformers/__init__.py"]),
+                             st.binary(max_size=80), max_size=5))
+def test_any_content_of_metadata_is_survived(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("site")
+    path = make(folder, "torch", "2.11.0", metadata=False)
+    make(folder, "xformers", "0.0.35")
+    for name, content in files.items():
+        (path / name).parent.resolve().mkdir(exist_ok=True)
+        (path / name).write_bytes(content)
+    facts = Facts(**{key: value for key, value in packages.read_folders([str(folder), "/nowhere"]).items()})
+    rules.judge(facts)
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------------
+def test_this_machine_is_read():
+    facts = probe.collect()
+    assert facts.os
+    assert facts.python == ".".join(map(str, sys.version_info[:3]))
+    assert facts.ram_gib > 0
+    assert Facts.from_json(facts.to_json()).to_json() == facts.to_json()
+
+
+def test_a_reader_that_raises_leaves_its_part_unknown(monkeypatch):
+    monkeypatch.setattr(nvidia, "read", lambda run: 1 / 0)
+    facts = probe.collect()
+    assert facts.gpu is None
+    assert any("ZeroDivisionError" in text for text in facts.unread)
+
+
+def test_a_token_is_never_read_into_the_facts(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    facts = system.read(run_command)
+    assert facts["hf_logged_in"] is True
+    assert "secretsecret" not in repr(facts)
+
+
+def test_misspelt_variables_are_read(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBEL_DEVICES", "0")
+    assert system.read(run_command)["env"]["CUDA_VISIBEL_DEVICES"] == "0"
+
+
+# --- smoke tests ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("answer", "expected"), [
+    (Output(0, "noise\nok fine"), "ok"), (Output(0, "skip no GPU"), "skipped"), (Output(0, "no word"), "failed"), (Output(0, ""), "failed"),
+    (Output(1, "ok"), "failed"), (Output(-11, "ok crashed after"), "failed"), (Output(None, "", hung=True), "hung"), (Output(None, "missing"), "failed")])
+def test_verdicts(answer, expected):
+    assert smoke.verdict(answer)["verdict"] == expected
+
+
+def test_what_torch_says_is_merged_and_tests_for_a_gpu_are_skipped_without_one():
+    seen = '{"torch_cuda_available": false, "torch_cuda": null, "torch_arch_list": null}\nok torch 2.13.0'
+    facts = smoke.extend(Facts.from_json({"packages": {"torch": "2.13.0", "bitsandbytes": "0.50"}}), lambda *args: Output(0, seen))
+    assert facts.torch_cuda_available is False
+    assert facts.smoke["8-bit optimiser"] == {"verdict": "skipped", "detail": "torch sees no GPU"}
+    assert facts.smoke["xformers"] == {"verdict": "skipped", "detail": "not installed"}
+    assert facts.smoke["NF4 layer"]["verdict"] == "ok"
+
+
+def test_a_torch_that_cannot_be_imported_stops_the_other_tests():
+    facts = smoke.extend(Facts.from_json({"packages": {"torch": "2.4.0"}}), lambda *args: Output(1, "OSError: [WinError 126] fbgemm.dll"))
+    assert list(facts.smoke) == ["import torch"]
+
+
+def test_every_smoke_test_is_python():
+    for test in smoke.TESTS:
+        compile(test.source, test.name, "exec")
+    assert commands.run_command([sys.executable, "-c", "print('ok')"]).ok
