@@ -1,8 +1,8 @@
 """python -m envcheck: is this machine fit for fine-tuning, and what to type if it is not."""
+
 import argparse
 import getpass
 import json
-import os
 import socket
 import sys
 from pathlib import Path
@@ -44,14 +44,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _judge(facts: Facts) -> Tuple[Finding, ...]:
     """The rules' findings, and before them the causes that the messages of failed smoke tests name."""
     findings = rules.judge(facts)
-    failed = [str(result.get("detail") or "") for result in (facts.smoke or {}).values() if result.get("verdict") == "failed"]
+    failed = [
+        str(result.get("detail") or "") for result in (facts.smoke or {}).values() if result.get("verdict") == "failed"
+    ]
     if not failed:
         return findings
     from envcheck import explain
 
     named = [item for text in failed for item in explain.explain(text, facts) if item.id != "text-not-recognised"]
-    unique = {item.id: item for item in (*reversed(findings), *reversed(named))}
-    return tuple(sorted(reversed(list(unique.values())), key=lambda item: SEVERITIES.index(item.severity)))
+    first_of = {}
+    for item in (*named, *findings):
+        first_of.setdefault(item.id, item)
+    return tuple(sorted(first_of.values(), key=lambda item: SEVERITIES.index(item.severity)))
 
 
 def _print(text: str) -> int:
@@ -94,7 +98,10 @@ def _explain(cause_id: str) -> int:
         import difflib
 
         near = difflib.get_close_matches(cause_id, CAUSES, 1)
-        print(f"no such id: {cause_id}" + (f"; did you mean {near[0]}?" if near else "; --list shows all"), file=sys.stderr)
+        print(
+            f"no such id: {cause_id}" + (f"; did you mean {near[0]}?" if near else "; --list shows all"),
+            file=sys.stderr,
+        )
         return 2
     return _print(report.page(cause_id))
 
@@ -106,7 +113,7 @@ def _settings(facts: Facts) -> int:
 
 
 def _save(facts: Facts, path: str, parser: argparse.ArgumentParser) -> int:
-    names = [os.path.expanduser("~"), socket.gethostname(), _user()]
+    names = [str(Path.home()), socket.gethostname(), _user()]
     text = json.dumps(report.redact(facts.to_json(), names), indent=1, ensure_ascii=False)
     try:
         Path(path).write_text(text + "\n", encoding="utf-8")
@@ -125,16 +132,25 @@ def _user() -> str:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m envcheck", description=__doc__,
-        epilog="python -m envcheck install --help: install the training stack. Exit status: 0 no error, 1 errors found, 2 wrong usage.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object (schema %d) instead of the screen" % report.SCHEMA)
+        prog="python -m envcheck",
+        description=__doc__,
+        epilog="python -m envcheck install --help: install the training stack. Exit status: 0 no error, 1 errors "
+        "found, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object (schema %d) instead of the screen" % report.SCHEMA
+    )
     parser.add_argument("--facts", metavar="FILE", help="judge this saved machine instead of this one")
     parser.add_argument("--log", metavar="FILE|-", help="explain this error text, together with --facts if given")
-    parser.add_argument("--save", metavar="FILE", help="write the facts of this machine to a file fit for a bug report, and stop")
+    parser.add_argument(
+        "--save", metavar="FILE", help="write the facts of this machine to a file fit for a bug report, and stop"
+    )
     parser.add_argument("--explain", metavar="ID", help="what this id means, why it happens, how to fix and check it")
     parser.add_argument("--list", action="store_true", help="list all ids")
     parser.add_argument("--no-smoke", action="store_true", help="do not run the small tests on this machine")
-    parser.add_argument("--settings", action="store_true", help="print how to train on this machine, as TOML with reasons")
+    parser.add_argument(
+        "--settings", action="store_true", help="print how to train on this machine, as TOML with reasons"
+    )
     return parser
 
 

@@ -1,8 +1,10 @@
 """An error text (with the machine's facts, where they are known) -> findings, most likely cause first. Pure.
 
-Three steps: the table of signatures says what the text points to; where one symptom has several causes the facts (or the rest
-of the text) decide; a cause that the facts show as well is moved up. Imports facts, versions, known, causes, rules.
+Three steps: the table of signatures says what the text points to; where one symptom has several causes the facts (or
+the rest of the text) decide; a cause that the facts show as well is moved up. Imports facts, versions, known, causes,
+rules.
 """
+
 import re
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -10,7 +12,7 @@ from envcheck import known, rules, wheels
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding
 from envcheck.known import variables
-from envcheck.known.signatures import SIGNATURES
+from envcheck.known.signatures import signatures
 
 HEAD_CHARACTERS = 200_000  # of a longer text: the command and the versions stand at its beginning,
 TAIL_CHARACTERS = 1_000_000  # the error at its end
@@ -33,7 +35,8 @@ Reader = Callable[[str, Facts], Iterator[Clue]]
 def explain(text: str, facts: Facts) -> Tuple[Finding, ...]:
     """Findings for this error text, then what else is wrong with the machine; at most MOST_FINDINGS from the text.
 
-    text: any length; of more than 1.2 million characters only beginning and end are read. facts: Facts() where nothing is known.
+    text: any length; of more than 1.2 million characters only beginning and end are read. facts: Facts() where
+    nothing is known.
     """
     known_wrong = rules.judge(facts)
     cleaned = clean(text)
@@ -62,15 +65,16 @@ def clean(text: str) -> str:
 def all_clues(text: str, facts: Facts) -> List[Clue]:
     lowered = text.lower()
     clues = [clue for reader in READERS for clue in reader(text, facts)]
-    for cause_id, strength, pattern in SIGNATURES:
-        match = re.search(pattern, lowered)
+    for row in signatures():
+        match = row.find(lowered)
         if match:
-            clues.append(Clue(cause_id, strength, excerpt(text, match.start(), match.end()), milder(cause_id, lowered)))
+            said = excerpt(text, match.start(), match.end())
+            clues.append(Clue(row.id, row.strength, said, milder(row.id, lowered)))
     return clues
 
 
 def excerpt(text: str, start: int, end: int) -> str:
-    return text[max(0, start - 40):min(len(text), max(end, start + 60) + 40)][:240].strip()
+    return text[max(0, start - 40) : min(len(text), max(end, start + 60) + 40)][:240].strip()
 
 
 MILDER = (  # messages that only warn
@@ -83,11 +87,15 @@ MILDER = (  # messages that only warn
 
 
 def milder(cause_id: str, lowered: str) -> str:
-    return next((severity for name, pattern, severity in MILDER if name == cause_id and re.search(pattern, lowered)), "")
+    return next(
+        (severity for name, pattern, severity in MILDER if name == cause_id and re.search(pattern, lowered)), ""
+    )
 
 
 def ranked(clues: Sequence[Clue], known_wrong: Sequence[Finding]) -> List[Clue]:
-    """One clue per cause, strongest first. A cause the facts show too gains one step; beside a certain one, symptoms are dropped."""
+    """One clue per cause, strongest first. A cause the facts show too gains one step; beside a certain one, symptoms
+    are dropped.
+    """
     shown = {item.id for item in known_wrong if item.severity != "note"}
     best: Dict[str, Clue] = {}
     for clue in clues:
@@ -97,7 +105,7 @@ def ranked(clues: Sequence[Clue], known_wrong: Sequence[Finding]) -> List[Clue]:
     if not ordered:
         return []
     top = ordered[0].strength
-    kept = [clue for clue in ordered[1:] if clue.strength >= CERTAIN and top <= clue.strength or clue.id in shown]
+    kept = [clue for clue in ordered[1:] if (clue.strength >= CERTAIN and top <= clue.strength) or clue.id in shown]
     return [ordered[0], *kept][:MOST_FINDINGS]
 
 
@@ -110,9 +118,13 @@ def as_finding(clue: Clue, facts: Facts, known_wrong: Sequence[Finding]) -> Find
     return finding(clue.id, facts, same.what, [*same.details, *details], severity, same.fix)
 
 
-# --- what the text tells about the machine -----------------------------------------------------------------------------
+# --- what the text tells about the machine
+# -----------------------------------------------------------------------------
 SYSTEMS = (
-    ("Windows", r"\b[a-z]:[\\/](?:users|program|a[\\/]|ai|python|windows|work|miniconda|anaconda)|\\\\?(?:site-packages|lib)\\|\.dll\b|\.pyd\b|winerror|\.ps1\b|win_amd64"),
+    (
+        "Windows",
+        r"\b[a-z]:[\\/](?:users|program|a[\\/]|ai|python|windows|work|miniconda|anaconda)|\\\\?(?:site-packages|lib)\\|\.dll\b|\.pyd\b|winerror|\.ps1\b|win_amd64",
+    ),
     ("Linux (Colab)", r"/content/|google colab|\bcolab\b"),
     ("Linux (Kaggle)", r"/kaggle/|\bkaggle\b"),
     ("macOS", r"/users/[^/\s]+/(?!.*\\)|\bmacos\b|\bdarwin\b|\bmps backend\b"),
@@ -122,7 +134,9 @@ SYSTEMS = (
 
 
 def with_hints(text: str, facts: Facts) -> Facts:
-    """Fill in what the facts leave open and the text shows: system, Python, torch build. Only for fixes and for deciding."""
+    """Fill in what the facts leave open and the text shows: system, Python, torch build. Only for fixes and for
+    deciding.
+    """
     lowered = text[:HEAD_CHARACTERS].lower() + text[-HEAD_CHARACTERS:].lower()
     changes: Dict[str, object] = {}
     if facts.os is None and facts.wsl is None:
@@ -136,13 +150,18 @@ def with_hints(text: str, facts: Facts) -> Facts:
     return facts.with_changes(**changes) if changes else facts
 
 
-# --- symptoms with several causes -----------------------------------------------------------------------------------------
+# --- symptoms with several causes
+# -----------------------------------------------------------------------------------------
 def old_or_new_card(text: str, facts: Facts) -> Iterator[Clue]:
     """torch's warnings about a card it has no code for: newer or older than its list?"""
     match = re.search(r"with CUDA capability (sm_\d+a?) is not compatible.{0,400}", text, re.IGNORECASE)
     if match:
         card = known.parse_capability(match.group(1).lower())
-        built = [found for found in map(known.parse_capability, re.findall(r"sm_\d{2,3}", match.group(0)[40:].lower())) if found]
+        built = [
+            found
+            for found in map(known.parse_capability, re.findall(r"sm_\d{2,3}", match.group(0)[40:].lower()))
+            if found
+        ]
         old = card is not None and (card < min(built) if built and min(built) != card else card < (7, 5))
         yield Clue("torch-dropped-gpu-arch" if old else "torch-lacks-gpu-arch", DECIDED, match.group(0)[:160])
     match = re.search(r"cuda capability (\d+\.\d)\..{0,160}?\((\d+\.\d)\) ?- ?\((\d+\.\d)\)", text, re.IGNORECASE)
@@ -152,7 +171,11 @@ def old_or_new_card(text: str, facts: Facts) -> Iterator[Clue]:
         yield Clue("torch-dropped-gpu-arch" if old else "torch-lacks-gpu-arch", DECIDED, match.group(0)[:160])
     elif re.search(r"minimum(?: and maximum)? cuda capability supported", text, re.IGNORECASE):
         newer = max(wheels.capabilities(facts) or [(0, 0)]) >= (10, 0)
-        yield Clue("torch-lacks-gpu-arch" if newer else "torch-dropped-gpu-arch", CERTAIN, "cuda capability supported by this version")
+        yield Clue(
+            "torch-lacks-gpu-arch" if newer else "torch-dropped-gpu-arch",
+            CERTAIN,
+            "cuda capability supported by this version",
+        )
 
 
 def no_kernel_image(text: str, facts: Facts) -> Iterator[Clue]:
@@ -160,7 +183,7 @@ def no_kernel_image(text: str, facts: Facts) -> Iterator[Clue]:
     match = re.search(r"no kernel image is available", text, re.IGNORECASE)
     if not match:
         return
-    around = text[max(0, match.start() - 400):match.end() + 300].lower()
+    around = text[max(0, match.start() - 400) : match.end() + 300].lower()
     said = excerpt(text, match.start(), match.end())
     cards = wheels.capabilities(facts)
     if re.search(r"bitsandbytes|ops\.cu\b|libbitsandbytes", around):
@@ -168,7 +191,9 @@ def no_kernel_image(text: str, facts: Facts) -> Iterator[Clue]:
     elif re.search(r"hopper|flash_fwd_launch_template|xformers", around):
         yield Clue("xformers-fa3-on-blackwell", DECIDED, said)
     elif re.search(r"flash_attn|flash-attn", around):
-        yield Clue("attention-kernel-unsupported" if cards and cards[0] < (8, 0) else "flash-attn-abi-mismatch", CERTAIN, said)
+        yield Clue(
+            "attention-kernel-unsupported" if cards and cards[0] < (8, 0) else "flash-attn-abi-mismatch", CERTAIN, said
+        )
     elif "nccl" in around:
         yield Clue("nccl-too-old-for-gpu", CERTAIN, said)
     elif facts.torch_build == "rocm" or re.search(r"\bhip\b", around):
@@ -176,14 +201,29 @@ def no_kernel_image(text: str, facts: Facts) -> Iterator[Clue]:
     else:
         old = cards and cards[-1] < (7, 5)
         named_old = re.search(r"\b(?:gtx|tesla [kmp]\d|p100|p40|k80|titan x|quadro [kmp]\d|gt \d{3,4})", text.lower())
-        yield Clue("torch-dropped-gpu-arch" if old or (named_old and not cards) else "torch-lacks-gpu-arch", CERTAIN, said)
+        yield Clue(
+            "torch-dropped-gpu-arch" if old or (named_old and not cards) else "torch-lacks-gpu-arch", CERTAIN, said
+        )
 
 
-UNSEEN = (r"no cuda gpus are available|no cuda-capable device|found no nvidia driver|unsloth currently only works on|torch\.cuda\.is_available\(\)|"
-          r"no nvidia gpu found|cannot find any torch accelerator|no gpu found|no gpus? (?:were |was )?(?:found|detected|available)|"
-          r"cuda is not available|torch\.cuda\.is_available\(\) is false|cuda unknown error|no accelerator|you need a gpu|found no gpu")
-SEES_NO_GPU = ("driver-library-mismatch", "driver-not-loaded", "driver-too-old-for-cuda", "container-gpu-access-missing",
-               "cuda-visible-devices-hides-gpu", "torch-cpu-only-build", "no-gpu-present", "env-var-misspelled")
+UNSEEN = (
+    r"no cuda gpus are available|no cuda-capable device|found no nvidia driver|unsloth currently only works "
+    r"on|torch\.cuda\.is_available\(\)|"
+    r"no nvidia gpu found|cannot find any torch accelerator|no gpu found|no gpus? (?:were |was "
+    r")?(?:found|detected|available)|"
+    r"cuda is not available|torch\.cuda\.is_available\(\) is false|cuda unknown error|no accelerator|you need a "
+    r"gpu|found no gpu"
+)
+SEES_NO_GPU = (
+    "driver-library-mismatch",
+    "driver-not-loaded",
+    "driver-too-old-for-cuda",
+    "container-gpu-access-missing",
+    "cuda-visible-devices-hides-gpu",
+    "torch-cpu-only-build",
+    "no-gpu-present",
+    "env-var-misspelled",
+)
 
 
 def no_gpu_seen(text: str, facts: Facts) -> Iterator[Clue]:
@@ -211,22 +251,33 @@ def no_gpu_seen(text: str, facts: Facts) -> Iterator[Clue]:
 
 def out_of_memory(text: str, facts: Facts) -> Iterator[Clue]:
     """Out of memory: while loading, training, evaluating or merging; of the card, or of pinned memory in WSL?"""
-    match = re.search(r"out ?of ?memory(?:error)?|tried to allocate|\bOOM\b|ran out of (?:v?ram|memory)", text, re.IGNORECASE)
+    match = re.search(
+        r"out ?of ?memory(?:error)?|tried to allocate|\bOOM\b|ran out of (?:v?ram|memory)", text, re.IGNORECASE
+    )
     if not match:
         return
     said, lowered = excerpt(text, match.start(), match.end()), text.lower()
-    before = lowered[max(0, match.start() - 4000):match.start()]
-    both = before + lowered[match.start():match.end() + 400]
-    if re.search(r"torch_pad_and_concatenate|nested_concat|prediction_step|evaluation_loop|compute_metrics|trainer\.evaluate\(", both):
+    before = lowered[max(0, match.start() - 4000) : match.start()]
+    both = before + lowered[match.start() : match.end() + 400]
+    if re.search(
+        r"torch_pad_and_concatenate|nested_concat|prediction_step|evaluation_loop|compute_metrics|trainer\.evaluate\(",
+        both,
+    ):
         yield Clue("oom-evaluation", DECIDED, said)
-    elif re.search(r"save_pretrained_merged|push_to_hub_merged|merge_and_unload|unsloth_save_model|merged_16bit|save_pretrained_gguf|\bmerging\b|\bwhile merg", both):
+    elif re.search(
+        r"save_pretrained_merged|push_to_hub_merged|merge_and_unload|unsloth_save_model|merged_16bit|"
+        r"save_pretrained_gguf|\bmerging\b|\bwhile merg",
+        both,
+    ):
         yield Clue("oom-save-merge", DECIDED, said)
     elif re.search(r"pin_memory|pinned|cudahostalloc|cudahostregister|cachinghostallocator", both):
         yield Clue("wsl-pinned-memory", DECIDED if facts.is_wsl else TYPICAL, said)
     elif facts.is_wsl and re.search(r"cuda error: out of memory", lowered) and "tried to allocate" not in lowered:
         yield Clue("wsl-pinned-memory", DECIDED, said)  # the driver's own message, not that of torch's allocator
-    elif re.search(r"loading checkpoint shards|load_checkpoint_in_model|_load_pretrained_model|from_pretrained\(|load_state_dict", before) and not re.search(
-            r"trainer\.train|training_step|\.backward\(|compute_loss", both):
+    elif re.search(
+        r"loading checkpoint shards|load_checkpoint_in_model|_load_pretrained_model|from_pretrained\(|load_state_dict",
+        before,
+    ) and not re.search(r"trainer\.train|training_step|\.backward\(|compute_loss", both):
         yield Clue("model-does-not-fit-vram", CERTAIN, said)
 
 
@@ -238,7 +289,10 @@ def too_many_processes(text: str, facts: Facts) -> Iterator[Clue]:
 
 def misspelt_variable(text: str, facts: Facts) -> Iterator[Clue]:
     """An assignment of a name that is nearly a variable: NAME=value, or NAME in os.environ."""
-    for match in re.finditer(r"\b([A-Za-z][A-Za-z0-9_]{6,40})\s?=|environ\['([A-Za-z0-9_]{6,40})'\]|environ(?:\.setdefault|\.get)?\('([A-Za-z0-9_]{6,40})'", text[:HEAD_CHARACTERS]):
+    for match in re.finditer(
+        r"\b([A-Za-z][A-Za-z0-9_]{6,40})\s?=|environ\['([A-Za-z0-9_]{6,40})'\]|environ(?:\.setdefault|\.get)?\('([A-Za-z0-9_]{6,40})'",
+        text[:HEAD_CHARACTERS],
+    ):
         name = next(group for group in match.groups() if group)
         right = variables.meant(name) if "_" in name and name.upper() == name else None
         if right:
@@ -247,7 +301,11 @@ def misspelt_variable(text: str, facts: Facts) -> Iterator[Clue]:
 
 
 def workers_on_windows(text: str, facts: Facts) -> Iterator[Clue]:
-    match = re.search(r"subprocesses has abruptly died|dataloader worker.{0,60}exited unexpectedly|process pool was terminated", text, re.IGNORECASE)
+    match = re.search(
+        r"subprocesses has abruptly died|dataloader worker.{0,60}exited unexpectedly|process pool was terminated",
+        text,
+        re.IGNORECASE,
+    )
     if match and facts.is_windows:
         yield Clue("windows-multiprocessing-spawn", CERTAIN, excerpt(text, match.start(), match.end()))
 
@@ -272,7 +330,11 @@ def other_machine_kinds(text: str, facts: Facts) -> Iterator[Clue]:
     """A compiled package beside a CPU or ROCm torch: the build of torch is the cause."""
     match = re.search(r"you have \d[\w.]*\+(cpu|rocm)", text, re.IGNORECASE)
     if match:
-        yield Clue("torch-cpu-only-build" if match.group(1).lower() == "cpu" else "cuda-package-on-rocm", DECIDED, excerpt(text, match.start(), match.end()))
+        yield Clue(
+            "torch-cpu-only-build" if match.group(1).lower() == "cpu" else "cuda-package-on-rocm",
+            DECIDED,
+            excerpt(text, match.start(), match.end()),
+        )
     elif facts.torch_build == "rocm":
         asked = re.search(r"flash[-_]attn|xformers", text, re.IGNORECASE)
         if asked and re.search(r"nvcc|cuda_home|libcud|\+cu\d", text, re.IGNORECASE):
@@ -284,12 +346,16 @@ def trainer_argument(text: str, facts: Facts) -> Iterator[Clue]:
     match = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     if not match:
         return
-    before = text[max(0, match.start() - 500):match.start()]
+    before = text[max(0, match.start() - 500) : match.start()]
     called = re.search(r"(\w{1,60})(?:\.__init__)?(?:\(\))? ?$", before)
     said, before = excerpt(text, match.start() - 40, match.end()), before.lower()
     if called and called.group(1) == "Trainer" and re.search(r"trl[/\\]trainer", before):
         yield Clue("package-set-out-of-step", DECIDED, said)
-    elif re.search(r"unsloth[/\\]|unsloth_zoo", before) and match.group(1) not in ("tokenizer", "max_seq_length", "dataset_text_field"):
+    elif re.search(r"unsloth[/\\]|unsloth_zoo", before) and match.group(1) not in (
+        "tokenizer",
+        "max_seq_length",
+        "dataset_text_field",
+    ):
         yield Clue("newer-than-unsloth-supports", CERTAIN, said)
 
 
@@ -301,8 +367,18 @@ def old_system_library(text: str, facts: Facts) -> Iterator[Clue]:
 
 
 READERS: Tuple[Reader, ...] = (
-    old_or_new_card, no_kernel_image, no_gpu_seen, out_of_memory, too_many_processes, misspelt_variable, workers_on_windows, wrong_copy,
-    named_symbol, other_machine_kinds, trainer_argument, old_system_library,
+    old_or_new_card,
+    no_kernel_image,
+    no_gpu_seen,
+    out_of_memory,
+    too_many_processes,
+    misspelt_variable,
+    workers_on_windows,
+    wrong_copy,
+    named_symbol,
+    other_machine_kinds,
+    trainer_argument,
+    old_system_library,
 )
 
 
@@ -311,4 +387,3 @@ def decode(data: bytes) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig", "replace")
-

@@ -1,4 +1,8 @@
-"""The records every other file speaks in. Imports nothing of ours but versions; None means "could not be read", never "fine"."""
+"""The records every other file speaks in. Imports nothing of ours but versions; None means "could not be read", never
+"fine".
+"""
+# ruff: noqa: RUF009 -- _key only calls dataclasses.field
+
 import json
 import re
 from dataclasses import dataclass, field, fields, replace
@@ -37,7 +41,7 @@ class Finding:
             "what": self.what,
             "why": self.why,
             "fix": list(self.fix),
-            "details": {label: value for label, value in self.details},
+            "details": dict(self.details),
             "source": self.source,
         }
 
@@ -86,7 +90,9 @@ def _words(value: Any) -> Optional[Dict[str, str]]:
 
 def _tables(value: Any) -> Optional[Dict[str, Dict[str, Any]]]:
     table = _table(value)
-    return {normal_name(key): item for key, item in table.items() if isinstance(item, dict)} if table is not None else None
+    return (
+        {normal_name(key): item for key, item in table.items() if isinstance(item, dict)} if table is not None else None
+    )
 
 
 def _gpus(value: Any) -> Optional[Tuple["Gpu", ...]]:
@@ -109,7 +115,8 @@ def normal_name(name: str) -> str:
 
 
 def _read(cls: type, data: Mapping[str, Any]) -> Dict[str, Any]:
-    return {item.name: item.metadata["kind"](data[item.name]) for item in fields(cls) if item.name in data}  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    return {item.name: item.metadata["kind"](data[item.name]) for item in fields(cls) if item.name in data}
 
 
 def _write(record: Any) -> Dict[str, Any]:
@@ -153,8 +160,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one machine, its packages and the planned run. Keys and meanings: the casebook's README in docs of
-    this project; those added here are commented. Sizes in GiB as the tools print them."""
+    """What is known of one machine, its packages and the planned run. Keys and meanings: the casebook's README in
+    docs of this project; those added here are commented. Sizes in GiB as the tools print them.
+    """
 
     os: Optional[str] = _key(_text)
     wsl: Optional[bool] = _key(_flag)
@@ -197,10 +205,14 @@ class Facts:
     installing: Optional[Dict[str, Optional[str]]] = _key(_versions)
     requires: Optional[Dict[str, Optional[str]]] = _key(_versions)
     requires_python: Optional[str] = _key(_text)
-    broken_packages: Optional[Tuple[str, ...]] = _key(_texts)  # distributions whose metadata cannot be read or is there twice
+    broken_packages: Optional[Tuple[str, ...]] = _key(
+        _texts
+    )  # distributions whose metadata cannot be read or is there twice
     model: Optional[str] = _key(_text)
     training: Optional[Dict[str, Any]] = _key(_table)
-    smoke: Optional[Dict[str, Dict[str, Any]]] = _key(_tables)  # test -> {"verdict": ok|failed|hung|skipped, "detail": text}
+    smoke: Optional[Dict[str, Dict[str, Any]]] = _key(
+        _tables
+    )  # test -> {"verdict": ok|failed|hung|skipped, "detail": text}
     unread: Optional[Tuple[str, ...]] = _key(_texts)  # what the probe tried and could not read, with the reason
 
     @classmethod
@@ -294,7 +306,8 @@ class Facts:
     # --- the planned run ------------------------------------------------------------------------------------------
     def run(self, *names: str) -> Any:
         """The first of these settings of the planned run that is given, else None."""
-        return next((self.training[name] for name in names if name in (self.training or {})), None)  # type: ignore[index]
+        # type: ignore[index]
+        return next((self.training[name] for name in names if name in (self.training or {})), None)
 
     @property
     def torch_build(self) -> Optional[str]:

@@ -1,8 +1,10 @@
 """python -m envcheck install: the requirement files of this project -> a virtual environment, shown step by step.
 
-Pure where it plans (facts and files -> steps), and it starts programs only through the runner it is given. Interrupted or
-repeated it ends in the same state: what is there already, in the pinned version, is not installed again.
+Pure where it plans (facts and files -> steps), and it starts programs only through the runner it is given.
+Interrupted or repeated it ends in the same state: what is there already, in the pinned version, is not installed
+again.
 """
+
 import argparse
 import os
 import platform
@@ -25,7 +27,9 @@ TARGETS = ("cpu", "cu128", "cu130")
 
 
 class Step(NamedTuple):
-    """One command; `why` is half a sentence for the reader; `wanted`: what it installs, {} for steps that install nothing."""
+    """One command; `why` is half a sentence for the reader; `wanted`: what it installs, {} for steps that install
+    nothing.
+    """
 
     title: str
     why: str
@@ -54,7 +58,7 @@ def start(command: Sequence[str]) -> Tuple[int, str]:
 
 # --- what is wanted and what is there -------------------------------------------------------------------------------
 def requirements(path: Path, seen: Tuple[Path, ...] = ()) -> Dict[str, str]:
-    """Distribution name -> version specifier of the lines that apply to this platform; "-r" files included, "-c" not."""
+    """Distribution name -> version specifier of the lines that apply here; "-r" files included, "-c" not."""
     wanted: Dict[str, str] = {}
     for raw in path.read_text(encoding="utf-8").splitlines():
         line = re.sub(r"(^|\s)#.*$", "", raw).strip()
@@ -68,8 +72,12 @@ def requirements(path: Path, seen: Tuple[Path, ...] = ()) -> Dict[str, str]:
 
 
 def applies(marker: Optional[str]) -> bool:
-    """Does an environment marker hold here? Knows sys_platform, platform_machine and python_version, joined by "and"."""
-    here = {"sys_platform": sys.platform, "platform_machine": platform.machine(), "python_version": "%d.%d" % sys.version_info[:2]}
+    """Does a marker hold here? Knows sys_platform, platform_machine and python_version, joined by "and"."""
+    here = {
+        "sys_platform": sys.platform,
+        "platform_machine": platform.machine(),
+        "python_version": "%d.%d" % sys.version_info[:2],
+    }
     for clause in re.split(r"\band\b", marker or ""):
         match = re.match(r"^\s*(\w+)\s*(==|!=|>=|<=|<|>)\s*[\"']([^\"']*)[\"']\s*$", clause)
         if not match:
@@ -92,7 +100,9 @@ def site_packages(venv: Path) -> Optional[Path]:
 
 
 def installed(venv: Path) -> Dict[str, str]:
-    """Distribution name -> version in the environment. Without a RECORD the installation was cut off and does not count."""
+    """Distribution name -> version in the environment. Without a RECORD the installation was cut off and does not
+    count.
+    """
     site = site_packages(venv)
     found = distributions(str(site)) if site else ()
     return {name: version for name, version, path in found if (path / "RECORD").is_file()}
@@ -101,12 +111,18 @@ def installed(venv: Path) -> Dict[str, str]:
 def cut_off(venv: Path) -> Iterator[Path]:
     """Metadata folders without RECORD, left by an interrupted pip, which would neither repair nor remove them."""
     site = site_packages(venv)
-    return (path for _, _, path in (distributions(str(site)) if site else ()) if path.is_dir() and not (path / "RECORD").is_file())
+    return (
+        path
+        for _, _, path in (distributions(str(site)) if site else ())
+        if path.is_dir() and not (path / "RECORD").is_file()
+    )
 
 
 def missing(wanted: Dict[str, str], there: Dict[str, str]) -> List[str]:
     """Requirements that the environment does not fulfil."""
-    return [name + spec for name, spec in wanted.items() if name not in there or not versions.matches(there[name], spec)]
+    return [
+        name + spec for name, spec in wanted.items() if name not in there or not versions.matches(there[name], spec)
+    ]
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -122,13 +138,30 @@ def is_complete(venv: Path) -> bool:
 def plan(venv: Path, target: str, dev: bool, python: str) -> List[Step]:
     """All steps that are not done yet, in order; an empty list: everything is there."""
     there = installed(venv) if is_complete(venv) else {}
-    steps = [] if is_complete(venv) else [
-        Step("environment", f"an environment of its own in {venv.name}, so that nothing else on this machine changes",
-             (python, "-m", "venv", str(venv)), {})]
+    steps = (
+        []
+        if is_complete(venv)
+        else [
+            Step(
+                "environment",
+                f"an environment of its own in {venv.name}, so that nothing else on this machine changes",
+                (python, "-m", "venv", str(venv)),
+                {},
+            )
+        ]
+    )
     pip = (str(python_of(venv)), "-m", "pip", "install")
     files = [
-        ("torch", f"PyTorch for {target}, with its own dependencies", ("--retries", "1", "-r", f"requirements-{target}.txt")),
-        ("training stack", "the rest, exactly as pinned; --no-deps so that nothing replaces torch", ("--no-deps", "-r", "requirements.txt")),
+        (
+            "torch",
+            f"PyTorch for {target}, with its own dependencies",
+            ("--retries", "1", "-r", f"requirements-{target}.txt"),
+        ),
+        (
+            "training stack",
+            "the rest, exactly as pinned; --no-deps so that nothing replaces torch",
+            ("--no-deps", "-r", "requirements.txt"),
+        ),
     ] + ([("developer tools", "tests and linter", ("-r", "requirements-dev.txt"))] if dev else [])
     for title, why, arguments in files:
         wanted = requirements(ROOT / arguments[-1])
@@ -139,13 +172,18 @@ def plan(venv: Path, target: str, dev: bool, python: str) -> List[Step]:
 
 def shown(command: Sequence[str]) -> str:
     """As one would type it in the project folder."""
-    parts = [os.path.relpath(part, ROOT) if os.path.isabs(part) and part.startswith(str(ROOT) + os.sep) else part for part in command]
+    parts = [os.path.relpath(part, ROOT) if part.startswith(str(ROOT) + os.sep) else part for part in command]
     return " ".join(f'"{part}"' if " " in part else part for part in parts)
 
 
-# --- carrying it out ----------------------------------------------------------------------------------------------------
-def carry_out(steps: Sequence[Step], venv: Path, target: str, facts: Facts, starter: Starter = start) -> Optional[Finding]:
-    """Run the steps in order, each command shown before it starts. The first failure as a finding with its cause, or None."""
+# --- carrying it out
+# ----------------------------------------------------------------------------------------------------
+def carry_out(
+    steps: Sequence[Step], venv: Path, target: str, facts: Facts, starter: Starter = start
+) -> Optional[Finding]:
+    """Run the steps in order, each command shown before it starts. The first failure as a finding with its cause, or
+    None.
+    """
     for number, step in enumerate(steps, 1):
         say(f"[{number}/{len(steps)}] {step.title}: {step.why}\n      {shown(step.command)}")
         for leftover in cut_off(venv):
@@ -164,9 +202,16 @@ def verify(step: Step, venv: Path, target: str, facts: Facts) -> Optional[Findin
     """After a step that ended well: is what it was for really there?"""
     lacking = missing(step.wanted, installed(venv)) if step.wanted else []
     if step.title == "torch" and target == "cpu" and has_cuda_torch(venv):
-        return finding("install-cuda-build-on-cpu", facts, details=[("installed", "torch " + installed(venv).get("torch", "?"))])
+        return finding(
+            "install-cuda-build-on-cpu", facts, details=[("installed", "torch " + installed(venv).get("torch", "?"))]
+        )
     if lacking:
-        return finding("install-step-failed", facts, "The step ended well, but packages are missing.", [("missing", " ".join(lacking[:8]))])
+        return finding(
+            "install-step-failed",
+            facts,
+            "The step ended well, but packages are missing.",
+            [("missing", " ".join(lacking[:8]))],
+        )
     return None
 
 
@@ -179,11 +224,21 @@ def has_cuda_torch(venv: Path) -> bool:
 
 CAUSES_OF_FAILURE = (
     ("install-disk-full", r"no space left on device|errno 28|not enough space|disk quota exceeded"),
-    ("install-no-venv-module", r"ensurepip is not available|no module named '?venv|python3[\d.]*-venv|no module named '?ensurepip"),
-    ("install-no-such-version", r"requires a different python|not a supported wheel|is not a supported wheel on this platform"),
-    ("install-network", r"temporary failure in name resolution|connection (?:refused|reset|timed out|broken)|network is unreachable|"
-                        r"failed to establish a new connection|max retries exceeded|read timed out|proxyerror|certificate verify failed|"
-                        r"name or service not known|nodename nor servname|getaddrinfo failed|newconnectionerror"),
+    (
+        "install-no-venv-module",
+        r"ensurepip is not available|no module named '?venv|python3[\d.]*-venv|no module named '?ensurepip",
+    ),
+    (
+        "install-no-such-version",
+        r"requires a different python|not a supported wheel|is not a supported wheel on this platform",
+    ),
+    (
+        "install-network",
+        r"temporary failure in name resolution|connection (?:refused|reset|timed out|broken)|network is unreachable|"
+        r"failed to establish a new connection|max retries exceeded|read timed out|proxyerror|certificate verify "
+        r"failed|"
+        r"name or service not known|nodename nor servname|getaddrinfo failed|newconnectionerror",
+    ),
     ("install-no-such-version", r"no matching distribution found|could not find a version"),
 )
 
@@ -191,7 +246,9 @@ CAUSES_OF_FAILURE = (
 def explain(step: Step, status: int, said: str, facts: Facts) -> Finding:
     """Exit status and stderr of a failed step -> its cause."""
     text = said.lower()
-    cause_id = next((cause_id for cause_id, pattern in CAUSES_OF_FAILURE if re.search(pattern, text)), "install-step-failed")
+    cause_id = next(
+        (cause_id for cause_id, pattern in CAUSES_OF_FAILURE if re.search(pattern, text)), "install-step-failed"
+    )
     last = [line.strip() for line in said.splitlines() if line.strip()][-3:]
     details = [("step", shown(step.command)), ("exit status", str(status))] + [("said", line) for line in last]
     return finding(cause_id, facts, details=details)
@@ -216,11 +273,14 @@ def main(argv: Sequence[str], starter: Starter = start) -> int:
         return fail(unfit)
     known_target = target or _target_of(venv)
     if known_target and not plan(venv, known_target, options.dev, options.python):
-        say(f"already installed: {_relative(venv)} has every package of requirements-{known_target}.txt and requirements.txt")
+        say(
+            f"already installed: {_relative(venv)} has every package of requirements-{known_target}.txt and "
+            "requirements.txt"
+        )
         return 0
     facts = collect()
     choice = settings.choose(facts.with_changes(training=None)).requirements
-    target = target or choice.value[len("requirements-"):-len(".txt")]
+    target = target or choice.value[len("requirements-") : -len(".txt")]
     steps = plan(venv, target, options.dev, options.python)
     chosen = "as asked" if getattr(options, target) else choice.reason
     say(f"requirements-{target}.txt ({chosen}), {len(steps)} steps, into {_relative(venv)}")
@@ -255,23 +315,39 @@ def _relative(path: Path) -> str:
 def too_old(python: str, venv: Path) -> Optional[Finding]:
     """The Python of the environment, or the one that will make it, against the least version the kit runs on."""
     config = venv / "pyvenv.cfg"
-    match = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+\.\d+)", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE) if (
-        config.is_file()) else None
+    match = (
+        re.search(
+            r"^version(?:_info)?\s*=\s*(\d+\.\d+\.\d+)",
+            config.read_text(encoding="utf-8", errors="replace"),
+            re.MULTILINE,
+        )
+        if (config.is_file())
+        else None
+    )
     if match:
         found = match.group(1)
     elif os.path.realpath(python) == os.path.realpath(sys.executable):
         found = platform.python_version()
     else:
         try:
-            asked = subprocess.run([python, "-c", "import platform; print(platform.python_version())"], stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL, timeout=10, check=False)
+            asked = subprocess.run(
+                [python, "-c", "import platform; print(platform.python_version())"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=10,
+                check=False,
+            )
             found = asked.stdout.decode("ascii", "replace").strip()
         except (OSError, subprocess.TimeoutExpired):
             found = ""
     if versions.at_least(found, "%d.%d" % LEAST_PYTHON):
         return None
     where = str(config) if match else python
-    return finding("install-python-too-old", Facts(os=_os(), python=found or None), details=[("Python", f"{found or 'not found'} ({where})")])
+    return finding(
+        "install-python-too-old",
+        Facts(os=_os(), python=found or None),
+        details=[("Python", f"{found or 'not found'} ({where})")],
+    )
 
 
 def _os() -> str:
@@ -279,12 +355,22 @@ def _os() -> str:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m envcheck install", description="Install the training stack that fits this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m envcheck install", description="Install the training stack that fits this machine."
+    )
     kind = parser.add_mutually_exclusive_group()
     for name in TARGETS:
-        kind.add_argument(f"--{name}", action="store_true", help=f"take requirements-{name}.txt whatever the machine says")
-    parser.add_argument("--venv", metavar="DIR", default=str(ROOT / ".venv"), help="the environment to make or complete (default .venv)")
-    parser.add_argument("--python", metavar="EXE", default=sys.executable, help="the Python that makes it (default: this one)")
-    parser.add_argument("--dev", action="store_true", help="also the tools for tests and linting (requirements-dev.txt)")
+        kind.add_argument(
+            f"--{name}", action="store_true", help=f"take requirements-{name}.txt whatever the machine says"
+        )
+    parser.add_argument(
+        "--venv", metavar="DIR", default=str(ROOT / ".venv"), help="the environment to make or complete (default .venv)"
+    )
+    parser.add_argument(
+        "--python", metavar="EXE", default=sys.executable, help="the Python that makes it (default: this one)"
+    )
+    parser.add_argument(
+        "--dev", action="store_true", help="also the tools for tests and linting (requirements-dev.txt)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the commands and run none")
     return parser

@@ -1,4 +1,5 @@
 """Findings and facts -> text for a terminal, JSON, and a file fit for a bug report. Pure; imports facts, causes."""
+
 import os
 import re
 import textwrap
@@ -65,13 +66,15 @@ def verdict(findings: Sequence[Finding], checks: Sequence[Tuple[str, str, str]] 
 def to_json(facts: Facts, findings: Sequence[Finding], checks: Sequence[Tuple[str, str, str]] = ()) -> Dict[str, Any]:
     """The answer of --json, schema 1 (a change of meaning raises it):
 
-    schema: 1. fit: no finding of severity error. findings: most likely cause first, each with id, severity, what, why,
-    fix (list of commands and "# " comments), details (label -> value), source. checks: list of {name, state, words},
-    state one of ok, unknown, note, warning, error; empty with --log. facts: what was judged, redacted.
+    schema: 1. fit: no finding of severity error. findings: most likely cause first, each with id, severity, what,
+    why, fix (list of commands and "# " comments), details (label -> value), source. checks: list of {name, state,
+    words}, state one of ok, unknown, note, warning, error; empty with --log. facts: what was judged, redacted.
     """
     return {
-        "schema": SCHEMA, "fit": not any(item.severity == "error" for item in findings),
-        "findings": [item.to_json() for item in findings], "checks": [{"name": name, "state": state, "words": words} for name, state, words in checks],
+        "schema": SCHEMA,
+        "fit": not any(item.severity == "error" for item in findings),
+        "findings": [item.to_json() for item in findings],
+        "checks": [{"name": name, "state": state, "words": words} for name, state, words in checks],
         "facts": redact(facts.to_json()),
     }
 
@@ -101,13 +104,15 @@ def catalogue() -> str:
 # --- the machine on the screen ----------------------------------------------------------------------------------------
 def machine(facts: Facts) -> str:
     """The machine in five lines; what could not be read says "unknown"."""
-    return "\n".join([
-        f"System   {_system(facts)}",
-        f"GPU      {_cards(facts)}",
-        f"Driver   {_driver(facts)}",
-        f"PyTorch  {_torch(facts)}",
-        f"Memory   {_memory(facts)}",
-    ])
+    return "\n".join(
+        [
+            f"System   {_system(facts)}",
+            f"GPU      {_cards(facts)}",
+            f"Driver   {_driver(facts)}",
+            f"PyTorch  {_torch(facts)}",
+            f"Memory   {_memory(facts)}",
+        ]
+    )
 
 
 def _or_unknown(value: Any, unit: str = "") -> str:
@@ -133,7 +138,9 @@ def describe_gpu(gpu: Gpu) -> str:
     """ "NVIDIA GeForce RTX 5080 (sm_120, 15.9 GiB, 14.8 free)"."""
     parts = ["sm_" + gpu.compute_capability.replace(".", "")] if gpu.compute_capability else []
     if gpu.vram_gib is not None:
-        parts.append(f"{gpu.vram_gib:g} GiB" + (f", {gpu.vram_free_gib:g} free" if gpu.vram_free_gib is not None else ""))
+        parts.append(
+            f"{gpu.vram_gib:g} GiB" + (f", {gpu.vram_free_gib:g} free" if gpu.vram_free_gib is not None else "")
+        )
     return (gpu.name or "unnamed card") + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -166,7 +173,10 @@ def _memory(facts: Facts) -> str:
 _SECRETS = (
     (re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}\b"), "<token>"),
     (re.compile(r"\b(?:gh[pousr]|github_pat|glpat|sk|xox[abp])[-_][A-Za-z0-9_-]{12,}"), "<token>"),
-    (re.compile(r"\b(?:GPU-|MIG-)?[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"), "<uuid>"),
+    (
+        re.compile(r"\b(?:GPU-|MIG-)?[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b"),
+        "<uuid>",
+    ),
     (re.compile(r"(?i)\b(serial(?: number)?\s*[:=]\s*)\S+"), r"\1<serial>"),
     (re.compile(r"(?i)(https?://)[^/\s:@]+:[^/\s@]+@"), r"\1<login>@"),
     (re.compile(r"(?i)\b([A-Z]:[\\/]+Users[\\/]+)[^\\/\s:;\"']+"), r"\1<user>"),
@@ -200,13 +210,23 @@ def redact(value: Any, names: Sequence[str] = (), key: str = "") -> Any:
     return kind.group(0) + cleaned if kind and cleaned.startswith("<uuid>") else cleaned
 
 
-def screen(facts: Facts, checks: Sequence[Tuple[str, str, str]], findings: Sequence[Finding], colour: bool = False,
-           title: Optional[str] = None) -> str:
+def screen(
+    facts: Facts,
+    checks: Sequence[Tuple[str, str, str]],
+    findings: Sequence[Finding],
+    colour: bool = False,
+    title: Optional[str] = None,
+) -> str:
     """The whole page of `python -m envcheck`: the machine, each check with its verdict, the findings, one last line."""
     blocks = [title] if title else []
     blocks.append(machine(facts))
     width = max((len(name) for name, _, _ in checks), default=0)
-    blocks.append("\n".join(f"{paint(f'{state:<8}', _kind(state), colour)} {name:<{width}}  {said}".rstrip() for name, state, said in checks))
+    blocks.append(
+        "\n".join(
+            f"{paint(f'{state:<8}', _kind(state), colour)} {name:<{width}}  {said}".rstrip()
+            for name, state, said in checks
+        )
+    )
     if findings:
         blocks.append(render_all(findings, colour))
     blocks.append(verdict(findings, checks))

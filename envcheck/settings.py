@@ -3,6 +3,7 @@
 >>> choose(Facts(gpu=())).precision.value
 'fp32'
 """
+
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Optional
 
@@ -50,7 +51,8 @@ def choose(facts: Facts) -> Settings:
         precision=_precision(facts, card),
         attention=_attention(card),
         load_in_4bit=_four_bit(card),
-        optimizer=Choice("adamw_8bit", "8-bit optimiser states take a quarter of the memory") if card
+        optimizer=Choice("adamw_8bit", "8-bit optimiser states take a quarter of the memory")
+        if card
         else Choice("adamw_torch_fused", "8-bit optimisers need a GPU"),
         memory_bytes=_memory(facts, card),
         gradient_checkpointing=_checkpointing(facts, card),
@@ -73,7 +75,9 @@ def _requirements(facts: Facts, card: Optional[Gpu]) -> Choice:
     if card is None:
         return Choice("requirements-cpu.txt", "no NVIDIA card that this stack can use")
     if (wheels.capability(card) or (7, 5)) < (7, 5):
-        return Choice("requirements-cpu.txt", "the card is older than Turing (sm_75): the CUDA sets have no code for it")
+        return Choice(
+            "requirements-cpu.txt", "the card is older than Turing (sm_75): the CUDA sets have no code for it"
+        )
     wheel = wheels.choose(facts)
     variant = wheel.variant if wheel.variant in ("cu128", "cu130") else "cu128"
     return Choice(f"requirements-{variant}.txt", wheel.reason)
@@ -94,8 +98,12 @@ def _precision(facts: Facts, card: Optional[Gpu]) -> Choice:
 
 
 def _attention(card: Optional[Gpu]) -> Choice:
-    return Choice("sdpa", "part of torch: right on every card; xformers and flash-attn add a binary that must match" if card
-                  else "part of torch; the other kernels need a GPU")
+    return Choice(
+        "sdpa",
+        "part of torch: right on every card; xformers and flash-attn add a binary that must match"
+        if card
+        else "part of torch; the other kernels need a GPU",
+    )
 
 
 def _four_bit(card: Optional[Gpu]) -> Choice:
@@ -105,8 +113,11 @@ def _four_bit(card: Optional[Gpu]) -> Choice:
         return Choice(False, "bitsandbytes has no full support for cards older than Turing")
     if card.vram_gib is None:
         return Choice(True, "the memory of the card is unknown: 4-bit takes a quarter of the 16-bit weights")
-    return Choice(True, f"{card.vram_gib:g} GiB: 4-bit weights take a quarter of 16-bit ones") if card.vram_gib < 40 else Choice(
-        False, f"{card.vram_gib:g} GiB hold 16-bit weights of the usual models, which train faster")
+    return (
+        Choice(True, f"{card.vram_gib:g} GiB: 4-bit weights take a quarter of 16-bit ones")
+        if card.vram_gib < 40
+        else Choice(False, f"{card.vram_gib:g} GiB hold 16-bit weights of the usual models, which train faster")
+    )
 
 
 def _memory(facts: Facts, card: Optional[Gpu]) -> Choice:
@@ -115,16 +126,23 @@ def _memory(facts: Facts, card: Optional[Gpu]) -> Choice:
         limits = [size for size in (free, facts.memory_limit_gib) if size is not None]
         if not limits:
             return Choice(None, "the main memory could not be read")
-        return Choice(int(min(limits) * CPU_SHARE * GIB), f"{CPU_SHARE:.0%} of the {min(limits):.1f} GiB of main memory that are free")
+        return Choice(
+            int(min(limits) * CPU_SHARE * GIB),
+            f"{CPU_SHARE:.0%} of the {min(limits):.1f} GiB of main memory that are free",
+        )
     if card.vram_free_gib is not None:
         kept = CUDA_CONTEXT_GIB + (DISPLAY_GIB if card.display else 0)
-        text = f"{card.vram_free_gib:g} GiB free, less {kept:g} for the CUDA context" + (" and the display" if card.display else "")
+        text = f"{card.vram_free_gib:g} GiB free, less {kept:g} for the CUDA context" + (
+            " and the display" if card.display else ""
+        )
         return Choice(max(0, int((card.vram_free_gib * FREE_SHARE - kept) * GIB)), text)
     if card.vram_gib is None:
         return Choice(None, "the memory of the card could not be read")
     shown = facts.is_windows or facts.is_wsl or bool(card.display)
     kept = CUDA_CONTEXT_GIB + (2 * DISPLAY_GIB if shown else 0)
-    words = f"{card.vram_gib:g} GiB in all (free memory unknown), less {kept:g} for the CUDA context" + (" and the desktop" if shown else "")
+    words = f"{card.vram_gib:g} GiB in all (free memory unknown), less {kept:g} for the CUDA context" + (
+        " and the desktop" if shown else ""
+    )
     return Choice(max(0, int((card.vram_gib * FREE_SHARE - kept) * GIB)), words)
 
 

@@ -3,6 +3,7 @@
 Every fix line is either a command for that shell or a comment ("# ..."), so that a whole fix can be pasted as it is:
 sh on Linux, WSL and macOS, PowerShell on Windows, a notebook cell on Colab and Kaggle.
 """
+
 import re
 from typing import Optional
 
@@ -21,12 +22,14 @@ class Shell:
         self.bang = "!" if facts.is_notebook else ""
 
     def pip(self, arguments: str) -> str:
-        """ "install x" -> "python -m pip install x": the interpreter that runs the training, not any pip on the path."""
+        """ "install x" -> "python -m pip install x": the interpreter that runs the training, not any other pip."""
         return f"{self.bang}python -m pip {arguments}"
 
     def install(self, *packages: str) -> str:
         """Requirements with < or > are quoted: both shells would read them as redirection."""
-        return self.pip("install " + " ".join(f'"{item}"' if re.search(r"[<>!*;\[]", item) else item for item in packages))
+        return self.pip(
+            "install " + " ".join(f'"{item}"' if re.search(r"[<>!*;\[]", item) else item for item in packages)
+        )
 
     def python(self, code: str) -> str:
         return f'{self.bang}python -c "{code}"'
@@ -65,4 +68,7 @@ class Shell:
         if "suse" in system:
             return f"sudo zypper install {dnf or packages}"
         root = self.facts.is_container or self.facts.is_notebook
-        return f"{self.bang}{'' if root else 'sudo '}apt-get update && {'' if root else 'sudo '}apt-get install -y {packages}"
+        return (
+            f"{self.bang}{'' if root else 'sudo '}apt-get update && {'' if root else 'sudo '}apt-get install -y "
+            f"{packages}"
+        )

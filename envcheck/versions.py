@@ -1,10 +1,12 @@
-"""Versions and version ranges as pip prints them. Imports nothing of ours; what cannot be parsed is None, never an exception.
+"""Versions and version ranges as pip prints them. Imports nothing of ours; what cannot be parsed is None, never an
+exception.
 
 >>> matches("2.7.1+cu128", ">=2.7,<2.8")
 True
 >>> implies("<4.42", "<4.50"), implies(">=4.40", "<4.50")
 (True, False)
 """
+
 import re
 from typing import List, NamedTuple, Optional, Tuple
 
@@ -12,7 +14,19 @@ _VERSION = re.compile(
     r"^\s*v?(\d+(?:\.\d+)*)[-_.]?(?:(dev|a|alpha|b|beta|rc|c|pre|post|rev|r)[-_.]?(\d*))?(?:[-_.]?(dev|post)[-_.]?(\d*))?"
     r"(?:\+([A-Za-z0-9][A-Za-z0-9._-]*))?"
 )
-_STAGES = {"dev": -4, "a": -3, "alpha": -3, "b": -2, "beta": -2, "rc": -1, "c": -1, "pre": -1, "post": 1, "rev": 1, "r": 1}
+_STAGES = {
+    "dev": -4,
+    "a": -3,
+    "alpha": -3,
+    "b": -2,
+    "beta": -2,
+    "rc": -1,
+    "c": -1,
+    "pre": -1,
+    "post": 1,
+    "rev": 1,
+    "r": 1,
+}
 _CLAUSE = re.compile(r"^\s*(===|==|!=|>=|<=|~=|>|<)\s*([^\s,;]+)\s*$")
 
 
@@ -26,7 +40,7 @@ class Version(NamedTuple):
     @property
     def minor(self) -> str:
         """First two numbers as text: "2.7"."""
-        return ".".join(str(part) for part in (self.release + (0,))[:2])
+        return ".".join(str(part) for part in (*self.release, 0)[:2])
 
 
 def parse(text: Optional[str]) -> Optional[Version]:
@@ -89,8 +103,12 @@ def _fulfils(version: Version, operator: str, limit: str) -> bool:
     if operator in ("==", "===", "!="):
         same = version.key == bound.key and (not bound.local or version.local == bound.local)
         return same != (operator == "!=")
-    return {">=": version.key >= bound.key, "<=": version.key <= bound.key,
-            ">": version.key > bound.key, "<": version.key < bound.key}[operator]
+    return {
+        ">=": version.key >= bound.key,
+        "<=": version.key <= bound.key,
+        ">": version.key > bound.key,
+        "<": version.key < bound.key,
+    }[operator]
 
 
 class _Interval(NamedTuple):
@@ -127,13 +145,19 @@ def implies(bounds: str, spec: str) -> bool:
     """Does every version inside `bounds` fulfil `spec`? Exclusions (!=) are not looked at."""
     inner, outer = _interval(bounds), _interval(spec)
     if outer.low is not None and (
-        inner.low is None or inner.low.key < outer.low.key or (inner.low.key == outer.low.key and outer.low_open and not inner.low_open)
+        inner.low is None
+        or inner.low.key < outer.low.key
+        or (inner.low.key == outer.low.key and outer.low_open and not inner.low_open)
     ):
         return False
-    return not (outer.high is not None and (
-        inner.high is None or inner.high.key > outer.high.key
-        or (inner.high.key == outer.high.key and outer.high_open and not inner.high_open)
-    ))
+    return not (
+        outer.high is not None
+        and (
+            inner.high is None
+            or inner.high.key > outer.high.key
+            or (inner.high.key == outer.high.key and outer.high_open and not inner.high_open)
+        )
+    )
 
 
 def excludes(bounds: str, spec: str) -> bool:

@@ -1,4 +1,5 @@
 """Which torch wheel fits a card and a driver, and the command that installs it. Pure; imports facts, known, shell."""
+
 from typing import List, NamedTuple, Optional, Tuple
 
 from envcheck import known, versions
@@ -6,8 +7,16 @@ from envcheck.facts import Facts, Gpu
 from envcheck.shell import WHEELS, Shell
 
 FIRST_DRIVER_OF_CUDA_13 = "580"
-NEWEST_TORCH_OF = {"cu118": "2.7.1", "cu121": "2.5.1", "cu124": "2.6.0", "cu126": "2.14.1", "cu128": "2.11.0",
-                   "cu129": "2.8.0", "cu130": "2.14.1", "cu132": "2.14.1"}  # below 2.15: see known/packages.json, unsloth
+NEWEST_TORCH_OF = {
+    "cu118": "2.7.1",
+    "cu121": "2.5.1",
+    "cu124": "2.6.0",
+    "cu126": "2.14.1",
+    "cu128": "2.11.0",
+    "cu129": "2.8.0",
+    "cu130": "2.14.1",
+    "cu132": "2.14.1",
+}  # below 2.15: see known/packages.json, unsloth
 
 
 class Wheel(NamedTuple):
@@ -50,14 +59,18 @@ def choose(facts: Facts) -> Wheel:
     """The wheel for a new installation: the kit's own three sets, and cu126 for cards older than Turing."""
     cards = capabilities(facts)
     if cards and cards[0] < (7, 5):
-        return Wheel(NEWEST_TORCH_OF["cu126"], "cu126", "the last CUDA variant with code for cards before Turing (sm_75)")
+        return Wheel(
+            NEWEST_TORCH_OF["cu126"], "cu126", "the last CUDA variant with code for cards before Turing (sm_75)"
+        )
     takes_13 = driver_takes_cuda_13(facts)
     if facts.is_arm and not facts.is_macos and cards:
         return Wheel(NEWEST_TORCH_OF["cu130"], "cu130", "the variant for ARM machines with an NVIDIA card")
     if takes_13:
         return Wheel(NEWEST_TORCH_OF["cu130"], "cu130", "the driver takes CUDA 13 (580 or newer)")
     if takes_13 is None:
-        return Wheel(NEWEST_TORCH_OF["cu128"], "cu128", "works with every driver from 570 on; the driver's version is not known")
+        return Wheel(
+            NEWEST_TORCH_OF["cu128"], "cu128", "works with every driver from 570 on; the driver's version is not known"
+        )
     return Wheel(NEWEST_TORCH_OF["cu128"], "cu128", "the driver is older than 580, so CUDA 13 builds cannot run")
 
 

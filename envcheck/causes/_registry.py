@@ -1,4 +1,5 @@
 """What a cause is: one page of text and one function that writes the fix for the machine at hand."""
+
 from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 from envcheck.facts import Facts, Finding
@@ -27,7 +28,9 @@ class Cause(NamedTuple):
 CAUSES: Dict[str, Cause] = {}
 
 
-def cause(cause_id: str, severity: str, title: str, why: str, check: str, source: str) -> Callable[[FixWriter], FixWriter]:
+def cause(
+    cause_id: str, severity: str, title: str, why: str, check: str, source: str
+) -> Callable[[FixWriter], FixWriter]:
     """Register the decorated function as the fix of this id."""
 
     def register(write_fix: FixWriter) -> FixWriter:
@@ -40,12 +43,21 @@ def cause(cause_id: str, severity: str, title: str, why: str, check: str, source
 
 
 def finding(
-    cause_id: str, facts: Facts, what: str = "", details: Sequence[Tuple[str, str]] = (),
-    severity: str = "", fix: Sequence[str] = (),
+    cause_id: str,
+    facts: Facts,
+    what: str = "",
+    details: Sequence[Tuple[str, str]] = (),
+    severity: str = "",
+    fix: Sequence[str] = (),
 ) -> Finding:
     """A finding of this cause: its page fills whatever the caller does not say."""
     page = CAUSES[cause_id]
     return Finding(
-        id=cause_id, severity=severity or page.severity, what=what or page.title, why=page.why,
-        fix=tuple(fix) or page.fix(facts), details=tuple(details), source=page.source,
+        id=cause_id,
+        severity=severity or page.severity,
+        what=what or page.title,
+        why=page.why,
+        fix=tuple(fix) or page.fix(facts),
+        details=tuple(details),
+        source=page.source,
     )

@@ -1,4 +1,5 @@
 """Causes: card memory, main memory, disk, worker processes."""
+
 from envcheck.causes._registry import cause
 from envcheck.facts import Facts
 from envcheck.shell import Shell
@@ -6,88 +7,192 @@ from envcheck.shell import Shell
 HELD = "nvidia-smi   # memory in use, and by whom"
 
 
-@cause("model-does-not-fit-vram", "error", "The weights alone do not fit into the memory of the card.",
-       "Parameters x bytes: 16-bit weights take 2 bytes each, 4-bit about 0.6 with their constants. What does not fit is put on the CPU, "
-       "where quantised layers cannot run.",
-       HELD, "transformers sources; arithmetic")
+@cause(
+    "model-does-not-fit-vram",
+    "error",
+    "The weights alone do not fit into the memory of the card.",
+    "Parameters x bytes: 16-bit weights take 2 bytes each, 4-bit about 0.6 with their constants. What does not fit "
+    "is put on the CPU, "
+    "where quantised layers cannot run.",
+    HELD,
+    "transformers sources; arithmetic",
+)
 def _(shell: Shell, facts: Facts):
-    four = [] if facts.run("load_in_4bit") or "4bit" in (facts.model or "").lower() else ["# load_in_4bit=True takes about a third of the memory"]
-    return ["# a smaller model, or a larger GPU (70B in 4-bit needs 48 GB, more VRAM than one consumer card has)", *four,
-            "# free VRAM that other processes hold: nvidia-smi shows them; close them or restart the notebook"]
+    four = (
+        []
+        if facts.run("load_in_4bit") or "4bit" in (facts.model or "").lower()
+        else ["# load_in_4bit=True takes about a third of the memory"]
+    )
+    return [
+        "# a smaller model, or a larger GPU (70B in 4-bit needs 48 GB, more VRAM than one consumer card has)",
+        *four,
+        "# free VRAM that other processes hold: nvidia-smi shows them; close them or restart the notebook",
+    ]
 
 
-@cause("oom-training", "error", "Training needs more memory than the card has.",
-       "Weights, gradients, optimiser states and activations together; activations grow with batch size and sequence length.",
-       HELD, "PyTorch memory documentation")
+@cause(
+    "oom-training",
+    "error",
+    "Training needs more memory than the card has.",
+    "Weights, gradients, optimiser states and activations together; activations grow with batch size and sequence "
+    "length.",
+    HELD,
+    "PyTorch memory documentation",
+)
 def _(shell: Shell, facts: Facts):
-    memory = [] if facts.is_windows else [shell.set_env("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True") + "  # less fragmentation"]
-    return ["# in this order: load_in_4bit=True; per_device_train_batch_size=1 with gradient_accumulation_steps; shorter max_length",
-            "# (max_seq_length); gradient checkpointing (use_gradient_checkpointing='unsloth'); optim='adamw_8bit'; lower LoRA rank; smaller model",
-            "# close other programs that hold VRAM (nvidia-smi)", *memory]
+    memory = (
+        []
+        if facts.is_windows
+        else [shell.set_env("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True") + "  # less fragmentation"]
+    )
+    return [
+        "# in this order: load_in_4bit=True; per_device_train_batch_size=1 with gradient_accumulation_steps; shorter "
+        "max_length",
+        "# (max_seq_length); gradient checkpointing (use_gradient_checkpointing='unsloth'); optim='adamw_8bit'; "
+        "lower LoRA rank; smaller model",
+        "# close other programs that hold VRAM (nvidia-smi)",
+        *memory,
+    ]
 
 
-@cause("oom-evaluation", "error", "Evaluation keeps the logits of the whole set on the GPU.",
-       "With compute_metrics the trainer gathers all logits (rows x length x vocabulary) before it computes anything.",
-       HELD, "transformers Trainer documentation")
+@cause(
+    "oom-evaluation",
+    "error",
+    "Evaluation keeps the logits of the whole set on the GPU.",
+    "With compute_metrics the trainer gathers all logits (rows x length x vocabulary) before it computes anything.",
+    HELD,
+    "transformers Trainer documentation",
+)
 def _(shell: Shell, facts: Facts):
-    return ["# Trainer(preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1)), eval_accumulation_steps=1,",
-            "# per_device_eval_batch_size=1, or prediction_loss_only=True; fp16_full_eval / bf16_full_eval halves the rest"]
+    return [
+        "# Trainer(preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1)), eval_accumulation_steps=1,",
+        "# per_device_eval_batch_size=1, or prediction_loss_only=True; fp16_full_eval / bf16_full_eval halves the rest",
+    ]
 
 
-@cause("oom-save-merge", "error", "Merging to 16 bit takes more memory than there is (card or main memory).",
-       "The whole model is held in 16 bit while it is merged and written: 2 bytes for each parameter, and more for a shard in flight.",
-       HELD + "; free -h", "Unsloth documentation")
+@cause(
+    "oom-save-merge",
+    "error",
+    "Merging to 16 bit takes more memory than there is (card or main memory).",
+    "The whole model is held in 16 bit while it is merged and written: 2 bytes for each parameter, and more for a "
+    "shard in flight.",
+    HELD + "; free -h",
+    "Unsloth documentation",
+)
 def _(shell: Shell, facts: Facts):
-    return ["# model.save_pretrained_merged(..., save_method='merged_16bit', maximum_memory_usage=0.5), lower it further if needed,",
-            "# or merge in a fresh process without the trainer (on the CPU if main memory allows),",
-            "# or save only the LoRA adapter: model.save_pretrained('adapter')"]
+    return [
+        "# model.save_pretrained_merged(..., save_method='merged_16bit', maximum_memory_usage=0.5), lower it further "
+        "if needed,",
+        "# or merge in a fresh process without the trainer (on the CPU if main memory allows),",
+        "# or save only the LoRA adapter: model.save_pretrained('adapter')",
+    ]
 
 
-@cause("wsl-pinned-memory", "error", "WSL2 limits pinned host memory: it fails as 'out of memory' while VRAM is free.",
-       "Offloaded gradient checkpointing and pinned data loaders allocate page-locked memory, of which WSL2 gives only a part.",
-       "free -h; nvidia-smi", "NVIDIA CUDA on WSL user guide, limitations")
+@cause(
+    "wsl-pinned-memory",
+    "error",
+    "WSL2 limits pinned host memory: it fails as 'out of memory' while VRAM is free.",
+    "Offloaded gradient checkpointing and pinned data loaders allocate page-locked memory, of which WSL2 gives only "
+    "a part.",
+    "free -h; nvidia-smi",
+    "NVIDIA CUDA on WSL user guide, limitations",
+)
 def _(shell: Shell, facts: Facts):
-    return ["# in the script: use_gradient_checkpointing=True (not 'unsloth', which offloads to pinned memory), dataloader_pin_memory=False",
-            "# more memory for WSL: in Windows, %UserProfile%\\.wslconfig: [wsl2] memory=24GB (about 3/4 of the RAM), then: wsl --shutdown"]
+    return [
+        "# in the script: use_gradient_checkpointing=True (not 'unsloth', which offloads to pinned memory), "
+        "dataloader_pin_memory=False",
+        "# more memory for WSL: in Windows, %UserProfile%\\.wslconfig: [wsl2] memory=24GB (about 3/4 of the RAM), "
+        "then: wsl --shutdown",
+    ]
 
 
-@cause("dataset-workers-died", "error", "Dataset worker processes were killed or could not start.",
-       "Each process holds its own copy of tokenizer and data: main memory runs out and the kernel kills one; or a worker cannot be started "
-       "by this script.",
-       "free -h; sudo dmesg | grep -i 'killed process'", "datasets documentation")
+@cause(
+    "dataset-workers-died",
+    "error",
+    "Dataset worker processes were killed or could not start.",
+    "Each process holds its own copy of tokenizer and data: main memory runs out and the kernel kills one; or a "
+    "worker cannot be started "
+    "by this script.",
+    "free -h; sudo dmesg | grep -i 'killed process'",
+    "datasets documentation",
+)
 def _(shell: Shell, facts: Facts):
-    guard = ["# on Windows also: if __name__ == '__main__': around the script"] if facts.is_windows or not facts.os else []
-    return ["# dataset_num_proc=None or 1 (SFTConfig), num_proc=1 in dataset.map; preprocessing_num_workers: 1; free main memory (RAM)", *guard]
+    guard = (
+        ["# on Windows also: if __name__ == '__main__': around the script"] if facts.is_windows or not facts.os else []
+    )
+    return [
+        "# dataset_num_proc=None or 1 (SFTConfig), num_proc=1 in dataset.map; preprocessing_num_workers: 1; free "
+        "main memory (RAM)",
+        *guard,
+    ]
 
 
-@cause("windows-multiprocessing-spawn", "error", "On Windows worker processes import the script again and fail or start without end.",
-       "Windows has no fork: every worker begins with the main module, and generated modules (UnslothSFTTrainer) are not on its path.",
-       "python -c \"import multiprocessing; print(multiprocessing.get_start_method())\"", "Python multiprocessing documentation")
+@cause(
+    "windows-multiprocessing-spawn",
+    "error",
+    "On Windows worker processes import the script again and fail or start without end.",
+    "Windows has no fork: every worker begins with the main module, and generated modules (UnslothSFTTrainer) are "
+    "not on its path.",
+    'python -c "import multiprocessing; print(multiprocessing.get_start_method())"',
+    "Python multiprocessing documentation",
+)
 def _(shell: Shell, facts: Facts):
-    return ["# dataset_num_proc=None (SFTConfig) and dataloader_num_workers=0; put the script into: if __name__ == '__main__':",
-            "# and update unsloth:", shell.install("-U", "unsloth", "unsloth_zoo")]
+    return [
+        "# dataset_num_proc=None (SFTConfig) and dataloader_num_workers=0; put the script into: if __name__ == "
+        "'__main__':",
+        "# and update unsloth:",
+        shell.install("-U", "unsloth", "unsloth_zoo"),
+    ]
 
 
-@cause("windows-pagefile-too-small", "error", "The Windows commit limit (RAM + page file) is exhausted.",
-       "Windows reserves memory for every process at once; large DLLs and mapped weights count in full: WinError 1455.",
-       "Get-CimInstance Win32_OperatingSystem | Select-Object TotalVirtualMemorySize, FreeVirtualMemory", "Microsoft documentation, WinError 1455")
+@cause(
+    "windows-pagefile-too-small",
+    "error",
+    "The Windows commit limit (RAM + page file) is exhausted.",
+    "Windows reserves memory for every process at once; large DLLs and mapped weights count in full: WinError 1455.",
+    "Get-CimInstance Win32_OperatingSystem | Select-Object TotalVirtualMemorySize, FreeVirtualMemory",
+    "Microsoft documentation, WinError 1455",
+)
 def _(shell: Shell, facts: Facts):
-    return ["# enlarge the page file: Settings > System > About > Advanced system settings > Performance > Advanced > Virtual memory:",
-            "# custom size, at least 32 GB (32768 to 65536 MB), then restart", "# and fewer processes: dataloader_num_workers=0, dataset_num_proc=None"]
+    return [
+        "# enlarge the page file: Settings > System > About > Advanced system settings > Performance > Advanced > "
+        "Virtual memory:",
+        "# custom size, at least 32 GB (32768 to 65536 MB), then restart",
+        "# and fewer processes: dataloader_num_workers=0, dataset_num_proc=None",
+    ]
 
 
-@cause("expandable-segments-conflict", "error", "expandable_segments is set where it is not supported or clashes.",
-       "The option works on Linux only, and vLLM's sleep mode uses a memory pool that excludes it.",
-       "echo $PYTORCH_CUDA_ALLOC_CONF", "PyTorch CUDA allocator documentation, pytorch issue 147851")
+@cause(
+    "expandable-segments-conflict",
+    "error",
+    "expandable_segments is set where it is not supported or clashes.",
+    "The option works on Linux only, and vLLM's sleep mode uses a memory pool that excludes it.",
+    "echo $PYTORCH_CUDA_ALLOC_CONF",
+    "PyTorch CUDA allocator documentation, pytorch issue 147851",
+)
 def _(shell: Shell, facts: Facts):
-    return [shell.unset_env("PYTORCH_CUDA_ALLOC_CONF"), shell.unset_env("PYTORCH_ALLOC_CONF"),
-            "# remove expandable_segments:True from both (newer torch reads the second); keep the other options in them"]
+    return [
+        shell.unset_env("PYTORCH_CUDA_ALLOC_CONF"),
+        shell.unset_env("PYTORCH_ALLOC_CONF"),
+        "# remove expandable_segments:True from both (newer torch reads the second); keep the other options in them",
+    ]
 
 
-@cause("disk-full", "error", "There is not enough disk for the weights.",
-       "A merged 16-bit model takes 2 bytes for each parameter, and while it is written the downloaded weights are there too.",
-       "df -h . ~/.cache/huggingface", "arithmetic")
+@cause(
+    "disk-full",
+    "error",
+    "There is not enough disk for the weights.",
+    "A merged 16-bit model takes 2 bytes for each parameter, and while it is written the downloaded weights are "
+    "there too.",
+    "df -h . ~/.cache/huggingface",
+    "arithmetic",
+)
 def _(shell: Shell, facts: Facts):
-    return ["# save only the LoRA adapter: model.save_pretrained('adapter'), or write to a larger disk (more free disk space)",
-            "# free the download cache:", shell.run("hf cache prune"), "# or move the cache to a larger disk:",
-            shell.set_env("HF_HOME", "D:\\hf" if facts.is_windows else "/path/on/larger/disk")]
+    return [
+        "# save only the LoRA adapter: model.save_pretrained('adapter'), or write to a larger disk (more free disk "
+        "space)",
+        "# free the download cache:",
+        shell.run("hf cache prune"),
+        "# or move the cache to a larger disk:",
+        shell.set_env("HF_HOME", "D:\\hf" if facts.is_windows else "/path/on/larger/disk"),
+    ]

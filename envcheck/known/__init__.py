@@ -1,8 +1,9 @@
 """Dated tables of facts about wheels, drivers, cards and packages, and the few questions that are asked of them.
 
-Each .json file opens with "about": the date on which its rows were checked and what each source key means; every row names
-its source. A missing row means unknown: these functions then return None and never guess.
+Each .json file opens with "about": the date on which its rows were checked and what each source key means; every row
+names its source. A missing row means unknown: these functions then return None and never guess.
 """
+
 import functools
 import json
 import re
@@ -17,7 +18,8 @@ Capability = Tuple[int, int]
 @functools.lru_cache(maxsize=None)
 def table(name: str) -> Dict[str, Any]:
     """One of "torch", "drivers", "gpus", "packages"."""
-    return json.loads(Path(__file__).with_name(name + ".json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    # type: ignore[no-any-return]
+    return json.loads(Path(__file__).with_name(name + ".json").read_text(encoding="utf-8"))
 
 
 def parse_capability(text: Optional[str]) -> Optional[Capability]:
@@ -43,7 +45,9 @@ def capability(name: Optional[str], compute_capability: Optional[str]) -> Option
 def card(name: str) -> Optional[Dict[str, Any]]:
     """The row of a card by the name the driver reports."""
     numbers = set(re.findall(r"\d+", name[:200]))
-    likely = (row for row in table("gpus")["gpus"] if not numbers.isdisjoint(re.findall(r"\d+", row["name"])) or not numbers)
+    likely = (
+        row for row in table("gpus")["gpus"] if not numbers.isdisjoint(re.findall(r"\d+", row["name"])) or not numbers
+    )
     return next((row for row in likely if re.search(row["pattern"], name[:200], re.IGNORECASE)), None)
 
 
@@ -53,7 +57,8 @@ def torch_release(version: Optional[str]) -> Optional[Dict[str, Any]]:
     if wanted is None:
         return None
     rows = table("torch")["releases"]
-    exact = [row for row in rows if versions.parse(row["torch"]).key == wanted.key and len(wanted.release) > 2]  # type: ignore
+    # type: ignore
+    exact = [row for row in rows if versions.parse(row["torch"]).key == wanted.key and len(wanted.release) > 2]
     same = [row for row in rows if versions.minor_of(row["torch"]) == wanted.minor]
     return (exact or same[-1:] or [None])[0]
 
@@ -70,7 +75,9 @@ def cuda_of(variant: str) -> str:
 
 
 def architectures(torch: Optional[str], variant: Optional[str], platform: str) -> Optional[List[str]]:
-    """What a wheel was compiled for, such as ["sm_75", "sm_120"]. `platform`: linux_x86_64, windows_amd64, linux_aarch64."""
+    """What a wheel was compiled for, such as ["sm_75", "sm_120"]. `platform`: linux_x86_64, windows_amd64,
+    linux_aarch64.
+    """
     minor = versions.minor_of(torch)
     rows = (row for row in table("torch")["architectures"] if row["torch"] == minor and row["variant"] == variant)
     row = next(rows, None)
@@ -78,7 +85,9 @@ def architectures(torch: Optional[str], variant: Optional[str], platform: str) -
 
 
 def serves(compiled_for: List[str], card_capability: Capability) -> bool:
-    """Does code compiled for these run on the card? Binary code: same major, minor at most the card's; PTX: anything not newer."""
+    """Does code compiled for these run on the card? Binary code: same major, minor at most the card's; PTX: anything
+    not newer.
+    """
     for entry in compiled_for:
         built = parse_capability(entry)
         if built is None:

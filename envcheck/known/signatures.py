@@ -1,225 +1,37 @@
-r"""Error texts and the cause each one points to. Imports nothing of ours; explain.py applies them.
+"""Reads signatures.txt: error texts and the cause each one points to."""
 
-A row: cause id, strength, pattern. Strength 4: nothing else in the text matters; 3: the text names the cause; 2: typical of it; 1: a symptom that others share too.
-Patterns are matched without case on text with white space collapsed and every quote, backtick and typographic quote made "'".
-`.{0,N}` instead of `.*`: a log of 50 MB on one line must not cost more than one pass.
+import functools
+import re
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Tuple
 
-Source: the messages are those of the projects' own source code and of public issue threads; checked 2026-11-21.
-"""
-from typing import Tuple
 
-Signature = Tuple[str, int, str]
+class Signature(NamedTuple):
+    """`strength`: 4 to 1, see signatures.txt; `patterns`: regular expressions, any of which is enough."""
 
-CARDS: Tuple[Signature, ...] = (
-    ("torch-lacks-gpu-arch", 2, r"(?:rtx )?50[5-9]0(?: ti)?\b.{0,80}(?:not (?:yet )?(?:supported|compatible)|unsupported|incompatible)"),
-    ("torch-lacks-gpu-arch", 2, r"value 'sm_1[0-2]\d' is not defined for option|nvrtc: error: invalid value for --gpu-architecture"),
-    ("torch-lacks-gpu-arch", 2, r"sm_1[0-2]\d.{0,60}(?:not supported|unsupported|not compatible)|blackwell.{0,60}not (?:yet )?supported"),
-    ("torch-lacks-gpu-arch", 2, r"the current pytorch install supports cuda capabilities"),
-    ("torch-dropped-gpu-arch", 3, r"pytorch no longer supports this gpu because it is too old"),
-    ("torch-cpu-only-build", 3, r"torch not compiled with cuda enabled"),
-    ("torch-cpu-only-build", 3, r"\(?you have \d+\.\d+[\w.]*\+cpu|torch[ =:v]{1,3}\d+\.\d+[\w.]*\+cpu\b"),
-    ("torch-cpu-only-build", 2, r"pytorch (?:is|was) (?:installed|built|compiled) without cuda|cpu[- ]only (?:build|version) of (?:py)?torch"),
-    ("torch-cpu-only-build", 1, r"unsloth currently only works on nvidia|unsloth cannot find any torch accelerator|no nvidia gpu found"),
-    ("torch-cpu-only-build", 1, r"no gpu found\. a gpu is needed for quantization|torch\.cuda\.is_available\(\) (?:is|returns|should be true but is|= ?=?) ?'?false"),
-    ("torch-cpu-only-build", 1, r"attempting to deserialize object on a cuda device but"),
-    ("torch-cpu-only-build", 1, r"cuda is not available|no gpu (?:was )?(?:detected|available)|gpu (?:is )?not (?:detected|found|recognized)"),
-    ("no-gpu-present", 2, r"you need a gpu|no accelerator is available|runtime.{0,30}(?:type|accelerator).{0,30}(?:none|cpu|tpu)\b"),
-    ("no-gpu-present", 2, r"\b(?:tpu|cpu) runtime\b|machine (?:has|with) no gpu|without (?:a|any) gpu\b"),
-    ("driver-too-old-for-cuda", 3, r"nvidia driver on your system is too old|cuda driver version is insufficient for cuda runtime version"),
-    ("driver-too-old-for-cuda", 3, r"error 804|forward compatibility was attempted on non supported hw|cudaerrorinsufficientdriver|cuda_error_compat_not_supported"),
-    ("driver-too-old-for-cuda", 3, r"unsatisfied condition: cuda ?>=|please update your (?:nvidia |gpu |graphics )?driver|update your gpu driver"),
-    ("driver-too-old-for-cuda", 2, r"compiled with an unsupported toolchain|cudaerrorunsupportedptxversion|driver (?:version )?(?:is )?too old|outdated (?:nvidia |gpu )?driver"),
-    ("driver-library-mismatch", 3, r"driver/library version mismatch|api mismatch: the client has the version"),
-    ("driver-library-mismatch", 2, r"error 803|unsupported display driver / cuda driver combination|nvml_error_lib_rm_version_mismatch"),
-    ("driver-not-loaded", 3, r"couldn'?t communicate with the nvidia driver|nvidia driver is not loaded|nvml_error_driver_not_loaded"),
-    ("driver-not-loaded", 3, r"could not insert 'nvidia|(?:key was rejected by service|required key not available)"),
-    ("driver-not-loaded", 2, r"gpu access blocked by the operating system|nvidia-smi: command not found|'nvidia-smi' is not recognized"),
-    ("driver-not-loaded", 1, r"found no nvidia driver on your system|no devices were found|nvml shared library not found"),
-    ("driver-not-loaded", 1, r"failed to initialize nvml: (?:driver not loaded|not found)|cuda unknown error - this may be due to"),
-    ("gpu-hardware-fault", 3, r"\bxid\b.{0,30}\b(?:31|48|61|62|63|64|69|74|79|92|94|95|109|119|120|154)\b|fall(?:en|s|ing)? off (?:the )?bus"),
-    ("gpu-hardware-fault", 3, r"gpu is lost|unable to determine the device handle|uncorrectable ecc error|gpu requires reset|double bit ecc"),
-    ("container-gpu-access-missing", 3, r"could not select device driver.{0,60}capabilities|unknown or invalid runtime name:? nvidia"),
-    ("container-gpu-access-missing", 3, r"nvidia-container-(?:runtime|cli|toolkit).{0,120}(?:not found|no such file|initialization error|load library failed)"),
-    ("container-gpu-access-missing", 3, r"the nvidia driver was not detected\. ?gpu functionality|failed to discover gpu vendor from cdi|--gpus(?: all)? .{0,40}(?:missing|forgot)"),
-    ("container-gpu-access-missing", 2, r"failed to initialize nvml: unknown error|(?:docker|container).{0,60}(?:no|cannot (?:see|find|access)|doesn'?t see|without).{0,20}gpu"),
-    ("gpu-too-old-for-feature", 3, r"gpus with compute capability below|(?:fp8|mxfp4|nvfp4) quantized models is only supported"),
-    ("gpu-too-old-for-feature", 3, r"(?:_scaled_mm|fp8|mxfp4|marlin|vllm|awq|gptq).{0,80}compute capability ?(?:>=|of at least|above|\d)|type fp8e\w+ not supported in this arch"),
-    ("gpu-too-old-for-feature", 3, r"quantization method.{0,60}not supported for the current gpu|minimum capability: ?\d+\.? current capability"),
-    ("gpu-too-old-for-feature", 2, r"fp8.{0,60}(?:requires|only supported|not supported).{0,60}(?:gpu|hopper|ada|h100|architecture)|fp8e4nv not supported"),
-    ("mixed-gpu-architectures", 2, r"imbalance between your gpus|gpus? (?:with|of|have) different (?:compute capabilit|architecture|generation)"),
-)
+    id: str
+    strength: int
+    patterns: Tuple[str, ...]
 
-DISTRIBUTED: Tuple[Signature, ...] = (
-    ("cuda-visible-devices-hides-gpu", 1, r"no cuda gpus are available|no cuda-capable device is detected|cudaerrornodevice"),
-    ("cuda-visible-devices-hides-gpu", 2, r"cuda_visible_devices.{0,60}(?:invalid|does(?: not|n'?t) exist|out of range|hides|no (?:such )?(?:gpu|device))"),
-    ("cuda-device-order", 2, r"cuda_device_order|wrong gpu (?:is |was )?(?:being )?(?:used|selected|picked)|pci_bus_id"),
-    ("cuda-device-order", 2, r"(?:nvidia-smi|gpu) (?:order|index|indices|ids?|numbering).{0,60}(?:differ|not match|mismatch|swapped|reversed|other than)"),
-    ("unsloth-single-gpu-only", 3, r"unsloth.{0,60}(?:does(?: not|n'?t)|not) (?:currently |yet )?support multi[- ]?gpu"),
-    ("more-processes-than-gpus", 2, r"invalid device ordinal|duplicate gpu detected ?: rank"),
-    ("more-processes-than-gpus", 2, r"(?:nproc_per_node|num_processes|local_rank|world size).{0,60}(?:greater|more|larger|exceeds?) than.{0,40}(?:gpu|device)"),
-    ("quantized-model-wrong-device", 3, r"loaded in '?[48]-?bit'?(?: or '?[48]-?bit'?)?(?: precision)? on a different device"),
-    ("quantized-model-wrong-device", 3, r"loaded (?:in|with) .{0,40}(?:any )?distributed mode|device_map='auto' in any distributed mode"),
-    ("quantized-model-wrong-device", 2, r"'?\.to'? is not supported for '?[48]-bit|expected all tensors to be on the same device.{0,60}cuda:\d.{0,12}cuda:\d"),
-    ("nccl-p2p-unsupported", 3, r"faster communication broadband via p2p or ib|please set 'nccl_p2p_disable"),
-    ("nccl-p2p-unsupported", 2, r"nccl_p2p_disable|peer access is not supported between these two devices|p2p (?:is )?(?:disabled|not supported|unsupported)"),
-    ("nccl-too-old-for-gpu", 2, r"nccl.{0,200}(?:no kernel image|invalid device function|sm_12\d)|(?:sm_12\d|50[5-9]0).{0,120}nccl (?:version )?2\.(?:1\d|2[0-5])"),
-    ("mig-instance-selection", 3, r"invalid literal for int\(\) with base 10: '(?:mig|gpu)-"),
-    ("mig-instance-selection", 2, r"\bmig-[0-9a-f]{8}-|\bmig (?:mode|device|instance|slice|partition)s?\b"),
-)
+    def find(self, lowered: str) -> "Optional[re.Match[str]]":
+        """The first place in this lower-case text; the expressions are compiled once."""
+        return _compiled(self.patterns).search(lowered)
 
-SYSTEM: Tuple[Signature, ...] = (
-    ("cuda-library-shadowed", 3, r"undefined symbol: _*nvjitlink|cudnn version incompatibility|(?:libtorch\w*|torch/lib)\S*: undefined symbol: (?:nccl|cudnn|cublas|cusparse)"),
-    ("cuda-library-shadowed", 2, r"lib(?:cusparse|cublas\w*|cudnn\w*|nccl|cusolver)\.so[.\d]*: undefined symbol|could not load library libcudnn|unable to load any of \{?.{0,4}libcudnn"),
-    ("cuda-library-shadowed", 2, r"cudnn_status_(?:sublibrary_)?(?:version|loading)_?(?:mismatch|failed)?|runtime is already loaded.{0,60}cudnn"),
-    ("cuda-runtime-major-mismatch", 3, r"lib(?:cudart|cublas(?:lt)?|cusparse|cufft|curand|cusolver|nvrtc|nvjitlink|nppi?\w*)\.so\.\d+[.\d]*: cannot open shared object"),
-    ("cuda-runtime-major-mismatch", 2, r"could not find module '.{0,120}cudart64|cudart64_\d+\.dll.{0,40}(?:not found|missing)"),
-    ("cuda-toolkit-missing", 3, r"nvcc was not found|cuda_home (?:environment variable is not set|does not exist|is not set)|bin/nvcc'?(?: |:|$).{0,40}(?:no such|not found)"),
-    ("cuda-toolkit-missing", 3, r"no such file or directory: ?'[^']{0,120}nvcc|nvcc: (?:command )?not found|'nvcc' is not recognized|missingcudaexception"),
-    ("cuda-toolkit-missing", 2, r"detected cuda version \(?[\d.]+\)? (?:that )?mismatches the version|unsupported gpu architecture 'compute_|could not find (?:nvcc|cuda toolkit|cudatoolkit)"),
-    ("cuda-toolkit-missing", 2, r"(?:failed (?:to build|building wheel for)|building wheel for|could not build wheels for)[^:]{0,40}flash[-_]attn"),
-    ("libcuda-not-found", 3, r"libcuda\.so[.\d]*:? ?cannot (?:open shared object|(?:be )?found)|cannot find -lcuda\b|failed to dlopen libcuda|libcuda\.so cannot found"),
-    ("libcuda-not-found", 2, r"(?:could not|cannot|unable to) (?:find|load|locate|open)[^.]{0,30}libcuda\b|libcuda\.so.{0,40}not found"),
-    ("no-c-compiler", 3, r"failed to find c compiler|no working c\+\+ compiler|compiler: '?cl'? is not found|'cl(?:\.exe)?' is not recognized"),
-    ("no-c-compiler", 3, r"microsoft visual c\+\+ \d+\.\d+ or greater is required|unable to execute '[\w-]*(?:gcc|g\+\+|cc)'|invalidcxxcompiler"),
-    ("no-c-compiler", 2, r"\b(?:gcc|g\+\+|cc|cl\.exe|cl|clang)'?: (?:command )?not found|no such file or directory: ?'(?:gcc|g\+\+|cc|cl|cl\.exe|clang)'|cannot find (?:msvc|cl\.exe)"),
-    ("no-c-compiler", 2, r"command '[\w/-]*(?:gcc|g\+\+|cc)' failed: no such file|(?:no|missing|without) (?:a )?c(?:\+\+)? compiler"),
-    ("python-headers-missing", 3, r"python\.h'?(?::| file) ?(?:no such file|not found)|include file: 'python\.h'|failed to find python libs|include file 'pyconfig\.h'|cannot find -lpython3"),
-    ("python-headers-missing", 2, r"python\.h\b.{0,60}(?:no such file|not found|missing)|tcc: error: (?:library|include file).{0,40}(?:python|not found)|pyconfig\.h.{0,30}not found"),
-    ("system-library-too-old", 3, r"'?(?:glibcxx|glibc|cxxabi)_[\d.]+'? not found"),
-    ("system-library-too-old", 2, r"requires? (?:glibc|libstdc\+\+)|glibc (?:version )?(?:is )?too old|manylinux_2_\d+.{0,60}not (?:a )?supported"),
-    ("windows-vc-runtime-missing", 3, r"winerror (?:126|127|182|1114)\].{0,200}error loading|error loading '[^']{0,200}\.dll' or one of its dependencies"),
-    ("windows-vc-runtime-missing", 3, r"visual c\+\+ redistributable is not installed|dll load failed while importing libtriton|vcruntime140(?:_1)?\.dll|libomp140"),
-    ("windows-vc-runtime-missing", 2, r"(?:fbgemm|c10|shm|torch_python|torch_cpu|asmjit)\.dll|dll load failed while importing _c\b"),
-)
 
-COMPILED: Tuple[Signature, ...] = (
-    ("xformers-fa3-on-blackwell", 3, r"flash-attention[/\\]+hopper[/\\]+|flash_fwd_launch_template\.h"),
-    ("xformers-fa3-on-blackwell", 2, r"xformers.{0,300}(?:no kernel image|invalid argument)|(?:no kernel image|invalid argument).{0,300}xformers|memory_efficient_attention.{0,200}no kernel image"),
-    ("xformers-built-for-other-torch", 3, r"xformers was built for|xformers can'?t load c\+\+/cuda ext|xformers[/\\._c]{1,4}\S{0,60}: undefined symbol|no module named 'xformers\._c"),
-    ("xformers-built-for-other-torch", 2, r"xformers [\w.+]+ (?:requires|depends on|has requirement) torch ?[=<>!]"),
-    ("cuda-package-on-rocm", 3, r"you have \d[\w.]*\+rocm|(?:xformers|flash[-_]attn).{0,200}\+rocm|\+rocm[\d.]*.{0,300}(?:flash[-_]attn|xformers|nvcc was not found)"),
-    ("cuda-package-on-rocm", 2, r"(?:flash[-_ ]attn|flash[-_ ]attention|xformers).{0,100}\b(?:rocm|hip|amd gpus?|radeon|gfx\d{3,4})\b"),
-    ("flash-attn-abi-mismatch", 3, r"flash_attn\w*(?:_cuda)?\S{0,80}: undefined symbol|dll load failed while importing flash_attn|flash attention 2 installation seems to be broken"),
-    ("flash-attn-abi-mismatch", 2, r"flash[-_]attn.{0,200}(?:undefined symbol|cxx11abi|abi mismatch)"),
-    ("attention-kernel-unsupported", 3, r"flash ?attention(?:-?2)? only supports? (?:ampere|fp16|gpus?|head)|no operator found for '?memory_efficient_attention|flashattention only support"),
-    ("attention-kernel-unsupported", 3, r"flashattention (?:forward|backward).{0,40}head dim|head_size \d+ is not supported|(?:does not|doesn'?t) support flash attention"),
-    ("attention-kernel-unsupported", 2, r"no available kernel\. ?aborting|flashattention-?2 (?:has been toggled on|is not (?:supported|available))|cannot use flashattention(?:-2)? (?:backend )?(?:for|with|because)"),
-    ("attention-kernel-unsupported", 2, r"does not support an attention implementation|(?:flash[-_ ]?attention|flash[-_ ]?attn)[^.]{0,60}(?:not supported|unsupported|requires ampere)"),
-    ("attention-kernel-unsupported", 3, r"cannot use fa version|fa[23] is only supported on devices|flash ?attention(?:-?\d)? (?:is )?only (?:supported|available) (?:on|for)"),
-    ("attention-kernel-unsupported", 1, r"out of resources?: shared memory"),
-    ("bnb-missing-cuda-binary", 3, r"configured (?:cuda|rocm) binary not found|cuda setup failed despite (?:cuda|gpu) being available|library not found: ?'?\S{0,200}libbitsandbytes"),
-    ("bnb-missing-cuda-binary", 3, r"libbitsandbytes_\w+\.(?:so|dll).{0,80}(?:no such file|not found|cannot open|undefined symbol)|bitsandbytes was compiled without gpu support"),
-    ("bnb-missing-cuda-binary", 3, r"has no attribute 'c(?:get_col_row|quantize|adam|dequantize|gemm|lion)|str2optimizer8bit_blockwise|bitsandbytes native library functionality but it'?s not available"),
-    ("bnb-missing-cuda-binary", 2, r"bitsandbytes.{0,80}(?:not support|unsupported|no (?:prebuilt|binary|library)).{0,60}cuda|could not (?:find|load) .{0,20}bitsandbytes|'windowspath' is not iterable"),
-    ("bnb-missing-cuda-binary", 1, r"requires the latest version of bitsandbytes|bnb_cuda_version"),
-    ("bnb-no-kernels-for-gpu", 3, r"(?:no kernel image|invalid device function|named symbol not found).{0,160}(?:bitsandbytes|ops\.cu\b|csrc)"),
-    ("bnb-no-kernels-for-gpu", 3, r"no gfx\w+ kernels|bitsandbytes.{0,160}(?:no kernel image|\bgfx\d{3,4}|hip error|hiperrornobinary|invalid device function)"),
-    ("bnb-no-kernels-for-gpu", 2, r"cublaslt ran into an error|cublas api failed with status 15|bitsandbytes.{0,80}(?:rocm|amd|radeon|hip)\b"),
-    ("triton-missing", 3, r"no module named '?triton'?(?![.\w])|cannot find a working triton installation|triton (?:is )?not installed|tritonmissing"),
-    ("triton-missing", 3, r"no matching distribution found for triton|satisfies the requirement triton|a matching triton is not available|triton (?:is )?not (?:available|found)"),
-    ("triton-torch-mismatch", 3, r"no module named '?triton\.\w|cannot import name '\w+' from '?triton|attrsdescriptor|requires triton ?==|triton_key|module 'triton[\w.]*' has no attribute"),
-    ("triton-torch-mismatch", 2, r"'?(?:jitfunction|kernelmetadata|compiledkernel|autotuner)'? object has no attribute|triton.{0,60}(?:incompatible|version mismatch)|passmanager::run failed"),
-    ("torchvision-mismatch", 3, r"(?:operator )?torchvision::nms|requires torchvision|torchvision [\w.+]+ (?:requires|depends on|has requirement) torch ?[=<>!]"),
-    ("torchvision-mismatch", 3, r"torchvision\S{0,60}(?:undefined symbol|procedure could not be found)|couldn'?t load custom c\+\+ ops|torchvision' has no attribute 'extension'|pytorch and torchvision (?:were|have)"),
-    ("torchvision-mismatch", 2, r"failed to load image python extension|torchaudio\S{0,60}: undefined symbol|torchaudio [\w.+]+ (?:requires|depends on) torch ?==|torch(?:vision|audio) version mismatch"),
-    ("torchao-incompatible", 3, r"incompatible version of torchao|skipping import of cpp extensions due to incompatible torch|cannot import name '\w+' from '?torchao|no module named '?torchao\.\w"),
-    ("torchao-incompatible", 2, r"torchao.{0,120}(?:incompatible|has no attribute|only versions above|requires torch)|module 'torch' has no attribute 'u?int[1-7]'|has no attribute 'register_constant'"),
-    ("vllm-version-mismatch", 3, r"vllm[/\\._]{1,4}_?c?\S{0,60}undefined symbol|vllm\S{0,80}: undefined symbol|no module named '?vllm\._\w*c\b|vllm [\w.+]+ (?:requires|depends on|has requirement) torch"),
-    ("vllm-version-mismatch", 2, r"cannot import name '\w+' from '?vllm|no module named '?vllm\.\w|module 'vllm[\w.]*' has no attribute|vllm.{0,80}(?:version mismatch|incompatible|not compatible|does not (?:yet )?support)"),
-    ("numpy-abi-mismatch", 3, r"compiled using numpy 1\.x cannot be run|_array_api not found|numpy\.(?:dtype|ufunc|ndarray) size changed|numpy\.core\.multiarray failed to import"),
-    ("numpy-abi-mismatch", 2, r"module 'numpy' has no attribute '\w+'|'?np\.\w+_?'? was removed in the numpy 2|runtimeerror: numpy is not available"),
-)
+@functools.lru_cache(maxsize=None)
+def _compiled(patterns: Tuple[str, ...]) -> "re.Pattern[str]":
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
 
-PACKAGES: Tuple[Signature, ...] = (
-    ("python-version-unsupported", 3, r"requires a different python|torch.{0,200}indentationerror|indentationerror\('?expected an indented block after function definition"),
-    ("python-version-unsupported", 3, r"(?:only|not|doesn'?t|does not) supports? python|python (?:version )?3\.\d+(?:\.\d+)? is not (?:yet )?supported|is not (?:yet )?supported (?:on|by|for|with) python ?3|requires python ?[<>=']"),
-    ("python-version-unsupported", 2, r"require a different python version|dynamo is not supported on python|torch\.compile is not supported on python|is not a supported wheel on this platform"),
-    ("python-version-unsupported", 2, r"no matching distribution found for (?:torch|unsloth|bitsandbytes|xformers|vllm)\b|satisfies the requirement (?:torch|unsloth|bitsandbytes|vllm)\b"),
-    ("python-version-unsupported", 1, r"unsupported operand type\(s\) for \|: '(?:type|\w+)' and"),
-    ("environment-mixup", 2, r"ignoring invalid distribution|two (?:copies|versions|installations) of|(?:pip|conda) (?:list|show)s? .{0,40}(?:but|while|different)|another python (?:interpreter|environment)"),
-    ("environment-mixup", 1, r"modulenotfounderror: no module named '(?:unsloth|torch|transformers|trl|peft|bitsandbytes|datasets|accelerate)'"),
-    ("unsloth-zoo-out-of-step", 3, r"cannot import name '\w+' from '?unsloth_zoo|no module named '?unsloth_zoo|module 'unsloth_zoo[\w.]*' has no attribute"),
-    ("unsloth-zoo-out-of-step", 3, r"(?:please )?(?:update|upgrade) (?:unsloth and )?unsloth[-_]zoo|unsloth[-_]zoo.{0,60}(?:too old|outdated|not compatible|version mismatch|out of date)"),
-    ("newer-than-unsloth-supports", 3, r"nameerror: name '(?:pretrainedconfig|unpack|flashattentionkwargs|hybridcache|is_torchdynamo_compiling|auto_docstring|slidingwindowcache|check_model_inputs)'"),
-    ("newer-than-unsloth-supports", 3, r"unsloth(?:[-_]zoo)?(?:\[\w+\])? [\w.]+ (?:requires|depends on|has requirement) (?:torch|transformers|trl|datasets|peft)\b"),
-    ("newer-than-unsloth-supports", 2, r"unsloth[/\\_]\S{0,120}.{0,400}nameerror: name|nameerror: name '\w+' is not defined.{0,200}unsloth|unsloth_compiled_\S{0,80}.{0,200}(?:nameerror|syntaxerror|indentationerror)"),
-    ("newer-than-unsloth-supports", 2, r"unsloth[/\\]\S{0,120}.{0,300}cannot import name '\w+' from '?(?:transformers|trl|peft)\b|transformers.{0,60}(?:too new|newer than).{0,40}unsloth"),
-    ("transformers-too-old-for-model", 3, r"does not recognize this architecture|no module named '?transformers\.models\.|untagged enum (?:modelwrapper|pypretokenizer|pynormalizer|pydecoder)|does not support .{0,40}'?transformers[>=]=?"),
-    ("transformers-too-old-for-model", 3, r"'?rope_scaling'? must be a dictionary with (?:two|with)|transformers version.{0,60}(?:does not|doesn'?t) (?:support|recognize)|(?:upgrade|update) transformers"),
-    ("transformers-too-old-for-model", 3, r"keyerror: '(?:gemma|qwen|llama|mistral|ministral|mixtral|phi|mllama|glm|deepseek|gpt_oss|smollm|granite|olmo|cohere|falcon|lfm|ernie|internvl|nemotron|exaone|hunyuan|bitnet|starcoder|stablelm|seed)\w*'"),
-    ("transformers-too-old-for-model", 2, r"cannot import name '\w+(?:forcausallm|forconditionalgeneration|processor|config|model|tokenizer\w*)' from '?transformers|tokenizer class \w+ does not exist"),
-    ("transformers-too-old-for-model", 2, r"module '?transformers'? has no attribute '?\w+(?:for\w+|config|model|processor)|unrecognized model in .{0,120}should have a 'model_type'"),
-    ("torch-too-old-for-transformers", 3, r"upgrade torch to at least v?2\.6|cve-2025-32434|serious vulnerability issue in '?torch\.load|pytorch ?>= ?[\d.]+ is required but found|disabling pytorch because pytorch"),
-    ("torch-too-old-for-transformers", 2, r"transformers [\w.]+ (?:requires|depends on) torch ?>|module 'torch(?:\.\w+)*' has no attribute '\w+'|cannot import name '\w+' from '?torch\.|no module named '?torch\.\w|infer_schema\(func\)"),
-    ("package-set-out-of-step", 3, r"is required for a normal functioning of this module|unexpected keyword argument '(?:keep_torch_compile|num_items_in_batch|dispatch_batches|use_seedable_sampler|even_batches|eva_config|corda_config|trainable_token_indices|qalora_\w+|target_parameters|arrow_config|lora_bias|exclude_modules)'"),
-    ("package-set-out-of-step", 3, r"cannot import name '\w+' from '?(?:accelerate|huggingface_hub|peft|datasets|tokenizers)\b|cannot import name '(?:hybridcache|adamw|cached_download|encoderdecodercache|is_torch_tpu_available|top_k_top_p_filtering|load_tool|shard_checkpoint)"),
-    ("package-set-out-of-step", 2, r"trl[/\\]trainer[/\\].{0,400}trainer\.__init__\(\) got an unexpected keyword argument|cannot import name '\w+' from '?(?:transformers|trl)\b|has no attribute '_?is_quantized_training_enabled'"),
-    ("package-set-out-of-step", 2, r"(?:transformers|trl|peft|accelerate|huggingface[-_]hub|tokenizers|datasets) [\w.]+ (?:requires|depends on|has requirement) (?:transformers|trl|peft|accelerate|huggingface|tokenizers|datasets)"),
-    ("package-set-out-of-step", 1, r"(?:site-packages|dist-packages|trl|peft|accelerate|transformers)[/\\].{0,300}got an unexpected keyword argument|no module named '?(?:trl|peft|accelerate|datasets|huggingface_hub)\.\w"),
-    ("trl-renamed-argument", 2, r"(?:sft|dpo|grpo|orpo|kto|cpo|reward|ppo|rloo)\w*(?:trainer|config)\.?(?:__init__)?\(?\)?.{0,12}got an unexpected keyword argument"),
-    ("trl-renamed-argument", 2, r"__init__\(\) got an unexpected keyword argument '(?:tokenizer|processing_class|dataset_text_field|packing|max_seq_length|max_length|dataset_num_proc|max_prompt_length|evaluation_strategy|dataset_kwargs|neftune_noise_alpha)'"),
-    ("trl-renamed-argument", 2, r"(?:tokenizer|max_seq_length|dataset_text_field|evaluation_strategy)'? (?:is|was|has been) (?:deprecated|removed|renamed)"),
-    ("import-order", 3, r"unsloth should be imported before|import unsloth.{0,30}(?:before|first|at the top)|restructure your imports"),
-)
 
-TRAINING: Tuple[Signature, ...] = (
-    ("bf16-unsupported", 3, r"(?:doesn'?t|does not|not) support (?:bf16|bfloat16)|bfloat16 is only supported on gpus|tf32 requires ampere|feature '\.?bf16' requires|bf16/gpu"),
-    ("bf16-unsupported", 2, r"(?:bf16|bfloat16|tf32)[^.]{0,60}(?:not supported|unsupported|requires? (?:ampere|compute|a gpu|cuda))|need.{0,30}ampere gpu"),
-    ("precision-mismatch", 3, r"(?:mat1 and mat2|self and mat2|query, key,? and value) (?:to|must|should)? ?have the same d?type|attempting to unscale fp16 gradients|at most one of fp16 and bf16|model is in b?float16 precision but you want"),
-    ("precision-mismatch", 3, r"expected (?:scalar type|m1 and m2|tensor for argument).{0,60}(?:half|bfloat16|float16).{0,30}(?:but|found|got)|input type \(.{0,60}(?:weight|bias) type \(.{0,60}should be the same|source and destination dtypes match"),
-    ("precision-mismatch", 2, r"expected scalar type \w+ but found \w+|_amp_foreach_non_finite_check_and_unscale_cuda' not implemented|should have the same dtype|dtype mismatch"),
-    ("precision-mismatch", 1, r"not implemented for '(?:half|bfloat16)'"),
-    ("fp16-overflow", 2, r"grad_norm'?.{0,20}\b(?:nan|inf)\b|\bloss'?.{0,20}\bnan\b|\bnan\b.{0,15}(?:loss|grad|reward|logits)|current loss scale already at minimum|gradient overflow"),
-    ("fp16-overflow", 1, r"contains either '?inf'?, '?nan'?|'?loss'?(?: is|:|=|'=)? ?(?:always |stuck at )?0(?:\.0+)?\b(?!\.)|float16.{0,60}(?:overflow|infinit)"),
-    ("all-labels-masked", 3, r"masked every label|labels in your dataset are -100|training losses will be (?:all )?0|all (?:the )?labels (?:are|were|is)? ?(?:-100|masked)|could not find response key"),
-    ("all-labels-masked", 2, r"(?:response|instruction)[_ ](?:part|marker|template).{0,80}(?:not (?:be )?found|mismatch|missing|wrong)|nothing to train on|train_on_responses_only.{0,120}(?:-100|\b0\b|zerodivision|empty|nan)"),
-    ("all-labels-masked", 1, r"num_samples should be a positive integer value, but got num_samples=0|train_on_responses_only"),
-    ("silent-truncation", 3, r"max_seq_(?:length|len).{0,40}(?:ignored|no effect|not (?:respected|used|applied))|(?:clipped|truncated|cut(?: off)?) (?:at|to) 1,?024"),
-    ("silent-truncation", 2, r"(?:silently|unexpectedly) truncat|default (?:of )?(?:max_length|1024)|max_length.{0,30}(?:defaults? to )?1024"),
-    ("chat-template-missing", 3, r"chat_template'? is not set|cannot use chat template functions|(?:does not|doesn'?t) have a chat[_ ]template|no chat[_ ]template|chat[_ ]template (?:is )?(?:missing|none)\b"),
-    ("pad-token-out-of-range", 3, r"srcindex < srcselectdimsize|indexselect(?:large|small)index|padding_idx must be within|ind ?>= ?0 && ind ?< ?ind_dim_size|resize_token_embeddings"),
-    ("pad-token-out-of-range", 2, r"index out of range in self|asking to pad but the tokenizer does not have a padding token|token[_ ]?ids?.{0,40}(?:out of (?:range|vocab)|larger than|>=? ?vocab)|t >= 0 && t < n_classes|vectorized_gather_kernel"),
-    ("pad-token-out-of-range", 1, r"device-side assert triggered|size mismatch for .{0,80}(?:embed_tokens|lm_head|wte)\.weight"),
-    ("lora-target-modules-not-found", 3, r"target modules?.{0,200}not found in the base model|no modules were targeted|please specify '?target_modules|target module .{0,200}is not supported\. currently"),
-    ("lora-target-modules-not-found", 2, r"target_modules.{0,80}(?:not found|do(?:es)? not exist|no match)"),
-)
-
-MEMORY: Tuple[Signature, ...] = (
-    ("model-does-not-fit-vram", 3, r"modules are dispatched on the cpu or the disk|enough gpu ram to fit|with '?cpu'? or disk offload"),
-    ("model-does-not-fit-vram", 2, r"no available memory for the cache blocks|free memory on device.{0,120}less than desired|offloaded to the (?:cpu|disk)|model (?:is )?(?:too (?:big|large)|does(?: not|n'?t) fit)"),
-    ("oom-training", 2, r"(?:cuda|hip|xpu|mps backend) out of memory|outofmemoryerror|tried to allocate [\d.]+ [gm]i?b"),
-    ("oom-training", 1, r"cuda error: out of memory|cublas_status_(?:alloc_failed|not_initialized)|\bout of memory\b|\boom\b|not enough (?:gpu |v)?(?:ram|memory)"),
-    ("oom-evaluation", 3, r"torch_pad_and_concatenate|nested_concat\b|preprocess_logits_for_metrics"),
-    ("oom-evaluation", 2, r"(?:evaluation_loop|prediction_step|prediction_loop|compute_metrics|during (?:the )?eval(?:uation)?)\b.{0,600}out ?of ?memory|out ?of ?memory.{0,200}(?:evaluation|\beval\b|compute_metrics)"),
-    ("oom-save-merge", 2, r"(?:save_pretrained_merged|push_to_hub_merged|merge_and_unload|unsloth_save_model|save_pretrained_gguf|merg(?:e|ing)\b).{0,600}(?:out ?of ?memory|\boom\b|killed|ran out of (?:ram|memory))"),
-    ("oom-save-merge", 2, r"(?:out ?of ?memory|\boom\b|killed|ran out of (?:ram|memory)|ram (?:usage|crash)).{0,300}(?:save_pretrained_merged|merged_16bit|merge_and_unload|\bmerg(?:e|ing)\b)|maximum_memory_usage"),
-    ("wsl-pinned-memory", 3, r"(?:pin_?memory|pinned|cudahostalloc|cudahostregister|cachinghostallocator|page-locked).{0,300}(?:wsl|out of memory|cudaerror|failed|limit)"),
-    ("wsl-pinned-memory", 3, r"\bwsl2?\b.{0,200}(?:pinned|pin_memory|out of memory.{0,60}(?:free|available))"),
-    ("dataset-workers-died", 2, r"one of the subprocesses has abruptly died|dataloader worker.{0,60}(?:killed by signal|exited unexpectedly)|process pool was terminated abruptly|terminatedworkererror"),
-    ("dataset-workers-died", 2, r"insufficient shared memory|unable to open shared memory object|\(shm\)|bus error|received 0 items of ancdata|/dev/shm"),
-    ("windows-multiprocessing-spawn", 3, r"no module named '?unsloth\w+trainer|finished its bootstrapping phase|freeze_support\(\)|start a new process before the current process"),
-    ("windows-multiprocessing-spawn", 2, r"can'?t get attribute '.{0,80}on <module '__(?:mp_)?main__'|multiprocessing[/\\]spawn\.py|can'?t pickle local object"),
-    ("windows-pagefile-too-small", 4, r"(?:winerror|os error) 1455|paging file is too small|page ?file (?:is )?too small|auslagerungsdatei"),
-    ("expandable-segments-conflict", 3, r"not compatible with memory pool|expandable[_ ]segments.{0,40}(?:not (?:compatible|supported)|unsupported)|expandable segments are not"),
-    ("expandable-segments-conflict", 2, r"expandable_segments.{0,120}(?:assert|error|fail|sleep|crash)"),
-    ("disk-full", 3, r"no space left on device|(?:out of|not enough|insufficient|run out of|ran out of|no) (?:free )?(?:disk|storage)(?: space)?|errno 28|disk quota exceeded|os error (?:28|112)\b|not enough space on the disk|disk (?:is )?full"),
-)
-
-HUB: Tuple[Signature, ...] = (
-    ("model-gated", 3, r"gated ?repo|access to model .{0,120}is restricted|not in the authorized list|must (?:be authenticated|have access to it)|awaiting a review from the repo"),
-    ("model-gated", 2, r"(?:401|403) client error|invalid (?:user )?(?:token|credentials|username or password)|accept the (?:terms|license|conditions)|(?:hf auth|huggingface-cli) login"),
-    ("model-not-found", 3, r"is not a valid model identifier|repository not found|repositorynotfounderror|repo id must (?:be in the form|use alphanumeric)|hfvalidationerror|incorrect path_or_model_id"),
-    ("model-not-found", 2, r"404 client error|does not appear to have a file named|can'?t find '?adapter_config\.json|is not a local folder|no such (?:model|repo)|model (?:id )?(?:was )?not found|entrynotfounderror"),
-    ("lfs-pointer-weights", 3, r"header ?too ?large|version https://git-lfs|invalid load key, 'v'|git[- ]lfs|lfs pointer"),
-    ("lfs-pointer-weights", 2, r"error while deserializing header|metadataincompletebuffer|invalidheader\w*|incomplete metadata, file not fully covered"),
-    ("hub-download-failed", 3, r"couldn'?t connect to '?https?://\S*huggingface|localentrynotfounderror|outgoing traffic has been disabled|offlinemodeisenabled|cannot find the requested files in the (?:disk|local) cache"),
-    ("hub-download-failed", 3, r"download (?:has )?(?:stall|stuck|hang|hung|froze)\w*|(?:hf[-_]transfer|hf[-_]xet|\bxet\b|huggingface|\bhub\b|download\w*).{0,80}(?:hang|hung|stall|stuck|freez|never finish)"),
-    ("hub-download-failed", 2, r"(?:failed to resolve|max retries exceeded|read timed out|connection (?:error|reset|aborted|refused|timed out)|ssl\w*error|certificate_verify_failed|proxyerror).{0,300}(?:huggingface|hf\.co|hf-mirror|cdn-lfs)"),
-    ("hub-download-failed", 2, r"(?:huggingface\.co|hf\.co|cdn-lfs|xethub).{0,300}(?:failed to resolve|timed out|connection (?:error|reset|aborted|refused)|getaddrinfo|unreachable|ssl|50[234]\b|429\b)|consistency check failed|an error happened while trying to locate the file on the hub"),
-    ("merge-needs-16bit-base", 3, r"base model should be a 16-?bits?|forced_merged_4bit|cannot merge lora layers when the model is loaded in [48]-?bit"),
-    ("merge-needs-16bit-base", 2, r"merged?[_ ]?(?:to )?16-?bit.{0,120}4-?bit|4-?bit.{0,80}(?:cannot|can'?t|unable to) (?:be )?merge"),
-    ("gguf-build-failed", 3, r"quantization failed! you might have to compile llama\.cpp|llama[-_]quantize|convert[-_]hf[-_]to[-_]gguf|(?:could not|couldn'?t|failed to|unable to) (?:build|compile|find|install|clone)[^.]{0,40}llama\.cpp"),
-    ("gguf-build-failed", 2, r"llama\.cpp.{0,200}(?:error|fail|not found|does not exist)|could not find curl|gguf.{0,80}(?:fail|error)|cmake error.{0,300}(?:llama|ggml|curl)|(?:error|fail\w*).{0,80}gguf"),
-)
-
-SIGNATURES: Tuple[Signature, ...] = CARDS + DISTRIBUTED + SYSTEM + COMPILED + PACKAGES + TRAINING + MEMORY + HUB
+@functools.lru_cache(maxsize=None)
+def signatures() -> Tuple[Signature, ...]:
+    """All rows, in the order of the file."""
+    rows: List[Signature] = []
+    for line in Path(__file__).with_name("signatures.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("    "):
+            last = rows[-1]
+            rows[-1] = last._replace(patterns=(*last.patterns, line.strip()))
+        elif line and not line.startswith("#"):
+            cause_id, strength = line.split()
+            rows.append(Signature(cause_id, int(strength), ()))
+    return tuple(rows)

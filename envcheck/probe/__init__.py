@@ -1,8 +1,10 @@
-"""This machine -> Facts. The only part of envcheck that touches the machine; nothing here raises: what fails is unknown.
+"""This machine -> Facts. The only part of envcheck that touches the machine; nothing here raises: what fails is
+unknown.
 
-`collect` does not import torch: versions come from the installed packages' own files. The full check (`smoke=True`) asks
-child processes, so that a crash or a hang there is a fact and not the end of the report.
+`collect` does not import torch: versions come from the installed packages' own files. The full check (`smoke=True`)
+asks child processes, so that a crash or a hang there is a fact and not the end of the report.
 """
+
 from typing import Any, Callable, Dict, List
 
 from envcheck.facts import Facts
@@ -16,8 +18,8 @@ Reader = Callable[[Runner], Dict[str, Any]]
 def collect(smoke: bool = False, hub: bool = False, run: Runner = run_command) -> Facts:
     """Read this machine: about 0.2 s, with smoke=True up to minutes.
 
-    smoke: also run the small tests in child processes. hub: also try to reach the model hub (0.7 s at most).
-    run: how to start a program; tests hand in their own.
+    smoke: also run the small tests in child processes. hub: also try to reach the model hub (0.7 s at most). run: how
+    to start a program; tests hand in their own.
     """
     readers: List[Reader] = [system.read, packages.read, nvidia.read]
     if hub:

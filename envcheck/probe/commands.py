@@ -1,11 +1,14 @@
 """Start a program with a time limit; the answer is a record, never an exception."""
+
 import subprocess
 import sys
 from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 
 class Output(NamedTuple):
-    """`code`: exit status; None: not started (missing) or ended for its time limit (`hung`). `text`: stdout and stderr."""
+    """`code`: exit status; None: not started (missing) or ended for its time limit (`hung`). `text`: stdout and
+    stderr.
+    """
 
     code: Optional[int]
     text: str
@@ -24,8 +27,16 @@ def run_command(command: Sequence[str], timeout_s: float = 5.0, env: Optional[Di
     """Run without a shell; output is decoded as UTF-8 with replacement characters, whatever the program wrote."""
     flags = {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)} if sys.platform == "win32" else {}
     try:
-        done = subprocess.run(list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                              timeout=timeout_s, env=env, check=False, **flags)  # type: ignore[call-overload]
+        done = subprocess.run(
+            list(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            env=env,
+            check=False,
+            **flags,
+        )  # type: ignore[call-overload]
     except subprocess.TimeoutExpired as expired:
         return Output(None, (expired.stdout or b"").decode("utf-8", "replace")[-MAX_CHARACTERS:], hung=True)
     except (OSError, ValueError) as error:

@@ -1,4 +1,7 @@
 """Graphics cards: nvidia-smi, the driver's own libraries through ctypes, and the PCI bus for cards without a driver."""
+# ruff: noqa: PTH110
+# names come from the environment: os.path answers False where Path raises on Python 3.8
+
 import ctypes
 import os
 import platform
@@ -12,8 +15,21 @@ from typing import Any, Dict, List, Optional, Sequence
 from envcheck.facts import Gpu
 from envcheck.probe.commands import Output, Runner
 
-FIELDS = ("index", "name", "compute_cap", "memory.total", "memory.free", "driver_version", "uuid", "persistence_mode",
-          "mig.mode.current", "ecc.mode.current", "display_active", "pcie.link.gen.max", "pcie.link.width.current")
+FIELDS = (
+    "index",
+    "name",
+    "compute_cap",
+    "memory.total",
+    "memory.free",
+    "driver_version",
+    "uuid",
+    "persistence_mode",
+    "mig.mode.current",
+    "ecc.mode.current",
+    "display_active",
+    "pcie.link.gen.max",
+    "pcie.link.width.current",
+)
 APPS = ("gpu_uuid", "pid", "process_name", "used_memory")
 MIB_PER_GIB = 1024.0
 SMI_SECONDS = 8.0
@@ -29,8 +45,12 @@ def read(run: Runner) -> Dict[str, Any]:
     if program is None:
         return _without_nvidia_smi(run)
     with ThreadPoolExecutor(2) as pool:
-        cards = pool.submit(run, [program, "--query-gpu=" + ",".join(FIELDS), "--format=csv,noheader,nounits"], SMI_SECONDS)
-        apps = pool.submit(run, [program, "--query-compute-apps=" + ",".join(APPS), "--format=csv,noheader,nounits"], SMI_SECONDS)
+        cards = pool.submit(
+            run, [program, "--query-gpu=" + ",".join(FIELDS), "--format=csv,noheader,nounits"], SMI_SECONDS
+        )
+        apps = pool.submit(
+            run, [program, "--query-compute-apps=" + ",".join(APPS), "--format=csv,noheader,nounits"], SMI_SECONDS
+        )
         answer, held = cards.result(), apps.result()
     names: Sequence[str] = FIELDS
     if not answer.ok and "not a valid field" in answer.text:
@@ -42,7 +62,9 @@ def read(run: Runner) -> Dict[str, Any]:
 
 
 def parse_cards(text: str, names: Sequence[str] = FIELDS, apps: str = "") -> Dict[str, Any]:
-    """nvidia-smi's CSV (no header, no units) -> gpu, driver. A line that does not fit the columns is left out and named."""
+    """nvidia-smi's CSV (no header, no units) -> gpu, driver. A line that does not fit the columns is left out and
+    named.
+    """
     cards, unread, driver = [], [], None
     for line in text.splitlines():
         values = [value.strip() for value in line.split(",")]
@@ -50,7 +72,7 @@ def parse_cards(text: str, names: Sequence[str] = FIELDS, apps: str = "") -> Dic
             if line.strip():
                 unread.append("nvidia-smi: a line that could not be read")
             continue
-        row = dict(zip(names, values))
+        row = {name: values[number] for number, name in enumerate(names)}
         driver = driver or _known(row.get("driver_version"))
         cards.append(_card(row, apps))
     found: Dict[str, Any] = {"driver": driver, "unread": unread}
@@ -62,11 +84,18 @@ def parse_cards(text: str, names: Sequence[str] = FIELDS, apps: str = "") -> Dic
 def _card(row: Dict[str, str], apps: str) -> Gpu:
     generation, width = _known(row.get("pcie.link.gen.max")), _known(row.get("pcie.link.width.current"))
     return Gpu(
-        name=_known(row.get("name")), compute_capability=_known(row.get("compute_cap")), index=int(row["index"][:6]),
-        vram_gib=_gib(row.get("memory.total")), vram_free_gib=_gib(row.get("memory.free")),
-        processes=_processes(apps, row.get("uuid", "")), persistence=_switch(row.get("persistence_mode")),
-        mig=_switch(row.get("mig.mode.current")), ecc=_switch(row.get("ecc.mode.current")), display=_switch(row.get("display_active")),
-        pcie=f"gen {generation} x{width}" if generation and width else None)
+        name=_known(row.get("name")),
+        compute_capability=_known(row.get("compute_cap")),
+        index=int(row["index"][:6]),
+        vram_gib=_gib(row.get("memory.total")),
+        vram_free_gib=_gib(row.get("memory.free")),
+        processes=_processes(apps, row.get("uuid", "")),
+        persistence=_switch(row.get("persistence_mode")),
+        mig=_switch(row.get("mig.mode.current")),
+        ecc=_switch(row.get("ecc.mode.current")),
+        display=_switch(row.get("display_active")),
+        pcie=f"gen {generation} x{width}" if generation and width else None,
+    )
 
 
 def _known(text: Optional[str]) -> Optional[str]:
@@ -80,7 +109,9 @@ def _gib(text: Optional[str]) -> Optional[float]:
 
 
 def _switch(text: Optional[str]) -> Optional[bool]:
-    return {"enabled": True, "disabled": False, "on": True, "off": False, "yes": True, "no": False}.get((text or "").lower())
+    return {"enabled": True, "disabled": False, "on": True, "off": False, "yes": True, "no": False}.get(
+        (text or "").lower()
+    )
 
 
 def _processes(apps: str, uuid: str) -> Optional[tuple]:
@@ -100,7 +131,9 @@ def _failed(answer: Output) -> Dict[str, Any]:
 
 
 def _cuda_of_driver(run: Runner, program: str) -> Dict[str, Any]:
-    """The highest CUDA version of the driver: from libcuda, which needs no card for this, else from nvidia-smi's heading."""
+    """The highest CUDA version of the driver: from libcuda, which needs no card for this, else from nvidia-smi's
+    heading.
+    """
     number = ctypes.c_int(0)
     library = _load("libcuda.so.1", "nvcuda.dll")
     if library is not None and library.cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value:
@@ -125,7 +158,9 @@ def _without_nvidia_smi(run: Runner) -> Dict[str, Any]:
 
 
 def _from_nvml() -> Dict[str, Any]:
-    """Name, compute capability and memory of each card through NVIDIA's management library; {} where it does not load."""
+    """Name, compute capability and memory of each card through NVIDIA's management library; {} where it does not
+    load.
+    """
     library = _load("libnvidia-ml.so.1", "nvml.dll")
     if library is None or library.nvmlInit_v2() != 0:
         return {}
@@ -151,8 +186,13 @@ def _nvml_card(library: Any, index: int) -> Optional[Gpu]:
     known = library.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)) == 0
     sizes = (ctypes.c_ulonglong * 3)()  # total, free, used in bytes
     sized = library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(sizes)) == 0
-    return Gpu(name=name, index=index, compute_capability=f"{major.value}.{minor.value}" if known else None,
-               vram_gib=round(sizes[0] / 2**30, 2) if sized else None, vram_free_gib=round(sizes[1] / 2**30, 2) if sized else None)
+    return Gpu(
+        name=name,
+        index=index,
+        compute_capability=f"{major.value}.{minor.value}" if known else None,
+        vram_gib=round(sizes[0] / 2**30, 2) if sized else None,
+        vram_free_gib=round(sizes[1] / 2**30, 2) if sized else None,
+    )
 
 
 def _from_pci() -> Dict[str, Any]:

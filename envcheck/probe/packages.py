@@ -1,4 +1,7 @@
 """Installed packages, read from their own files: nothing is imported, so a broken package cannot stop the probe."""
+# ruff: noqa: PTH112, PTH208
+# names come from the environment: os.path answers False where Path raises on Python 3.8
+
 import json
 import os
 import re
@@ -9,14 +12,60 @@ from typing import Any, Dict, Iterator, List, Tuple
 from envcheck.facts import normal_name
 from envcheck.probe.commands import Runner
 
-WATCHED = frozenset((
-    "torch torchvision torchaudio triton triton-windows unsloth unsloth-zoo transformers trl peft accelerate datasets bitsandbytes "
-    "torchao xformers flash-attn flash-attn-3 vllm huggingface-hub hf-xet hf-transfer tokenizers safetensors numpy cut-cross-entropy "
-    "deepspeed liger-kernel sentencepiece protobuf llamafactory axolotl nvidia-nccl-cu12 nvidia-nccl-cu13 nvidia-nvjitlink-cu12 "
-    "nvidia-nvjitlink nvidia-cusparse-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-runtime pydantic tyro rich").split())
+WATCHED = frozenset(
+    [
+        "torch",
+        "torchvision",
+        "torchaudio",
+        "triton",
+        "triton-windows",
+        "unsloth",
+        "unsloth-zoo",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "datasets",
+        "bitsandbytes",
+        "torchao",
+        "xformers",
+        "flash-attn",
+        "flash-attn-3",
+        "vllm",
+        "huggingface-hub",
+        "hf-xet",
+        "hf-transfer",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+        "cut-cross-entropy",
+        "deepspeed",
+        "liger-kernel",
+        "sentencepiece",
+        "protobuf",
+        "llamafactory",
+        "axolotl",
+        "nvidia-nccl-cu12",
+        "nvidia-nccl-cu13",
+        "nvidia-nvjitlink-cu12",
+        "nvidia-nvjitlink",
+        "nvidia-cusparse-cu12",
+        "nvidia-cuda-runtime-cu12",
+        "nvidia-cuda-runtime",
+        "pydantic",
+        "tyro",
+        "rich",
+    ]
+)
 ALWAYS_SAID = ("torch", "triton", "unsloth", "bitsandbytes", "transformers", "trl", "peft")  # absent is worth a fact
-OWN_VERSION = {"transformers": "transformers", "peft": "peft", "accelerate": "accelerate", "huggingface-hub": "huggingface_hub",
-               "datasets": "datasets", "safetensors": "safetensors"}  # distribution -> package with a literal __version__
+OWN_VERSION = {
+    "transformers": "transformers",
+    "peft": "peft",
+    "accelerate": "accelerate",
+    "huggingface-hub": "huggingface_hub",
+    "datasets": "datasets",
+    "safetensors": "safetensors",
+}  # distribution -> package with a literal __version__
 _FOLDER = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*?)-(?P<version>\d[^-]*?)\.(?:dist-info|egg-info)$")
 MAX_BYTES = 1_000_000
 
@@ -82,7 +131,9 @@ def _text(path: Path) -> str:
 def _own_versions(folders: List[str]) -> Iterator[Tuple[str, str]]:
     """What `import x; x.__version__` would say, from the first folder that has the package."""
     for name, package in OWN_VERSION.items():
-        place = next((Path(folder, package, "__init__.py") for folder in folders if Path(folder, package).is_dir()), None)
+        place = next(
+            (Path(folder, package, "__init__.py") for folder in folders if Path(folder, package).is_dir()), None
+        )
         match = re.search(r"^__version__\s*=\s*[\"']([^\"']+)[\"']", _text(place), re.MULTILINE) if place else None
         if match:
             yield name, match.group(1)
@@ -115,7 +166,9 @@ def _built_for(places: Dict[str, Path]) -> Dict[str, Any]:
             names = os.listdir(places["bitsandbytes"].parent / "bitsandbytes")
         except OSError:
             names = []
-        cuda = sorted(match.group(1) for match in map(re.compile(r"^libbitsandbytes_cuda(\d+)\.").match, names) if match)
+        cuda = sorted(
+            match.group(1) for match in map(re.compile(r"^libbitsandbytes_cuda(\d+)\.").match, names) if match
+        )
         if cuda:
             found["bitsandbytes"] = {"cuda": " ".join(cuda)}
     return {"built_for": found} if found else {}
@@ -126,8 +179,11 @@ def _requires(places: Dict[str, Path]) -> Dict[str, Any]:
     found = {}
     for name in ("unsloth", "unsloth-zoo"):
         lines = _text(places[name] / "METADATA").splitlines() if name in places else []
-        stated = [line.partition(":")[2].partition(";")[0].strip() for line in lines if re.match(r"Requires-Dist:\s*torch\s*[<>=!~(;]", line)
-                  and "extra ==" not in line]
+        stated = [
+            line.partition(":")[2].partition(";")[0].strip()
+            for line in lines
+            if re.match(r"Requires-Dist:\s*torch\s*[<>=!~(;]", line) and "extra ==" not in line
+        ]
         if stated:
             found[name] = stated[0]
     return {"requires": found} if found else {}

@@ -1,8 +1,12 @@
-"""Small tests on the card that is there, each in a child process with a time limit; a crash or a hang is a result, not the end.
+"""Small tests on the card that is there, each in a child process with a time limit; a crash or a hang is a result,
+not the end.
 
-A test is a short program for the interpreter that runs envcheck. It prints "ok ..." as its last line, or "skip REASON"; anything
-else, and every exit status but 0, means failed.
+A test is a short program for the interpreter that runs envcheck. It prints "ok ..." as its last line, or "skip
+REASON"; anything else, and every exit status but 0, means failed.
 """
+# ruff: noqa: PTH118, PTH123
+# names come from the environment: os.path answers False where Path raises on Python 3.8
+
 import os
 import sys
 import tempfile
@@ -37,27 +41,36 @@ cuda = torch.cuda.is_available()
 mps = getattr(torch.backends, "mps", None)
 print(json.dumps({
     "torch_cuda_available": cuda, "torch_cuda": torch.version.cuda, "torch_hip": getattr(torch.version, "hip", None),
-    "torch_arch_list": torch.cuda.get_arch_list() if cuda else None, "torch_mps_available": bool(mps and mps.is_available())}))
+    "torch_arch_list": torch.cuda.get_arch_list() if cuda else None,
+    "torch_mps_available": bool(mps and mps.is_available())}))
 print("ok torch", torch.__version__)
 """
 
-MATMUL = START + """
+MATMUL = (
+    START
+    + """
 a = torch.randn(512, 512, device=device)
 exact, fast = a @ a, (a.to(half) @ a.to(half)).float()
 error = ((exact - fast).norm() / exact.norm()).item()
 assert error < 0.05, "the %s product is off by %.3f" % (half, error)
 print("ok %s on %s" % (str(half)[6:], device))
 """
+)
 
-ATTENTION = START + """
+ATTENTION = (
+    START
+    + """
 q, k, v = (torch.randn(1, 4, 128, 64, device=device, dtype=half, requires_grad=True) for _ in range(3))
 out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 out.float().sum().backward()
 assert torch.isfinite(q.grad).all(), "the gradient is not finite"
 print("ok forward and backward on %s" % device)
 """
+)
 
-NF4 = START + """
+NF4 = (
+    START
+    + """
 import bitsandbytes as bnb
 layer = bnb.nn.Linear4bit(256, 256, bias=False, quant_type="nf4", compute_dtype=half)
 plain = layer.weight.data.clone().float()
@@ -69,8 +82,11 @@ error = ((y.float().cpu() - x.detach().float().cpu() @ plain.T).norm() / y.float
 assert error < 0.3 and torch.isfinite(x.grad).all(), "the NF4 layer is off by %.2f" % error
 print("ok NF4 forward and backward on %s, bitsandbytes %s" % (device, bnb.__version__))
 """
+)
 
-OPTIMIZER = START + """
+OPTIMIZER = (
+    START
+    + """
 import bitsandbytes as bnb
 weight = torch.nn.Parameter(torch.ones(8192, device=device))
 optimizer = bnb.optim.AdamW8bit([weight], lr=0.1)
@@ -79,8 +95,11 @@ optimizer.step()
 assert (weight < 1).all(), "the step changed nothing"
 print("ok one AdamW8bit step")
 """
+)
 
-TRITON = START + """
+TRITON = (
+    START
+    + """
 import triton, triton.language as tl
 
 @triton.jit
@@ -94,22 +113,29 @@ torch.cuda.synchronize()
 assert (x == 1).all(), "the kernel gave wrong numbers"
 print("ok compiled and ran, triton %s" % triton.__version__)
 """
+)
 
-XFORMERS = START + """
+XFORMERS = (
+    START
+    + """
 import xformers, xformers.ops as ops
 q = torch.randn(1, 128, 4, 64, device=device, dtype=half, requires_grad=True)
 ops.memory_efficient_attention(q, q, q, attn_bias=ops.LowerTriangularMask()).float().sum().backward()
 torch.cuda.synchronize()
 print("ok forward and backward, xformers %s" % xformers.__version__)
 """
+)
 
-FLASH = START + """
+FLASH = (
+    START
+    + """
 import flash_attn
 q = torch.randn(1, 128, 4, 64, device=device, dtype=half, requires_grad=True)
 flash_attn.flash_attn_func(q, q, q, causal=True).float().sum().backward()
 torch.cuda.synchronize()
 print("ok forward and backward, flash-attn %s" % flash_attn.__version__)
 """
+)
 
 UNSLOTH = """
 import os
@@ -132,7 +158,9 @@ SEES_LIMIT_S = 60.0
 
 
 def extend(facts: Facts, run: Runner) -> Facts:
-    """The facts with torch_arch_list and its like, and `smoke`: test -> verdict (ok, failed, hung, skipped) and detail."""
+    """The facts with torch_arch_list and its like, and `smoke`: test -> verdict (ok, failed, hung, skipped) and
+    detail.
+    """
     if facts.installed("torch") is not True:
         return facts
     seen = run_source(SEES, SEES_LIMIT_S, run)
@@ -181,4 +209,3 @@ def verdict(answer: Output) -> Dict[str, Any]:
         return {"verdict": "ok", "detail": last[3:]}
     code = "" if answer.ok else f" (exit status {answer.code})"
     return {"verdict": "failed", "detail": (answer.text.strip()[-DETAIL_CHARACTERS:] or "no output") + code}
-

@@ -1,4 +1,7 @@
 """Operating system, Python, memory, disk, compilers, environment variables, hub."""
+# ruff: noqa: PTH109, PTH110, PTH111, PTH112, PTH113, PTH118, PTH120, PTH123, PTH207
+# names come from the environment: os.path answers False where Path raises on Python 3.8
+
 import ctypes
 import glob
 import os
@@ -35,8 +38,13 @@ def read(run: Runner) -> Dict[str, Any]:
 
 
 def read_hub(run: Runner) -> Dict[str, Any]:
-    """Can the model hub be reached at all? Opens and closes one connection; nothing is sent. Not asked when set offline."""
-    if any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+    """Can the model hub be reached at all? Opens and closes one connection; nothing is sent. Not asked when set
+    offline.
+    """
+    if any(
+        os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    ):
         return {}
     answer: List[bool] = []
 
@@ -64,8 +72,14 @@ def text_of(path: str) -> str:
 
 def _system(run: Runner) -> Dict[str, Any]:
     kernel = text_of("/proc/version").lower()
-    found = {"os": _os_name(), "machine": platform.machine() or None, "python": platform.python_version(),
-             "venv": sys.prefix != sys.base_prefix, "wsl": "microsoft" in kernel, "container": _container()}
+    found = {
+        "os": _os_name(),
+        "machine": platform.machine() or None,
+        "python": platform.python_version(),
+        "venv": sys.prefix != sys.base_prefix,
+        "wsl": "microsoft" in kernel,
+        "container": _container(),
+    }
     if sys.platform.startswith("linux"):
         found["glibc"] = platform.libc_ver()[1] or None
         found["secure_boot"] = _secure_boot()
@@ -74,7 +88,7 @@ def _system(run: Runner) -> Dict[str, Any]:
 
 def _os_name() -> str:
     if sys.platform == "win32":
-        build = int((platform.version().split(".") + ["0", "0"])[2] or 0)
+        build = int([*platform.version().split("."), "0", "0"][2] or 0)
         return "Windows 11" if build >= 22000 else f"Windows {platform.release()}"
     if sys.platform == "darwin":
         return f"macOS {platform.mac_ver()[0]} {platform.machine()}"
@@ -108,7 +122,10 @@ def _memory(run: Runner) -> Dict[str, Any]:
         return {"ram_gib": round(int(answer.text) / GIB, 1)} if answer.ok and answer.text.strip().isdigit() else {}
     rows = dict(re.findall(r"^(\w+):\s+(\d{1,15}) kB", text_of("/proc/meminfo"), re.MULTILINE))
     sizes = {"ram_gib": "MemTotal", "ram_free_gib": "MemAvailable", "swap_gib": "SwapTotal"}
-    return {**{name: round(int(rows[key]) * 1024 / GIB, 1) for name, key in sizes.items() if key in rows}, "memory_limit_gib": _cgroup_limit()}
+    return {
+        **{name: round(int(rows[key]) * 1024 / GIB, 1) for name, key in sizes.items() if key in rows},
+        "memory_limit_gib": _cgroup_limit(),
+    }
 
 
 def _cgroup_limit() -> Optional[float]:
@@ -124,17 +141,24 @@ def _windows_memory() -> Dict[str, Any]:
 
     class Status(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (name, ctypes.c_ulonglong) for name in ("total", "free", "commit_limit", "commit_free", "virtual", "virtual_free", "extended")]
+            (name, ctypes.c_ulonglong)
+            for name in ("total", "free", "commit_limit", "commit_free", "virtual", "virtual_free", "extended")
+        ]
 
     status = Status(length=ctypes.sizeof(Status))
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return {}
-    return {"ram_gib": round(status.total / GIB, 1), "ram_free_gib": round(status.free / GIB, 1),
-            "swap_gib": round(max(0, status.commit_limit - status.total) / GIB, 1)}
+    return {
+        "ram_gib": round(status.total / GIB, 1),
+        "ram_free_gib": round(status.free / GIB, 1),
+        "swap_gib": round(max(0, status.commit_limit - status.total) / GIB, 1),
+    }
 
 
 def _disk(run: Runner) -> Dict[str, Any]:
-    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    cache = (
+        os.environ.get("HF_HUB_CACHE") or os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    )
     found = {"disk_free_gib": _free_gib(os.getcwd()), "cache_free_gib": _free_gib(cache)}
     if sys.platform.startswith("linux"):
         found["shm_gib"] = _free_gib("/dev/shm")
@@ -153,20 +177,30 @@ def _free_gib(path: str) -> Optional[float]:
 
 def _tools(run: Runner) -> Dict[str, Any]:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    compilers = [os.environ.get("CC", ""), "gcc", "cc", "clang"] if sys.platform != "win32" else ["cl", "clang-cl", "gcc"]
+    compilers = (
+        [os.environ.get("CC", ""), "gcc", "cc", "clang"] if sys.platform != "win32" else ["cl", "clang-cl", "gcc"]
+    )
     compiler = any(name and shutil.which(name.split()[0]) for name in compilers)
     if sys.platform == "win32" and not compiler:
-        compiler = bool(glob.glob(r"C:\Program Files*\Microsoft Visual Studio\*\*\VC\Tools\MSVC\*\bin\Hostx64\x64\cl.exe"))
+        compiler = bool(
+            glob.glob(r"C:\Program Files*\Microsoft Visual Studio\*\*\VC\Tools\MSVC\*\bin\Hostx64\x64\cl.exe")
+        )
     include = sysconfig.get_path("include")
-    return {"c_compiler": compiler, "nvcc": bool(shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))),
-            "cuda_toolkits": tuple(_toolkits(home)), "python_headers": os.path.exists(os.path.join(include, "Python.h")) if include else None}
+    return {
+        "c_compiler": compiler,
+        "nvcc": bool(shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))),
+        "cuda_toolkits": tuple(_toolkits(home)),
+        "python_headers": os.path.exists(os.path.join(include, "Python.h")) if include else None,
+    }
 
 
 def _toolkits(home: str) -> List[str]:
     roots = {os.path.realpath(path) for path in (*glob.glob("/usr/local/cuda*"), home) if os.path.isdir(path)}
     found = set()
     for root in roots:
-        match = re.search(r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"(\d+\.\d+)', text_of(os.path.join(root, "version.json")))
+        match = re.search(
+            r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"(\d+\.\d+)', text_of(os.path.join(root, "version.json"))
+        )
         match = match or re.search(r"cuda-(\d+\.\d+)$|v(\d+\.\d+)$", root)
         if match:
             found.add(next(group for group in match.groups() if group))
@@ -177,7 +211,10 @@ def _variables(run: Runner) -> Dict[str, Any]:
     """Variables that matter and those that look like a misspelt one. Of a token only its presence is kept."""
     env = {name: value for name, value in os.environ.items() if name in variables.KNOWN or variables.meant(name)}
     home = os.path.expanduser("~")
-    stored = [os.environ.get("HF_TOKEN_PATH", ""), os.path.join(os.environ.get("HF_HOME") or os.path.join(home, ".cache", "huggingface"), "token")]
+    stored = [
+        os.environ.get("HF_TOKEN_PATH", ""),
+        os.path.join(os.environ.get("HF_HOME") or os.path.join(home, ".cache", "huggingface"), "token"),
+    ]
     token = any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"))
     env.update({name: "<set>" for name in env if "TOKEN" in name})
     return {"env": env, "hf_logged_in": bool(token or any(path and os.path.isfile(path) for path in stored))}

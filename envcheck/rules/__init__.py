@@ -1,8 +1,11 @@
-"""Pure rules: Facts -> findings. Imports facts, versions, known, wheels, causes; touches no machine and prints nothing.
+"""Pure rules: Facts -> findings. Imports facts, versions, known, wheels, causes; touches no machine and prints
+nothing.
 
-A rule yields Findings when it is certain and nothing when a fact it needs is unknown. `CHECKS` groups the rules as the screen
-shows them and says which facts a group needs, so that "could not be read" is told apart from "fine". Add a rule to its group.
+A rule yields Findings when it is certain and nothing when a fact it needs is unknown. `CHECKS` groups the rules as
+the screen shows them and says which facts a group needs, so that "could not be read" is told apart from "fine". Add a
+rule to its group.
 """
+
 from typing import Callable, Iterable, List, NamedTuple, Tuple
 
 from envcheck.causes import finding
@@ -62,7 +65,11 @@ def verdicts(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Tuple[st
         if found:
             rows.append((check.name, found[0].severity, ", ".join(dict.fromkeys(item.id for item in found))))
         elif missing:
-            words = "not run" if check.name == "smoke tests" else "could not read: " + ", ".join(need.split("|")[0] for need in missing)
+            words = (
+                "not run"
+                if check.name == "smoke tests"
+                else "could not read: " + ", ".join(need.split("|")[0] for need in missing)
+            )
             rows.append((check.name, "unknown", words))
         else:
             rows.append((check.name, "ok", smoke.summary(facts) if check.name == "smoke tests" else ""))

@@ -1,4 +1,5 @@
 """Rules: the card, its driver and the torch build."""
+
 import re
 from typing import Iterator, List, Optional, Tuple
 
@@ -31,7 +32,11 @@ def visible(facts: Facts) -> Tuple[Gpu, ...]:
 
 
 def _card_lines(facts: Facts) -> List[Tuple[str, str]]:
-    names = [f"{gpu.name or 'unnamed'} (sm_%d%d)" % wheels.capability(gpu) for gpu in visible(facts) if wheels.capability(gpu)]  # type: ignore
+    names = [
+        f"{gpu.name or 'unnamed'} (sm_%d%d)" % wheels.capability(gpu)
+        for gpu in visible(facts)
+        if wheels.capability(gpu)
+    ]  # type: ignore
     built = " ".join(facts.torch_arch_list or ())
     torch = facts.shown_version("torch") + (f", CUDA {facts.torch_build}" if facts.torch_build else "")
     return [("GPU", "; ".join(names)), ("PyTorch", torch + (f", built for {built}" if built else ""))]
@@ -69,8 +74,11 @@ def _serves_by_version(facts: Facts, card: known.Capability) -> str:
     if versions.below(build, FIRST_CUDA_OF_MAJOR.get(card[0], "0")):
         return "too new"
     late = torch and torch.release[:2] >= (2, 11)
-    floor = (7, 5) if versions.at_least(build, "13.0") or (late and versions.at_least(build, "12.8")) else (
-        (7, 0) if versions.at_least(build, "12.8") else (3, 5))
+    floor = (
+        (7, 5)
+        if versions.at_least(build, "13.0") or (late and versions.at_least(build, "12.8"))
+        else ((7, 0) if versions.at_least(build, "12.8") else (3, 5))
+    )
     return "too old" if card < floor else "yes"
 
 
@@ -81,15 +89,30 @@ def torch_against_card(facts: Facts) -> Iterator[Finding]:
     if not bad or str(facts.run("device")) == "cpu":
         return
     if len(cards) > 1 and not _one_wheel_serves(cards, facts):
-        yield finding("mixed-gpu-architectures", facts, "No single PyTorch build serves all cards that are visible.",
-                      _card_lines(facts), severity="error")
+        yield finding(
+            "mixed-gpu-architectures",
+            facts,
+            "No single PyTorch build serves all cards that are visible.",
+            _card_lines(facts),
+            severity="error",
+        )
         return
     if "too new" in bad:
         newest = "sm_%d%d" % max(card for card in cards if answers[card] == "too new")
-        yield finding("torch-lacks-gpu-arch", facts, f"Your GPU needs {newest} kernels. This PyTorch build has none.", _card_lines(facts))
+        yield finding(
+            "torch-lacks-gpu-arch",
+            facts,
+            f"Your GPU needs {newest} kernels. This PyTorch build has none.",
+            _card_lines(facts),
+        )
     if "too old" in bad:
         oldest = "sm_%d%d" % min(card for card in cards if answers[card] == "too old")
-        yield finding("torch-dropped-gpu-arch", facts, f"This PyTorch build no longer serves cards as old as {oldest}.", _card_lines(facts))
+        yield finding(
+            "torch-dropped-gpu-arch",
+            facts,
+            f"This PyTorch build no longer serves cards as old as {oldest}.",
+            _card_lines(facts),
+        )
 
 
 def _one_wheel_serves(cards: List[known.Capability], facts: Facts) -> bool:
@@ -106,13 +129,28 @@ def cpu_only_torch(facts: Facts) -> Iterator[Finding]:
     if facts.torch_build == "cpu":
         others = (str((facts.package(name) or "")) for name in ("torchvision", "torchaudio", "xformers", "flash-attn"))
         built = (str(item.get("torch", "")) for item in (facts.built_for or {}).values())
-        meant = cards or (facts.gpu is None and (
-            facts.driver or facts.driver_cuda or wants_gpu(facts) or any("+cu" in text for text in (*others, *built))))
+        meant = cards or (
+            facts.gpu is None
+            and (
+                facts.driver
+                or facts.driver_cuda
+                or wants_gpu(facts)
+                or any("+cu" in text for text in (*others, *built))
+            )
+        )
         if meant:
-            yield finding("torch-cpu-only-build", facts, details=_card_lines(facts) if cards else [("PyTorch", facts.shown_version("torch"))])
+            yield finding(
+                "torch-cpu-only-build",
+                facts,
+                details=_card_lines(facts) if cards else [("PyTorch", facts.shown_version("torch"))],
+            )
     elif facts.torch_build is None and facts.torch_cuda_available is False and cards and not _other_reason(facts):
-        yield finding("torch-cpu-only-build", facts, "There is an NVIDIA GPU, but torch sees no CUDA: very likely a build without it.",
-                      _card_lines(facts))
+        yield finding(
+            "torch-cpu-only-build",
+            facts,
+            "There is an NVIDIA GPU, but torch sees no CUDA: very likely a build without it.",
+            _card_lines(facts),
+        )
 
 
 def _other_reason(facts: Facts) -> bool:
@@ -129,7 +167,11 @@ def no_gpu(facts: Facts) -> Iterator[Finding]:
     cuda_build = facts.torch_build not in (None, "cpu", "rocm")
     if facts.is_container and (cuda_build or wants_gpu(facts)):
         yield finding("container-gpu-access-missing", facts)
-    elif wants_gpu(facts) or cuda_build or (facts.installed("unsloth") and facts.torch_build is None and facts.training is None):
+    elif (
+        wants_gpu(facts)
+        or cuda_build
+        or (facts.installed("unsloth") and facts.torch_build is None and facts.training is None)
+    ):
         yield finding("no-gpu-present", facts)
 
 
@@ -137,7 +179,12 @@ def container_without_gpu(facts: Facts) -> Iterator[Finding]:
     """A CUDA build in a container, the card belongs to the machine, yet torch sees nothing."""
     cuda_build = facts.torch_build not in (None, "cpu", "rocm")
     blind = facts.is_container and facts.torch_cuda_available is False and cuda_build and facts.gpu != ()
-    if blind and "CUDA_VISIBLE_DEVICES" not in (facts.env or {}) and not any(driver_too_old(facts)) and not facts.nvidia_smi:
+    if (
+        blind
+        and "CUDA_VISIBLE_DEVICES" not in (facts.env or {})
+        and not any(driver_too_old(facts))
+        and not facts.nvidia_smi
+    ):
         yield finding("container-gpu-access-missing", facts)
 
 
@@ -161,7 +208,10 @@ def driver_too_old(facts: Facts) -> Iterator[Finding]:
         return
     build = facts.torch_build
     cuda = build if build not in (None, "cpu", "rocm") else None
-    details = [("driver", f"{facts.driver or 'unknown'}, runs CUDA up to {facts.driver_cuda or 'unknown'}"), ("PyTorch", f"built for CUDA {cuda}")]
+    details = [
+        ("driver", f"{facts.driver or 'unknown'}, runs CUDA up to {facts.driver_cuda or 'unknown'}"),
+        ("PyTorch", f"built for CUDA {cuda}"),
+    ]
     if cuda:
         floor = known.floor_of_cuda(cuda, facts.is_windows)
         lower_major = facts.driver_cuda and versions.below(facts.driver_cuda.split(".")[0], cuda.split(".")[0])
@@ -171,7 +221,10 @@ def driver_too_old(facts: Facts) -> Iterator[Finding]:
     for card in map(wheels.capability, visible(facts)):
         first = known.first_driver_of_card(card, facts.is_windows) if card else None
         if first and versions.below(facts.driver, first.split(".")[0]):
-            what = "The NVIDIA driver is older than the card: its generation needs driver %s or newer." % first.split(".")[0]
+            what = (
+                "The NVIDIA driver is older than the card: its generation needs driver %s or newer."
+                % first.split(".")[0]
+            )
             yield finding("driver-too-old-for-cuda", facts, what, details[:1])
             return
 
@@ -179,8 +232,11 @@ def driver_too_old(facts: Facts) -> Iterator[Finding]:
 SMI_SAYS = (
     ("driver-library-mismatch", r"version mismatch"),
     ("gpu-hardware-fault", r"gpu is lost|fallen off the bus|unable to determine the device handle"),
-    ("driver-not-loaded", r"couldn'?t communicate with the nvidia driver|driver not loaded|blocked by the operating system|"
-                          r"no devices were found|nvidia-smi has failed|command not found|not recognized|driver is not loaded"),
+    (
+        "driver-not-loaded",
+        r"couldn'?t communicate with the nvidia driver|driver not loaded|blocked by the operating system|"
+        r"no devices were found|nvidia-smi has failed|command not found|not recognized|driver is not loaded",
+    ),
 )
 
 

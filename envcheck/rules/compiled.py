@@ -1,4 +1,5 @@
 """Rules: compiled packages that must fit torch, CUDA and the card."""
+
 import re
 from typing import Iterator, Optional
 
@@ -8,7 +9,9 @@ from envcheck.facts import Facts, Finding
 from envcheck.rules.cards import visible
 from envcheck.rules.system import runs_on_cpu
 
-ROCM_TARGETS_WITHOUT_KERNELS = r"gfx(?:8\d\d|90[06]|1010|1012)|\bmi(?:25|50|60)\b|vega|rx\s?5[0-9]00|rx\s?[45]\d0\b|radeon vii"
+ROCM_TARGETS_WITHOUT_KERNELS = (
+    r"gfx(?:8\d\d|90[06]|1010|1012)|\bmi(?:25|50|60)\b|vega|rx\s?5[0-9]00|rx\s?[45]\d0\b|radeon vii"
+)
 STABLE_ABI = "0.0.34"  # xformers from here on loads beside later torch releases of the same CUDA major version
 
 
@@ -24,7 +27,11 @@ def _minor(text: Optional[str]) -> Optional[str]:
 def xformers_on_blackwell(facts: Facts) -> Iterator[Finding]:
     cards = [card for card in map(wheels.capability, visible(facts)) if card and card >= (10, 0)]
     if cards and facts.fits("xformers", "<=0.0.32.post2"):
-        yield finding("xformers-fa3-on-blackwell", facts, details=[("GPU", "sm_%d%d" % max(cards)), ("xformers", facts.shown_version("xformers"))])
+        yield finding(
+            "xformers-fa3-on-blackwell",
+            facts,
+            details=[("GPU", "sm_%d%d" % max(cards)), ("xformers", facts.shown_version("xformers"))],
+        )
 
 
 def xformers_build(facts: Facts) -> Iterator[Finding]:
@@ -34,16 +41,23 @@ def xformers_build(facts: Facts) -> Iterator[Finding]:
     made_for = str(built.get("torch") or "") or None
     if torch is None or build in ("cpu", "rocm"):
         return
-    details = [("xformers", facts.shown_version("xformers")), ("built for", made_for or "unknown"), ("PyTorch", f"{torch}, CUDA {build or 'unknown'}")]
+    details = [
+        ("xformers", facts.shown_version("xformers")),
+        ("built for", made_for or "unknown"),
+        ("PyTorch", f"{torch}, CUDA {build or 'unknown'}"),
+    ]
     stable = facts.fits("xformers", ">=" + STABLE_ABI) or versions.at_least(made_for, "2.10")
     if made_for:
-        same = versions.parse(made_for) and versions.parse(made_for).release == versions.parse(torch).release  # type: ignore[union-attr]
+        # type: ignore[union-attr]
+        same = versions.parse(made_for) and versions.parse(made_for).release == versions.parse(torch).release
         local = re.match(r"cu(\d\d)(\d)", getattr(versions.parse(made_for), "local", ""))
         other_cuda = bool(local and build and local.group(1) != build.split(".")[0])
         late_enough = stable and versions.at_least(torch, made_for.split("+")[0])
         if other_cuda or not (same or late_enough):
             yield finding("xformers-built-for-other-torch", facts, details=details)
-        elif not stable and built.get("python") and facts.python and _minor(str(built["python"])) != _minor(facts.python):
+        elif (
+            not stable and built.get("python") and facts.python and _minor(str(built["python"])) != _minor(facts.python)
+        ):
             yield finding("xformers-built-for-other-torch", facts, "xformers was compiled for another Python.", details)
         return
     row = next((row for row in known.package_rows("xformers") if row["version"] == facts.package("xformers")), None)
@@ -55,10 +69,18 @@ def cuda_build_on_rocm(facts: Facts) -> Iterator[Finding]:
     if facts.torch_build != "rocm":
         return
     names = [name for name in ("flash-attn", "xformers") if name in (facts.installing or {})]
-    names += [name for name, item in (facts.built_for or {}).items() if re.search(r"\+cu\d|cuda", str(item).lower()) and name != "bitsandbytes"]
+    names += [
+        name
+        for name, item in (facts.built_for or {}).items()
+        if re.search(r"\+cu\d|cuda", str(item).lower()) and name != "bitsandbytes"
+    ]
     names += [name for name, version in (facts.packages or {}).items() if re.search(r"\+cu\d", version or "")]
     if names:
-        yield finding("cuda-package-on-rocm", facts, details=[("package", ", ".join(dict.fromkeys(names))), ("PyTorch", facts.shown_version("torch"))])
+        yield finding(
+            "cuda-package-on-rocm",
+            facts,
+            details=[("package", ", ".join(dict.fromkeys(names))), ("PyTorch", facts.shown_version("torch"))],
+        )
 
 
 def flash_attn_build(facts: Facts) -> Iterator[Finding]:
@@ -67,9 +89,19 @@ def flash_attn_build(facts: Facts) -> Iterator[Finding]:
     built = str((facts.built_for or {}).get("flash-attn", {}).get("torch") or "")
     tagged = re.search(r"torch(\d+\.\d+)", version)
     wanted = tagged.group(1) if tagged else _minor(built)
-    details = [("flash-attn", version + (f", built for torch {built}" if built else "")), ("PyTorch", torch or "unknown")]
+    details = [
+        ("flash-attn", version + (f", built for torch {built}" if built else "")),
+        ("PyTorch", torch or "unknown"),
+    ]
     abi = re.search(r"cxx11abi(true|false)", version.lower())
-    wrong_abi = abi and torch and ((abi.group(1) == "true" and versions.below(torch, "2.6")) or (abi.group(1) == "false" and versions.at_least(torch, "2.7")))
+    wrong_abi = (
+        abi
+        and torch
+        and (
+            (abi.group(1) == "true" and versions.below(torch, "2.6"))
+            or (abi.group(1) == "false" and versions.at_least(torch, "2.7"))
+        )
+    )
     python = re.search(r"cp(3)(\d+)", version)
     wrong_python = python and facts.python and _minor(facts.python) != f"{python.group(1)}.{python.group(2)}"
     if (wanted and torch and _minor(torch) != wanted) or wrong_abi or wrong_python:
@@ -77,7 +109,9 @@ def flash_attn_build(facts: Facts) -> Iterator[Finding]:
         return
     cuda, build = re.search(r"cu(\d\d)", version), cuda_build(facts)
     if cuda and build and cuda.group(1) != build.split(".")[0]:
-        yield finding("cuda-runtime-major-mismatch", facts, "flash-attn was built for another CUDA major version.", details)
+        yield finding(
+            "cuda-runtime-major-mismatch", facts, "flash-attn was built for another CUDA major version.", details
+        )
 
 
 def attention_kernel(facts: Facts) -> Iterator[Finding]:
@@ -85,9 +119,16 @@ def attention_kernel(facts: Facts) -> Iterator[Finding]:
     cards = sorted(card for card in map(wheels.capability, visible(facts)) if card)
     details = [("attention", asked), ("GPU", "sm_%d%d" % cards[0] if cards else "none")]
     if "flash" in asked and cards and cards[0] < (8, 0):
-        yield finding("attention-kernel-unsupported", facts, "FlashAttention 2 needs compute capability 8.0 (Ampere) or newer.", details)
+        yield finding(
+            "attention-kernel-unsupported",
+            facts,
+            "FlashAttention 2 needs compute capability 8.0 (Ampere) or newer.",
+            details,
+        )
     elif re.search(r"flash_?(attention|attn)_?3|fa3", asked) and cards and cards[-1][0] != 9:
-        yield finding("attention-kernel-unsupported", facts, "FlashAttention 3 runs on Hopper cards (9.0) only.", details)
+        yield finding(
+            "attention-kernel-unsupported", facts, "FlashAttention 3 runs on Hopper cards (9.0) only.", details
+        )
     elif "flash" in asked and facts.gpu == ():
         yield finding("attention-kernel-unsupported", facts, "FlashAttention needs a GPU.", details)
 
@@ -116,7 +157,8 @@ def _first_with(build: str) -> str:
     """First bitsandbytes release with a library for this CUDA version; "0" where every release in use has one."""
     for row in known.package_rows("bitsandbytes"):
         if re.search(rf"(?<![\d.]){re.escape(build)}\.", row["cuda"]) or (
-                versions.at_least(row["version"], "0.50") and re.search(rf"(?<![\d.]){build.split('.')[0]}\.", row["cuda"])):
+            versions.at_least(row["version"], "0.50") and re.search(rf"(?<![\d.]){build.split('.')[0]}\.", row["cuda"])
+        ):
             return "0" if row["version"] in ("0.44.1", "0.45.0") else str(row["version"])
     return "0"
 
@@ -124,7 +166,10 @@ def _first_with(build: str) -> str:
 def bitsandbytes_kernels(facts: Facts) -> Iterator[Finding]:
     """Cards older (or newer) than the targets of the installed build; AMD cards without one."""
     names = " ".join(gpu.name or "" for gpu in facts.gpu or ()).lower()
-    details = [("GPU", "; ".join(gpu.name or "?" for gpu in facts.gpu or ())), ("bitsandbytes", facts.shown_version("bitsandbytes"))]
+    details = [
+        ("GPU", "; ".join(gpu.name or "?" for gpu in facts.gpu or ())),
+        ("bitsandbytes", facts.shown_version("bitsandbytes")),
+    ]
     amd = facts.torch_build == "rocm" or any(gpu.vendor == "amd" for gpu in facts.gpu or ())
     needed = facts.installed("bitsandbytes") or facts.run("load_in_4bit") or facts.run("load_in_8bit")
     if amd and needed:
@@ -137,7 +182,9 @@ def bitsandbytes_kernels(facts: Facts) -> Iterator[Finding]:
     if cards[0] < bitsandbytes_floor(facts) or (cards[0] < (7, 5) and facts.run("load_in_8bit")):
         yield finding("bnb-no-kernels-for-gpu", facts, details=details)
     elif cards[-1] >= (10, 0) and facts.fits("bitsandbytes", "<0.45.3"):
-        yield finding("bnb-no-kernels-for-gpu", facts, "bitsandbytes has kernels for this generation from 0.45.3 on.", details)
+        yield finding(
+            "bnb-no-kernels-for-gpu", facts, "bitsandbytes has kernels for this generation from 0.45.3 on.", details
+        )
 
 
 def bitsandbytes_floor(facts: Facts) -> known.Capability:
@@ -151,9 +198,21 @@ def bitsandbytes_floor(facts: Facts) -> known.Capability:
 
 
 def triton_missing(facts: Facts) -> Iterator[Finding]:
-    if facts.installed("triton") is not False or facts.installed("torch") is False or facts.is_macos or runs_on_cpu(facts):
+    if (
+        facts.installed("triton") is not False
+        or facts.installed("torch") is False
+        or facts.is_macos
+        or runs_on_cpu(facts)
+    ):
         return
-    others = ("triton-windows", "triton-xpu", "pytorch-triton-xpu", "pytorch-triton-rocm", "triton-rocm", "pytorch-triton")
+    others = (
+        "triton-windows",
+        "triton-xpu",
+        "pytorch-triton-xpu",
+        "pytorch-triton-rocm",
+        "triton-rocm",
+        "pytorch-triton",
+    )
     if not any(facts.installed(name) for name in others):
         yield finding("triton-missing", facts)
 
@@ -162,14 +221,22 @@ def triton_version(facts: Facts) -> Iterator[Finding]:
     """Plain triton on Windows, or another minor version than the one of this torch."""
     plain, windows = facts.package("triton"), facts.package("triton-windows")
     if facts.is_windows and plain and not windows:
-        yield finding("triton-torch-mismatch", facts, "Plain triton does not work on Windows; the package there is triton-windows.",
-                      [("triton", plain)])
+        yield finding(
+            "triton-torch-mismatch",
+            facts,
+            "Plain triton does not work on Windows; the package there is triton-windows.",
+            [("triton", plain)],
+        )
         return
     name, here = ("triton-windows", windows) if facts.is_windows and windows else ("triton", plain)
     pair = known.pair_of_torch(facts.package("torch"))
     wanted = re.search(r"\d+\.\d+", pair["triton"] or "") if pair else None
     if here and wanted and _minor(here) != wanted.group(0) and not runs_on_cpu(facts) and facts.torch_build != "rocm":
-        yield finding("triton-torch-mismatch", facts, details=[(name, here), ("PyTorch", f"{facts.package('torch')} wants triton {wanted.group(0)}")])
+        yield finding(
+            "triton-torch-mismatch",
+            facts,
+            details=[(name, here), ("PyTorch", f"{facts.package('torch')} wants triton {wanted.group(0)}")],
+        )
 
 
 def torchvision_pair(facts: Facts) -> Iterator[Finding]:
@@ -178,17 +245,36 @@ def torchvision_pair(facts: Facts) -> Iterator[Finding]:
     if torch is None:
         return
     release = known.torch_release(facts.package("torch"))
-    wanted = _minor(release["torchvision"]) if release else f"0.{torch.release[1] + 15}" if torch.release[0] == 2 and len(torch.release) > 1 else None
-    details = [("PyTorch", str(facts.package("torch"))), ("torchvision", facts.shown_version("torchvision")), ("wanted", f"{wanted}.x")]
+    wanted = (
+        _minor(release["torchvision"])
+        if release
+        else f"0.{torch.release[1] + 15}"
+        if torch.release[0] == 2 and len(torch.release) > 1
+        else None
+    )
+    details = [
+        ("PyTorch", str(facts.package("torch"))),
+        ("torchvision", facts.shown_version("torchvision")),
+        ("wanted", f"{wanted}.x"),
+    ]
     if wanted and facts.fits("torchvision", f"=={wanted}.*") is False:
         yield finding("torchvision-mismatch", facts, details=details)
     elif vision and torch.local and vision.local and torch.local[:4] != vision.local[:4]:
-        yield finding("torchvision-mismatch", facts, "torch and torchvision are builds of different kinds (CPU, CUDA versions).", details)
+        yield finding(
+            "torchvision-mismatch",
+            facts,
+            "torch and torchvision are builds of different kinds (CPU, CUDA versions).",
+            details,
+        )
 
 
 def torchao_version(facts: Facts) -> Iterator[Finding]:
     torch = facts.package("torch")
-    details = [("torchao", facts.shown_version("torchao")), ("peft", facts.shown_version("peft")), ("PyTorch", torch or "unknown")]
+    details = [
+        ("torchao", facts.shown_version("torchao")),
+        ("peft", facts.shown_version("peft")),
+        ("PyTorch", torch or "unknown"),
+    ]
     if facts.fits("peft", ">=0.18.1") and facts.fits("torchao", "<0.16"):
         yield finding("torchao-incompatible", facts, "This peft refuses torchao below 0.16.", details)
         return
@@ -199,8 +285,13 @@ def torchao_version(facts: Facts) -> Iterator[Finding]:
     open_ended = row["torch"].startswith(">=") if row else False
     fits = versions.at_least(torch, wanted.group(0)) if open_ended else _minor(torch) == wanted.group(0)
     if not fits and runs_on_cpu(facts) is False:
-        yield finding("torchao-incompatible", facts, "torchao skips its compiled parts: it was made for another torch. Training works without them.",
-                      details, severity="warning")
+        yield finding(
+            "torchao-incompatible",
+            facts,
+            "torchao skips its compiled parts: it was made for another torch. Training works without them.",
+            details,
+            severity="warning",
+        )
 
 
 def vllm_release(facts: Facts) -> Iterator[Finding]:
@@ -208,8 +299,16 @@ def vllm_release(facts: Facts) -> Iterator[Finding]:
     row = next((row for row in known.table("models")["vllm"] if row["vllm"] == _minor(facts.package("vllm"))), None)
     torch = _minor(facts.package("torch"))
     if row and torch and torch not in row["torch"]:
-        yield finding("vllm-version-mismatch", facts, details=[("vllm", facts.shown_version("vllm")), ("PyTorch", str(facts.package("torch"))),
-                      ("made for", "torch " + " or ".join(row["torch"]))], severity="warning")
+        yield finding(
+            "vllm-version-mismatch",
+            facts,
+            details=[
+                ("vllm", facts.shown_version("vllm")),
+                ("PyTorch", str(facts.package("torch"))),
+                ("made for", "torch " + " or ".join(row["torch"])),
+            ],
+            severity="warning",
+        )
 
 
 def too_old_for_library(facts: Facts) -> Iterator[Finding]:
@@ -232,8 +331,26 @@ def too_old_for_library(facts: Facts) -> Iterator[Finding]:
 
 def numpy_abi(facts: Facts) -> Iterator[Finding]:
     if facts.fits("numpy", ">=2") and facts.fits("torch", "<2.3"):
-        yield finding("numpy-abi-mismatch", facts, details=[("numpy", facts.shown_version("numpy")), ("PyTorch", facts.shown_version("torch"))])
+        yield finding(
+            "numpy-abi-mismatch",
+            facts,
+            details=[("numpy", facts.shown_version("numpy")), ("PyTorch", facts.shown_version("torch"))],
+        )
 
 
-RULES = (cuda_build_on_rocm, torchvision_pair, xformers_on_blackwell, xformers_build, flash_attn_build, too_old_for_library, attention_kernel,
-         bitsandbytes_kernels, bitsandbytes_library, triton_missing, triton_version, vllm_release, torchao_version, numpy_abi)
+RULES = (
+    cuda_build_on_rocm,
+    torchvision_pair,
+    xformers_on_blackwell,
+    xformers_build,
+    flash_attn_build,
+    too_old_for_library,
+    attention_kernel,
+    bitsandbytes_kernels,
+    bitsandbytes_library,
+    triton_missing,
+    triton_version,
+    vllm_release,
+    torchao_version,
+    numpy_abi,
+)

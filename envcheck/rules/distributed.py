@@ -1,4 +1,5 @@
 """Rules: choosing among several GPUs, several processes, MIG."""
+
 import re
 from typing import Iterator, Optional
 
@@ -27,7 +28,9 @@ def visible_count(facts: Facts) -> Optional[int]:
 
 
 def hidden_cards(facts: Facts) -> Iterator[Finding]:
-    """CUDA stops at the first entry it does not know: a wrong first entry hides all cards, a wrong later one the rest."""
+    """CUDA stops at the first entry it does not know: a wrong first entry hides all cards, a wrong later one the
+    rest.
+    """
     chosen, count = (facts.env or {}).get("CUDA_VISIBLE_DEVICES"), card_count(facts)
     if chosen is None or not count or wants_gpu(facts) is False or facts.torch_build == "rocm":
         return
@@ -38,8 +41,13 @@ def hidden_cards(facts: Facts) -> Iterator[Finding]:
         what = "CUDA_VISIBLE_DEVICES is empty or -1: every GPU is hidden." if entries[0] in ("", "-1") else ""
         yield finding("cuda-visible-devices-hides-gpu", facts, what, details)
     elif bad:
-        yield finding("cuda-visible-devices-hides-gpu", facts, "CUDA_VISIBLE_DEVICES lists a card that does not exist; it and those "
-                      "after it are hidden.", details, severity="warning")
+        yield finding(
+            "cuda-visible-devices-hides-gpu",
+            facts,
+            "CUDA_VISIBLE_DEVICES lists a card that does not exist; it and those after it are hidden.",
+            details,
+            severity="warning",
+        )
 
 
 def _names_no_card(entry: str, count: int) -> bool:
@@ -66,7 +74,9 @@ def unlike_cards(facts: Facts) -> Iterator[Finding]:
     if len(majors) > 1 and not re.match(r"^\d+$", chosen):
         needs_same = facts.run("load_in_8bit") or facts.run("load_in_4bit")
         weak = wheels.capabilities(facts)[0] < (7, 5)
-        yield finding("mixed-gpu-architectures", facts, details=names, severity="error" if needs_same and weak else "warning")
+        yield finding(
+            "mixed-gpu-architectures", facts, details=names, severity="error" if needs_same and weak else "warning"
+        )
     if order:
         yield finding("cuda-device-order", facts, details=names, severity="warning" if chosen else "note")
 
@@ -76,37 +86,69 @@ def processes(facts: Facts) -> Iterator[Finding]:
     asked = facts.run("nproc_per_node", "num_processes")
     count = visible_count(facts)
     if isinstance(asked, int) and count is not None and asked > max(count, 0) and count > 0:
-        yield finding("more-processes-than-gpus", facts, details=[("processes", str(asked)), ("visible cards", str(count))])
+        yield finding(
+            "more-processes-than-gpus", facts, details=[("processes", str(asked)), ("visible cards", str(count))]
+        )
 
 
 def unsloth_on_several(facts: Facts) -> Iterator[Finding]:
-    """Unsloth before 2025.3 refuses several visible cards; several processes fail in every release run by another framework."""
+    """Unsloth before 2025.3 refuses several visible cards; several processes fail in every release run by another
+    framework.
+    """
     version = facts.package("unsloth")
     old = facts.fits("unsloth", "<2025.3")
     started = facts.run("num_processes", "nproc_per_node")
     several = isinstance(started, int) and started > 1
     seen = visible_count(facts) or 0
-    if (old and (seen > 1 or several)) or (facts.run("use_unsloth") and several and not versions.at_least(version, "2025.3")):
-        yield finding("unsloth-single-gpu-only", facts, details=[("unsloth", version or "unknown"), ("visible cards", str(seen or "unknown")),
-                                                                  ("processes", str(started or 1))])
+    if (old and (seen > 1 or several)) or (
+        facts.run("use_unsloth") and several and not versions.at_least(version, "2025.3")
+    ):
+        yield finding(
+            "unsloth-single-gpu-only",
+            facts,
+            details=[
+                ("unsloth", version or "unknown"),
+                ("visible cards", str(seen or "unknown")),
+                ("processes", str(started or 1)),
+            ],
+        )
 
 
 def quantized_over_several(facts: Facts) -> Iterator[Finding]:
     quantized = facts.run("load_in_4bit") or facts.run("load_in_8bit")
     started = facts.run("num_processes", "nproc_per_node") or 1
-    several = str(facts.run("distributed_type") or "").upper() == "MULTI_GPU" or (isinstance(started, int) and started > 1)
-    if quantized and (several or ((visible_count(facts) or 0) > 1 and not facts.installed("unsloth"))) and not facts.run("use_unsloth"):
-        yield finding("quantized-model-wrong-device", facts, "A 4-bit or 8-bit model must be loaded onto the card of its own process.",
-                      severity="warning")
+    several = str(facts.run("distributed_type") or "").upper() == "MULTI_GPU" or (
+        isinstance(started, int) and started > 1
+    )
+    if (
+        quantized
+        and (several or ((visible_count(facts) or 0) > 1 and not facts.installed("unsloth")))
+        and not facts.run("use_unsloth")
+    ):
+        yield finding(
+            "quantized-model-wrong-device",
+            facts,
+            "A 4-bit or 8-bit model must be loaded onto the card of its own process.",
+            severity="warning",
+        )
 
 
 def peer_to_peer(facts: Facts) -> Iterator[Finding]:
-    cards = [gpu for gpu in visible(facts) if re.search(r"RTX\s*(40|50)[5-9]0|RTX (40|50) series|RTX (4000|5000) series", gpu.name or "")]
+    cards = [
+        gpu
+        for gpu in visible(facts)
+        if re.search(r"RTX\s*(40|50)[5-9]0|RTX (40|50) series|RTX (4000|5000) series", gpu.name or "")
+    ]
     if len(cards) < 2 or "NCCL_P2P_DISABLE" in (facts.env or {}) or (visible_count(facts) or 2) < 2:
         return
     started = facts.run("num_processes", "nproc_per_node", "num_gpus")
     severity = "error" if isinstance(started, int) and started > 1 else "warning"
-    yield finding("nccl-p2p-unsupported", facts, details=[("cards", "; ".join(gpu.name or "?" for gpu in cards))], severity=severity)
+    yield finding(
+        "nccl-p2p-unsupported",
+        facts,
+        details=[("cards", "; ".join(gpu.name or "?" for gpu in cards))],
+        severity=severity,
+    )
 
 
 def nccl_version(facts: Facts) -> Iterator[Finding]:
@@ -115,20 +157,49 @@ def nccl_version(facts: Facts) -> Iterator[Finding]:
         return
     for name in ("nvidia-nccl-cu12", "nvidia-nccl", "nvidia-nccl-cu13", "nccl"):
         if facts.fits(name, "<2.26.2"):
-            yield finding("nccl-too-old-for-gpu", facts, details=[(name, facts.shown_version(name)), ("needed", "2.26.2 for sm_120")])
+            yield finding(
+                "nccl-too-old-for-gpu",
+                facts,
+                details=[(name, facts.shown_version(name)), ("needed", "2.26.2 for sm_120")],
+            )
             return
 
 
 def mig(facts: Facts) -> Iterator[Finding]:
     chosen = (facts.env or {}).get("CUDA_VISIBLE_DEVICES", "")
     slices = [gpu for gpu in wheels.nvidia_cards(facts) if re.search(r"\bMIG\b", gpu.name or "")]
-    details = [("CUDA_VISIBLE_DEVICES", chosen or "not set"), ("slices", "; ".join(gpu.name or "" for gpu in slices) or "unknown")]
+    details = [
+        ("CUDA_VISIBLE_DEVICES", chosen or "not set"),
+        ("slices", "; ".join(gpu.name or "" for gpu in slices) or "unknown"),
+    ]
     if chosen.startswith("MIG-") and "," in chosen:
-        yield finding("mig-instance-selection", facts, "Several MIG instances are listed; one process can use only the first.", details)
+        yield finding(
+            "mig-instance-selection",
+            facts,
+            "Several MIG instances are listed; one process can use only the first.",
+            details,
+        )
     elif chosen.startswith("MIG-") and (facts.installed("vllm") or facts.run("fast_inference")):
-        yield finding("mig-instance-selection", facts, "CUDA_VISIBLE_DEVICES is a MIG UUID, which vLLM reads as a number.", details)
+        yield finding(
+            "mig-instance-selection",
+            facts,
+            "CUDA_VISIBLE_DEVICES is a MIG UUID, which vLLM reads as a number.",
+            details,
+        )
     elif len(slices) > 1 and not chosen:
-        yield finding("mig-instance-selection", facts, "Several MIG instances are visible; one process can use only one.", details)
+        yield finding(
+            "mig-instance-selection", facts, "Several MIG instances are visible; one process can use only one.", details
+        )
 
 
-RULES = (misspelt_variables, hidden_cards, mig, unsloth_on_several, processes, nccl_version, peer_to_peer, quantized_over_several, unlike_cards)
+RULES = (
+    misspelt_variables,
+    hidden_cards,
+    mig,
+    unsloth_on_several,
+    processes,
+    nccl_version,
+    peer_to_peer,
+    quantized_over_several,
+    unlike_cards,
+)

@@ -1,4 +1,5 @@
 """Rules: the Python itself and the versions of pure Python packages."""
+
 import re
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -6,15 +7,24 @@ from envcheck import known, versions
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding, normal_name
 
-BROKEN_PYTHONS = {"3.13.8": "Python 3.13.8 itself is broken: import torch fails in the inspect module. 3.13.9 repairs it."}
+BROKEN_PYTHONS = {
+    "3.13.8": "Python 3.13.8 itself is broken: import torch fails in the inspect module. 3.13.9 repairs it."
+}
 
 
 def python_version(facts: Facts) -> Iterator[Finding]:
     python = facts.python
     if python in BROKEN_PYTHONS:
-        yield finding("python-version-unsupported", facts, BROKEN_PYTHONS[python], [("Python", python)])  # type: ignore[index]
-    elif python and facts.requires_python and versions.matches(_full(python, facts.requires_python), facts.requires_python) is False:
-        yield finding("python-version-unsupported", facts, details=[("Python", python), ("needed", facts.requires_python)])
+        # type: ignore[index]
+        yield finding("python-version-unsupported", facts, BROKEN_PYTHONS[python], [("Python", python)])
+    elif (
+        python
+        and facts.requires_python
+        and versions.matches(_full(python, facts.requires_python), facts.requires_python) is False
+    ):
+        yield finding(
+            "python-version-unsupported", facts, details=[("Python", python), ("needed", facts.requires_python)]
+        )
     else:
         yield from _without_wheels(facts)
 
@@ -30,11 +40,20 @@ def _without_wheels(facts: Facts) -> Iterator[Finding]:
     for name in ("torch", "unsloth"):
         version = (facts.installing or {}).get(name) or facts.package(name)
         row = known.torch_release(version) if name == "torch" else _exact("unsloth", version)
-        if not row or not minor or (name == "torch" and versions.parse(version).release != versions.parse(row["torch"]).release):  # type: ignore
+        if (
+            not row
+            or not minor
+            or (name == "torch" and versions.parse(version).release != versions.parse(row["torch"]).release)
+        ):  # type: ignore
             continue
         fits = minor in row["python"] if name == "torch" else versions.matches(minor, row["python"])
         if not fits:
-            yield finding("python-version-unsupported", facts, f"{name} {version} is not published for Python {minor}.", [("Python", str(facts.python))])
+            yield finding(
+                "python-version-unsupported",
+                facts,
+                f"{name} {version} is not published for Python {minor}.",
+                [("Python", str(facts.python))],
+            )
             return
 
 
@@ -44,7 +63,11 @@ def _exact(package: str, version: Optional[str]) -> Optional[Dict[str, Any]]:
 
 def two_copies(facts: Facts) -> Iterator[Finding]:
     pairs = [(name, version, facts.package(name)) for name, version in (facts.imported_versions or {}).items()]
-    wrong = [(name, f"pip says {pip}, import finds {version}") for name, version, pip in pairs if version and pip and pip != version]
+    wrong = [
+        (name, f"pip says {pip}, import finds {version}")
+        for name, version, pip in pairs
+        if version and pip and pip != version
+    ]
     if wrong:
         yield finding("environment-mixup", facts, details=wrong)
 
@@ -67,12 +90,16 @@ def unsloth_and_zoo(facts: Facts) -> Iterator[Finding]:
     behind = versions.matches(zoo, bound) is False if bound else versions.below(_month(zoo), _month(unsloth))
     ahead = versions.below(_month(unsloth, 1), _month(zoo))
     if behind or ahead:
-        yield finding("unsloth-zoo-out-of-step", facts, details=[*details, *([("unsloth asks for", f"unsloth_zoo{bound}")] if bound else [])])
+        yield finding(
+            "unsloth-zoo-out-of-step",
+            facts,
+            details=[*details, *([("unsloth asks for", f"unsloth_zoo{bound}")] if bound else [])],
+        )
 
 
 def _month(version: str, later: int = 0) -> str:
     """ "2025.8.10" -> "2025.8"; `later`: that many months on."""
-    parts = re.findall(r"\d+", version)[:2] + ["0", "0"]
+    parts = [*re.findall(r"\d+", version)[:2], "0", "0"]
     year, month = int(parts[0]), int(parts[1]) + later
     return f"{year + (month - 1) // 12}.{(month - 1) % 12 + 1}"
 
@@ -81,8 +108,12 @@ def unsloth_window(facts: Facts) -> Iterator[Finding]:
     """torch, transformers, trl beyond the upper bounds of the installed Unsloth: its own metadata, else the table."""
     for name, here, bound, dist in _upper_bounds(facts):
         if versions.below(_top(bound), here) or (_top_open(bound) and not versions.below(here, _top(bound) or "0")):
-            yield finding("newer-than-unsloth-supports", facts, f"{name} {here} is newer than the installed {dist} supports.",
-                          [(name, here), (f"{dist} {facts.shown_version(dist)}", f"{name}{bound}")])
+            yield finding(
+                "newer-than-unsloth-supports",
+                facts,
+                f"{name} {here} is newer than the installed {dist} supports.",
+                [(name, here), (f"{dist} {facts.shown_version(dist)}", f"{name}{bound}")],
+            )
             return
 
 
@@ -102,7 +133,9 @@ def _upper_bounds(facts: Facts) -> Iterator[Tuple[str, str, str, str]]:
 
 
 def widest_bound(dist: str, version: Optional[str], name: str) -> Optional[str]:
-    """The table's bound for this release; between two rows the later one, which is never narrower; None beyond the table."""
+    """The table's bound for this release; between two rows the later one, which is never narrower; None beyond the
+    table.
+    """
     rows = known.package_rows(dist)
     later = [row for row in rows if version and versions.at_least(row["version"], version)]
     if not later or not versions.at_least(version, rows[0]["version"]):
@@ -125,34 +158,73 @@ def requirement_not_met(facts: Facts) -> Iterator[Finding]:
     for dist, requirement in (facts.requires or {}).items():
         match = re.match(r"^\s*([A-Za-z0-9._-]+)\s*\(?([^;)]*)", requirement or "")
         here = match and ((facts.installing or {}).get(normal_name(match.group(1))) or facts.package(match.group(1)))
-        if match and here and versions.matches(here, match.group(2)) is False and not (
-                dist.startswith("unsloth") and any(item.id == "newer-than-unsloth-supports" for item in unsloth_window(facts))):
-            yield finding("package-set-out-of-step", facts, f"{dist} asks for {requirement}, found {here}.", [(match.group(1), str(here))])
+        if (
+            match
+            and here
+            and versions.matches(here, match.group(2)) is False
+            and not (
+                dist.startswith("unsloth")
+                and any(item.id == "newer-than-unsloth-supports" for item in unsloth_window(facts))
+            )
+        ):
+            yield finding(
+                "package-set-out-of-step",
+                facts,
+                f"{dist} asks for {requirement}, found {here}.",
+                [(match.group(1), str(here))],
+            )
             return
 
 
 def model_needs_newer_transformers(facts: Facts) -> Iterator[Finding]:
-    row = next((row for row in known.table("models")["least"] if re.search(row["pattern"], (facts.model or "").lower())), None)
+    row = next(
+        (row for row in known.table("models")["least"] if re.search(row["pattern"], (facts.model or "").lower())), None
+    )
     if row and facts.fits("transformers", "<" + row["transformers"]):
-        yield finding("transformers-too-old-for-model", facts, f"{row['type']} needs transformers {row['transformers']} or newer.",
-                      [("model", str(facts.model)), ("transformers", facts.shown_version("transformers"))])
+        yield finding(
+            "transformers-too-old-for-model",
+            facts,
+            f"{row['type']} needs transformers {row['transformers']} or newer.",
+            [("model", str(facts.model)), ("transformers", facts.shown_version("transformers"))],
+        )
 
 
 def transformers_needs_newer_torch(facts: Facts) -> Iterator[Finding]:
     if facts.fits("transformers", ">=4.52") and facts.fits("torch", "<2.6"):
-        yield finding("torch-too-old-for-transformers", facts, details=[("transformers", facts.shown_version("transformers")),
-                                                                        ("PyTorch", facts.shown_version("torch"))])
+        yield finding(
+            "torch-too-old-for-transformers",
+            facts,
+            details=[("transformers", facts.shown_version("transformers")), ("PyTorch", facts.shown_version("torch"))],
+        )
 
 
 PAIRS = (  # (package, range, other, range that does not go with it, words)
     ("transformers", "<5.0.dev0", "huggingface-hub", ">=1.0", "transformers 4 needs huggingface-hub below 1.0"),
     ("transformers", ">=5.0.dev0", "huggingface-hub", "<1.0", "transformers 5 needs huggingface-hub 1.3 or newer"),
     ("transformers", ">=5.0.dev0", "trl", "<0.24", "transformers 5 needs a current trl (0.24 or newer)"),
-    ("transformers", ">=5.0.dev0", "peft", "<0.18", "transformers 5 removed what peft before 0.18 imports (HybridCache)"),
+    (
+        "transformers",
+        ">=5.0.dev0",
+        "peft",
+        "<0.18",
+        "transformers 5 removed what peft before 0.18 imports (HybridCache)",
+    ),
     ("transformers", ">=5.0.dev0", "accelerate", "<1.1", "transformers 5 needs a recent accelerate"),
-    ("transformers", ">=4.52", "accelerate", "<1.3", "transformers from 4.52 on passes keep_torch_compile, which accelerate knows from 1.3"),
+    (
+        "transformers",
+        ">=4.52",
+        "accelerate",
+        "<1.3",
+        "transformers from 4.52 on passes keep_torch_compile, which accelerate knows from 1.3",
+    ),
     ("transformers", ">=4.46", "accelerate", "<0.26", "transformers needs accelerate 0.26 or newer"),
-    ("peft", ">=0.15", "accelerate", "<1.1", "peft from 0.15 on imports clear_device_cache, which older accelerate lacks"),
+    (
+        "peft",
+        ">=0.15",
+        "accelerate",
+        "<1.1",
+        "peft from 0.15 on imports clear_device_cache, which older accelerate lacks",
+    ),
     ("trl", ">=0.19", "transformers", "<4.50", "this trl needs a newer transformers"),
     ("trl", ">=0.19", "accelerate", "<1.4", "this trl needs accelerate 1.4 or newer"),
     ("unsloth", ">=2026.1.4", "peft", "<0.18", "this unsloth needs peft 0.18 or newer"),
@@ -163,23 +235,35 @@ PAIRS = (  # (package, range, other, range that does not go with it, words)
 def pairs_out_of_step(facts: Facts) -> Iterator[Finding]:
     for name, spec, other, bad, words in PAIRS:
         if facts.fits(name, spec) and facts.fits(other, bad):
-            yield finding("package-set-out-of-step", facts, words + ".",
-                          [(name, facts.shown_version(name)), (other, facts.shown_version(other))])
+            yield finding(
+                "package-set-out-of-step",
+                facts,
+                words + ".",
+                [(name, facts.shown_version(name)), (other, facts.shown_version(other))],
+            )
             return
     yield from _stated_requirements(facts)
 
 
 def _stated_requirements(facts: Facts) -> Iterator[Finding]:
-    """Lower bounds that trl, peft, transformers and accelerate state for each other (they only rise from release to release)."""
+    """Lower bounds that trl, peft, transformers and accelerate state for each other (they only rise from release to
+    release).
+    """
     for dist in ("transformers", "trl", "peft", "accelerate"):
         row = known.row_for(dist, facts.package(dist))
         for other, spec in ((row or {}).get("requires") or {}).items():
             if other in ("numpy", "safetensors", "torch"):
                 continue
-            lower = ",".join(part for part in _parts(spec) if part.startswith(">=") or row["version"] == facts.package(dist))  # type: ignore[index]
+            lower = ",".join(
+                part for part in _parts(spec) if part.startswith(">=") or row["version"] == facts.package(dist)
+            )  # type: ignore[index]
             if lower and facts.fits(other, lower) is False:
-                yield finding("package-set-out-of-step", facts, f"{dist} asks for {other}{spec}.",
-                              [(dist, facts.shown_version(dist)), (other, facts.shown_version(other))])
+                yield finding(
+                    "package-set-out-of-step",
+                    facts,
+                    f"{dist} asks for {other}{spec}.",
+                    [(dist, facts.shown_version(dist)), (other, facts.shown_version(other))],
+                )
                 return
 
 
@@ -192,8 +276,18 @@ def renamed_arguments(facts: Facts) -> Iterator[Finding]:
     to_trainer = _names(facts, "sft_trainer_kwargs") | _names(facts, "trainer_kwargs")
     to_config = _names(facts, "sft_config_kwargs")
     trl = facts.shown_version("trl")
-    moved = {"dataset_text_field", "packing", "dataset_num_proc", "dataset_kwargs", "eval_packing", "num_of_sequences", "chars_per_token",
-             "dataset_batch_size", "neftune_noise_alpha", "model_init_kwargs"}
+    moved = {
+        "dataset_text_field",
+        "packing",
+        "dataset_num_proc",
+        "dataset_kwargs",
+        "eval_packing",
+        "num_of_sequences",
+        "chars_per_token",
+        "dataset_batch_size",
+        "neftune_noise_alpha",
+        "model_init_kwargs",
+    }
     gone = []
     if "tokenizer" in to_trainer and (facts.fits("trl", ">=0.16") or facts.fits("transformers", ">=5.0.dev0")):
         gone.append("tokenizer -> processing_class")
@@ -216,5 +310,15 @@ def _names(facts: Facts, key: str) -> set:
     return {str(item) for item in value} if isinstance(value, (list, tuple, dict)) else set()
 
 
-RULES = (python_version, two_copies, broken_metadata, unsloth_and_zoo, unsloth_window, model_needs_newer_transformers, transformers_needs_newer_torch,
-         pairs_out_of_step, requirement_not_met, renamed_arguments)
+RULES = (
+    python_version,
+    two_copies,
+    broken_metadata,
+    unsloth_and_zoo,
+    unsloth_window,
+    model_needs_newer_transformers,
+    transformers_needs_newer_torch,
+    pairs_out_of_step,
+    requirement_not_met,
+    renamed_arguments,
+)

@@ -1,4 +1,5 @@
 """Rules: what the small tests on this machine said."""
+
 from typing import Iterator
 
 from envcheck.causes import finding
@@ -11,7 +12,9 @@ def smoke_tests(facts: Facts) -> Iterator[Finding]:
         if result.get("verdict") == "failed":
             yield finding("smoke-test-failed", facts, f"The test '{name}' failed.", [("test", name), ("said", said)])
         elif result.get("verdict") == "hung":
-            yield finding("smoke-test-hung", facts, f"The test '{name}' did not end within its time limit.", [("test", name)])
+            yield finding(
+                "smoke-test-hung", facts, f"The test '{name}' did not end within its time limit.", [("test", name)]
+            )
 
 
 def summary(facts: Facts) -> str:

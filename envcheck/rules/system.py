@@ -1,4 +1,5 @@
 """Rules: system libraries, compilers, the CUDA toolkit."""
+
 import re
 from typing import Iterator
 
@@ -7,8 +8,21 @@ from envcheck.causes import finding
 from envcheck.facts import Facts, Finding
 from envcheck.rules.cards import wants_gpu
 
-BUILT_FROM_SOURCE = ("flash-attn", "flash-attn-3", "apex", "mamba-ssm", "causal-conv1d", "auto-gptq", "xformers", "deepspeed", "vllm",
-                     "grouped-gemm", "transformer-engine", "ring-flash-attn", "bitsandbytes")
+BUILT_FROM_SOURCE = (
+    "flash-attn",
+    "flash-attn-3",
+    "apex",
+    "mamba-ssm",
+    "causal-conv1d",
+    "auto-gptq",
+    "xformers",
+    "deepspeed",
+    "vllm",
+    "grouped-gemm",
+    "transformer-engine",
+    "ring-flash-attn",
+    "bitsandbytes",
+)
 COMPILER_INSIDE = ">=3.2.0.post13"  # triton-windows from here on brings a compiler for NVIDIA cards (its README)
 
 
@@ -38,9 +52,13 @@ def toolkit(facts: Facts) -> Iterator[Finding]:
     if facts.torch_build == "rocm":
         return
     if home and not facts.is_windows and (":" in home or re.search(r"\s", home.strip())):
-        yield finding("cuda-toolkit-missing", facts, "CUDA_HOME must name one folder; this value is none.", [("CUDA_HOME", home)])
+        yield finding(
+            "cuda-toolkit-missing", facts, "CUDA_HOME must name one folder; this value is none.", [("CUDA_HOME", home)]
+        )
     elif building and facts.nvcc is False:
-        yield finding("cuda-toolkit-missing", facts, details=[("being built", ", ".join(building)), ("nvcc", "not found")])
+        yield finding(
+            "cuda-toolkit-missing", facts, details=[("being built", ", ".join(building)), ("nvcc", "not found")]
+        )
 
 
 def shadowed_libraries(facts: Facts) -> Iterator[Finding]:
@@ -50,8 +68,12 @@ def shadowed_libraries(facts: Facts) -> Iterator[Finding]:
         return
     for name in ("nvidia-nvjitlink-cu12", "nvidia-nvjitlink-cu11", "nvidia-nvjitlink"):
         if build not in (None, "cpu", "rocm") and facts.fits(name, f"<{build}"):
-            yield finding("cuda-library-shadowed", facts, "The nvJitLink library is older than torch's CUDA.",
-                          [(name, facts.shown_version(name)), ("PyTorch", f"CUDA {build}")])
+            yield finding(
+                "cuda-library-shadowed",
+                facts,
+                "The nvJitLink library is older than torch's CUDA.",
+                [(name, facts.shown_version(name)), ("PyTorch", f"CUDA {build}")],
+            )
             return
     path = (facts.env or {}).get("LD_LIBRARY_PATH", "")
     found = re.search(r"cuda-?(\d+\.\d+)", path)
@@ -60,15 +82,25 @@ def shadowed_libraries(facts: Facts) -> Iterator[Finding]:
         return
     if build in (None, "rocm") or (found and found.group(1) == build):
         return
-    yield finding("cuda-library-shadowed", facts, "LD_LIBRARY_PATH names a CUDA toolkit: its libraries may be loaded instead of torch's own.",
-                  [("LD_LIBRARY_PATH", path), ("PyTorch", f"CUDA {build}")], severity="error" if found and not facts.torch_cuda_available else "warning")
+    yield finding(
+        "cuda-library-shadowed",
+        facts,
+        "LD_LIBRARY_PATH names a CUDA toolkit: its libraries may be loaded instead of torch's own.",
+        [("LD_LIBRARY_PATH", path), ("PyTorch", f"CUDA {build}")],
+        severity="error" if found and not facts.torch_cuda_available else "warning",
+    )
 
 
 def wsl_loader_path(facts: Facts) -> Iterator[Finding]:
     path = (facts.env or {}).get("LD_LIBRARY_PATH")
     if facts.is_wsl and path and "/wsl/lib" not in path and not facts.torch_cuda_available:
-        yield finding("libcuda-not-found", facts, "LD_LIBRARY_PATH is set without the folder of WSL's driver library.",
-                      [("LD_LIBRARY_PATH", path)], severity="warning")
+        yield finding(
+            "libcuda-not-found",
+            facts,
+            "LD_LIBRARY_PATH is set without the folder of WSL's driver library.",
+            [("LD_LIBRARY_PATH", path)],
+            severity="warning",
+        )
 
 
 def old_c_library(facts: Facts) -> Iterator[Finding]:
@@ -77,15 +109,24 @@ def old_c_library(facts: Facts) -> Iterator[Finding]:
     for name, spec, least in needs:
         version = facts.package(name) or (facts.installing or {}).get(name)
         if version and versions.matches(version, spec) and versions.below(facts.glibc, least):
-            yield finding("system-library-too-old", facts, f"The wheels of {name} need glibc {least}; this system has {facts.glibc}.",
-                          [(name, version), ("glibc", str(facts.glibc))])
+            yield finding(
+                "system-library-too-old",
+                facts,
+                f"The wheels of {name} need glibc {least}; this system has {facts.glibc}.",
+                [(name, version), ("glibc", str(facts.glibc))],
+            )
             return
 
 
 def windows_runtime(facts: Facts) -> Iterator[Finding]:
     if facts.is_windows and (facts.package("torch") or "").split("+")[0] == "2.4.0":
-        yield finding("windows-vc-runtime-missing", facts, "torch 2.4.0 for Windows misses a library (libomp140) on most machines.",
-                      [("PyTorch", facts.shown_version("torch"))], severity="warning")
+        yield finding(
+            "windows-vc-runtime-missing",
+            facts,
+            "torch 2.4.0 for Windows misses a library (libomp140) on most machines.",
+            [("PyTorch", facts.shown_version("torch"))],
+            severity="warning",
+        )
 
 
 def runtime_major(facts: Facts) -> Iterator[Finding]:
@@ -95,9 +136,24 @@ def runtime_major(facts: Facts) -> Iterator[Finding]:
         return
     for name, version in (facts.packages or {}).items():
         found = re.search(r"(?:^|[+.\-_])cu(\d\d)\d?", (version or "").lower())
-        if found and name not in ("torch", "torchvision", "xformers", "flash-attn") and found.group(1) != build.split(".")[0]:
-            yield finding("cuda-runtime-major-mismatch", facts, details=[(name, str(version)), ("PyTorch", f"CUDA {build}")])
+        if (
+            found
+            and name not in ("torch", "torchvision", "xformers", "flash-attn")
+            and found.group(1) != build.split(".")[0]
+        ):
+            yield finding(
+                "cuda-runtime-major-mismatch", facts, details=[(name, str(version)), ("PyTorch", f"CUDA {build}")]
+            )
             return
 
 
-RULES = (c_compiler, headers, toolkit, shadowed_libraries, wsl_loader_path, runtime_major, old_c_library, windows_runtime)
+RULES = (
+    c_compiler,
+    headers,
+    toolkit,
+    shadowed_libraries,
+    wsl_loader_path,
+    runtime_major,
+    old_c_library,
+    windows_runtime,
+)

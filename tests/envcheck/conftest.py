@@ -1,4 +1,5 @@
 """What the envcheck tests share: the project folder on the path, the saved machines, the casebook."""
+
 import json
 import sys
 from pathlib import Path
@@ -26,4 +27,6 @@ def texts() -> list:
 
 @pytest.fixture(scope="session")
 def machines() -> dict:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "machines").glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((HERE / "machines").glob("*.json"))
+    }

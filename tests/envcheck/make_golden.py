@@ -1,4 +1,7 @@
-"""Write the golden screens again: python tests/envcheck/make_golden.py, then read the difference before committing it."""
+"""Write the golden screens again: python tests/envcheck/make_golden.py, then read the difference before committing
+it.
+"""
+
 import sys
 from pathlib import Path
 

@@ -1,10 +1,12 @@
 """The recorded failures and healthy machines; scoring as the casebook's README describes it."""
+
 import json
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
 from envcheck import rules
 from envcheck.explain import explain
 from envcheck.facts import Facts
@@ -81,7 +83,9 @@ def test_no_rule_crashes(cases):
     assert [case["id"] for case in cases for item in answer(case, "facts") if item.id == "rule-crashed"] == []
 
 
-@pytest.mark.parametrize("name", ["rtx5090-torch-arch-list-ends-sm90", "nvml-mismatch-550-no-gpus", "healthy-rtx5080-windows-cu128"])
+@pytest.mark.parametrize(
+    "name", ["rtx5090-torch-arch-list-ends-sm90", "nvml-mismatch-550-no-gpus", "healthy-rtx5080-windows-cu128"]
+)
 def test_the_command_gives_the_same_answer(cases, name, tmp_path):
     case = next(case for case in cases if case["id"] == name)
     (tmp_path / "facts.json").write_text(json.dumps(case["facts"]), encoding="utf-8")
@@ -91,5 +95,7 @@ def test_the_command_gives_the_same_answer(cases, name, tmp_path):
         command += ["--log", str(tmp_path / "error.txt")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     found = json.loads(done.stdout)["findings"]
-    assert [item["id"] for item in found] == [item.id for item in answer(case, "both" if case["kind"] == "fault" else "facts")]
+    assert [item["id"] for item in found] == [
+        item.id for item in answer(case, "both" if case["kind"] == "fault" else "facts")
+    ]
     assert done.returncode == int(any(item["severity"] == "error" for item in found))

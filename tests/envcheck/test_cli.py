@@ -1,10 +1,12 @@
 """The command as a user starts it."""
+
 import json
 import subprocess
 import sys
 
 import pytest
 from conftest import HERE, ROOT
+
 from envcheck import __main__ as cli
 
 OPTIONS = ["--explain", "--facts", "--help", "--json", "--list", "--log", "--no-smoke", "--save", "--settings"]
@@ -12,7 +14,15 @@ MACHINE = str(HERE / "machines" / "rtx5080-windows.json")
 
 
 def start(*arguments, stdin=""):
-    return subprocess.run([sys.executable, "-m", "envcheck", *arguments], capture_output=True, text=True, encoding="utf-8", cwd=ROOT, input=stdin, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "envcheck", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        input=stdin,
+        check=False,
+    )
 
 
 def test_the_options_are_frozen():
@@ -30,8 +40,16 @@ def test_errors_exit_with_1():
     assert start("--facts", str(HERE / "machines" / "gtx1080-new-torch.json")).returncode == 1
 
 
-@pytest.mark.parametrize("arguments", [["--nonsense"], ["--facts", "/no/such/file"], ["--explain", "torch-lacks-gpu"], ["--log", "/no/such/file"],
-                                       ["install", "--cpu", "--cu128"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense"],
+        ["--facts", "/no/such/file"],
+        ["--explain", "torch-lacks-gpu"],
+        ["--log", "/no/such/file"],
+        ["install", "--cpu", "--cu128"],
+    ],
+)
 def test_wrong_usage_exits_with_2_and_one_message(arguments):
     done = start(*arguments)
     assert done.returncode == 2

@@ -1,10 +1,11 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from envcheck import explain
 from envcheck.causes import CAUSES
 from envcheck.facts import Facts
-from envcheck.known.signatures import SIGNATURES
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from envcheck.known.signatures import signatures
 
 
 def first(text: str, **facts) -> str:
@@ -23,7 +24,8 @@ def test_every_cause_of_the_casebook_has_a_text(texts):
 
 
 def test_every_signature_names_a_cause():
-    assert {cause_id for cause_id, _, _ in SIGNATURES} <= set(CAUSES)
+    assert {row.id for row in signatures()} <= set(CAUSES)
+    assert all(row.patterns for row in signatures())
 
 
 def test_facts_decide_what_a_symptom_means():
@@ -38,8 +40,12 @@ def test_facts_decide_what_a_symptom_means():
 
 def test_no_kernel_image_depends_on_card_and_file():
     text = "CUDA error: no kernel image is available for execution on the device"
-    assert first(text, gpu=[{"name": "NVIDIA GeForce RTX 5070", "compute_capability": "12.0"}]) == "torch-lacks-gpu-arch"
-    assert first(text, gpu=[{"name": "NVIDIA GeForce GTX 1080", "compute_capability": "6.1"}]) == "torch-dropped-gpu-arch"
+    assert (
+        first(text, gpu=[{"name": "NVIDIA GeForce RTX 5070", "compute_capability": "12.0"}]) == "torch-lacks-gpu-arch"
+    )
+    assert (
+        first(text, gpu=[{"name": "NVIDIA GeForce GTX 1080", "compute_capability": "6.1"}]) == "torch-dropped-gpu-arch"
+    )
     assert first("Error " + text + " at line 90 in file /src/csrc/ops.cu") == "bnb-no-kernels-for-gpu"
 
 
@@ -49,8 +55,12 @@ def test_out_of_memory_in_wsl_without_the_allocators_words_is_pinned_memory():
 
 
 def test_the_fix_speaks_the_shell_of_the_system_in_the_text():
-    windows = explain.explain(r"ModuleNotFoundError: No module named 'triton' C:\Users\x\venv\Lib\site-packages\torch", Facts())[0]
-    linux = explain.explain("/usr/lib/python3.11/site-packages/x.py ModuleNotFoundError: No module named 'triton'", Facts())[0]
+    windows = explain.explain(
+        r"ModuleNotFoundError: No module named 'triton' C:\Users\x\venv\Lib\site-packages\torch", Facts()
+    )[0]
+    linux = explain.explain(
+        "/usr/lib/python3.11/site-packages/x.py ModuleNotFoundError: No module named 'triton'", Facts()
+    )[0]
     assert "triton-windows" in windows.fix[0]
     assert "triton-windows" not in linux.fix[0]
 
@@ -66,7 +76,10 @@ def test_an_empty_text_judges_the_facts():
 
 @pytest.mark.parametrize("junk", ["\x1b[31m", "\r 12%|####", "\u2019\u201c", "\x00\ufffd"])
 def test_colours_bars_and_quotes_do_not_hide_the_message(junk):
-    assert first(junk + "Torch" + (junk if junk == "\x1b[31m" else "") + " not compiled with CUDA enabled" + junk) == "torch-cpu-only-build"
+    assert (
+        first(junk + "Torch" + (junk if junk == "\x1b[31m" else "") + " not compiled with CUDA enabled" + junk)
+        == "torch-cpu-only-build"
+    )
 
 
 def test_utf16_logs_are_read():
@@ -75,17 +88,43 @@ def test_utf16_logs_are_read():
     assert first(explain.decode(b"\xff\xfe\xfa" + b"broken")) == "text-not-recognised"
 
 
-@pytest.mark.parametrize("line", ["x" * 1000, "torch xformers flash_attn /a/b.so: undefined KeyError: ' " * 20, "('" * 900])
+@pytest.mark.parametrize(
+    "line", ["x" * 1000, "torch xformers flash_attn /a/b.so: undefined KeyError: ' " * 20, "('" * 900]
+)
 def test_fifty_megabytes_are_read_and_the_end_counts(line):
     text = (line + "\n") * (50_000_000 // (len(line) + 1)) + "\nOSError: [Errno 28] No space left on device\n"
     assert "disk-full" in [item.id for item in explain.explain(text, Facts())]
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from([
-    "CUDA error", "no kernel image is available", "out of memory", "unexpected keyword argument 'x'", "cannot import name 'a' from 'transformers'",
-    "with CUDA capability sm_", "sm_120", "compute", "(you have 2.6.0+cpu)", "NVIDIA", "import unsloth", "\x1b[0m", "\u2028", "\n", "'", "CUDA_VISIBL=1",
-    "Minimum and Maximum cuda capability supported (7.0) - (", "but found a==1"]) | st.text(max_size=20), max_size=15))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "CUDA error",
+                "no kernel image is available",
+                "out of memory",
+                "unexpected keyword argument 'x'",
+                "cannot import name 'a' from 'transformers'",
+                "with CUDA capability sm_",
+                "sm_120",
+                "compute",
+                "(you have 2.6.0+cpu)",
+                "NVIDIA",
+                "import unsloth",
+                "\x1b[0m",
+                "\u2028",
+                "\n",
+                "'",
+                "CUDA_VISIBL=1",
+                "Minimum and Maximum cuda capability supported (7.0) - (",
+                "but found a==1",
+            ]
+        )
+        | st.text(max_size=20),
+        max_size=15,
+    )
+)
 def test_any_text_gets_an_answer(parts):
     found = explain.explain(" ".join(parts), Facts())
     assert all(item.id in CAUSES for item in found)

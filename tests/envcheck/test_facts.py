@@ -1,15 +1,25 @@
 import json
 
 import pytest
-from envcheck.facts import Facts, Finding, Gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-KEYS = [name for name in Facts.__dataclass_fields__]
+from envcheck.facts import Facts, Finding, Gpu
+
+KEYS = list(Facts.__dataclass_fields__)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["12.0", "2.7.1+cu128", "580.65", "MIG-1"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*KEYS, "name", "torch", "compute_capability", "bf16"]), inner, max_size=4),
-    max_leaves=12)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["12.0", "2.7.1+cu128", "580.65", "MIG-1"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*KEYS, "name", "torch", "compute_capability", "bf16"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
 ANY_FACTS = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), VALUES, max_size=12)
 
 
@@ -26,7 +36,9 @@ def test_null_torch_cuda_is_known_and_absent_is_unknown():
 
 
 def test_unknown_keys_and_wrong_types_count_as_unknown():
-    facts = Facts.from_json({"weather": 3, "os": ["x"], "gpu": "RTX", "c_compiler": "yes", "ram_gib": "much", "env": [1]})
+    facts = Facts.from_json(
+        {"weather": 3, "os": ["x"], "gpu": "RTX", "c_compiler": "yes", "ram_gib": "much", "env": [1]}
+    )
     assert facts == Facts()
 
 
@@ -44,9 +56,18 @@ def test_bounds_decide_only_what_is_certain():
     assert facts.fits("torchvision", "==0.20.*") is False
 
 
-@pytest.mark.parametrize(("name", "vendor"), [
-    ("NVIDIA GeForce RTX 5080", "nvidia"), ("Tesla T4", "nvidia"), ("AMD Radeon RX 7900 XTX", "amd"), ("AMD Instinct MI50 (gfx906)", "amd"),
-    ("Intel Arc 140V", "intel"), ("Apple M4 Pro", "apple"), ("Matrox G200", None)])
+@pytest.mark.parametrize(
+    ("name", "vendor"),
+    [
+        ("NVIDIA GeForce RTX 5080", "nvidia"),
+        ("Tesla T4", "nvidia"),
+        ("AMD Radeon RX 7900 XTX", "amd"),
+        ("AMD Instinct MI50 (gfx906)", "amd"),
+        ("Intel Arc 140V", "intel"),
+        ("Apple M4 Pro", "apple"),
+        ("Matrox G200", None),
+    ],
+)
 def test_vendor(name, vendor):
     assert Gpu(name=name).vendor == vendor
 

@@ -1,13 +1,19 @@
 """The install plan on made-up environments; nothing is installed here."""
+
 import sys
 
 import pytest
+
 from envcheck import install
 from envcheck.facts import Facts
 
-PINS = {"requirements-cpu.txt": "-c requirements.txt\ntorch==2.13.0+cpu\n", "requirements-cu128.txt": "torch==2.11.0+cu128\n",
-        "requirements-cu130.txt": "torch==2.14.1+cu130\n", "requirements.txt": "# the rest\ntrl==1.14.2\nPyYAML==6.0.3  # note\nwin==1; sys_platform == \"none\"\n",
-        "requirements-dev.txt": "pytest>=8\n"}
+PINS = {
+    "requirements-cpu.txt": "-c requirements.txt\ntorch==2.13.0+cpu\n",
+    "requirements-cu128.txt": "torch==2.11.0+cu128\n",
+    "requirements-cu130.txt": "torch==2.14.1+cu130\n",
+    "requirements.txt": '# the rest\ntrl==1.14.2\nPyYAML==6.0.3  # note\nwin==1; sys_platform == "none"\n',
+    "requirements-dev.txt": "pytest>=8\n",
+}
 
 
 @pytest.fixture
@@ -53,7 +59,9 @@ def test_a_second_time_nothing_is_left(project, capsys):
     venv = make_venv(project, *ALL)
     assert install.plan(venv, "cpu", False, sys.executable) == []
     assert install.main(["--cpu", "--venv", str(venv)], starter=None) == 0
-    assert capsys.readouterr().out.splitlines() == ["already installed: .venv has every package of requirements-cpu.txt and requirements.txt"]
+    assert capsys.readouterr().out.splitlines() == [
+        "already installed: .venv has every package of requirements-cpu.txt and requirements.txt"
+    ]
 
 
 def test_only_what_is_missing_or_different_is_installed(project):
@@ -76,14 +84,28 @@ def test_an_installation_that_was_cut_off_is_repeated_and_its_rest_removed(proje
     assert install.plan(venv, "cpu", False, sys.executable) == []
 
 
-@pytest.mark.parametrize(("said", "cause_id"), [
-    ("OSError: [Errno 28] No space left on device", "install-disk-full"),
-    ("The virtual environment was not created successfully because ensurepip is not available.", "install-no-venv-module"),
-    ("WARNING: Retrying: Failed to establish a new connection: [Errno -3] Temporary failure in name resolution\n"
-     "ERROR: No matching distribution found for torch", "install-network"),
-    ("ERROR: Could not find a version that satisfies the requirement torch==9\nERROR: No matching distribution found for torch==9", "install-no-such-version"),
-    ("ERROR: Package 'x' requires a different Python: 3.9.1 not in '>=3.11'", "install-no-such-version"),
-    ("Segmentation fault", "install-step-failed")])
+@pytest.mark.parametrize(
+    ("said", "cause_id"),
+    [
+        ("OSError: [Errno 28] No space left on device", "install-disk-full"),
+        (
+            "The virtual environment was not created successfully because ensurepip is not available.",
+            "install-no-venv-module",
+        ),
+        (
+            "WARNING: Retrying: Failed to establish a new connection: [Errno -3] Temporary failure in name resolution\n"
+            "ERROR: No matching distribution found for torch",
+            "install-network",
+        ),
+        (
+            "ERROR: Could not find a version that satisfies the requirement torch==9\nERROR: No matching "
+            "distribution found for torch==9",
+            "install-no-such-version",
+        ),
+        ("ERROR: Package 'x' requires a different Python: 3.9.1 not in '>=3.11'", "install-no-such-version"),
+        ("Segmentation fault", "install-step-failed"),
+    ],
+)
 def test_the_first_failure_stops_with_its_cause(project, said, cause_id):
     venv = project / ".venv"
     calls = []
@@ -112,7 +134,9 @@ def test_a_cuda_build_in_place_of_the_cpu_build_is_found(project):
 
 def test_a_step_that_ends_well_but_installs_nothing_is_a_failure(project):
     venv = make_venv(project)
-    problem = install.carry_out(install.plan(venv, "cpu", False, sys.executable), venv, "cpu", Facts(), lambda command: (0, ""))
+    problem = install.carry_out(
+        install.plan(venv, "cpu", False, sys.executable), venv, "cpu", Facts(), lambda command: (0, "")
+    )
     assert problem.id == "install-step-failed"
 
 
@@ -126,7 +150,9 @@ def test_an_interruption_ends_with_130(project, monkeypatch):
 
 
 def test_a_dry_run_shows_every_command_and_runs_none(project, monkeypatch, capsys):
-    monkeypatch.setattr(install, "collect", lambda: Facts.from_json({"gpu": [{"name": "NVIDIA GeForce RTX 5080"}], "driver": "575.64"}))
+    monkeypatch.setattr(
+        install, "collect", lambda: Facts.from_json({"gpu": [{"name": "NVIDIA GeForce RTX 5080"}], "driver": "575.64"})
+    )
     assert install.main(["--dry-run", "--venv", str(project / ".venv")], starter=None) == 0
     out = capsys.readouterr().out
     assert "-r requirements-cu128.txt" in out
@@ -148,8 +174,16 @@ def test_requirement_files_of_the_project_can_be_read():
         assert wanted["torch"].startswith("==")
 
 
-@pytest.mark.parametrize(("marker", "holds"), [
-    (None, True), (f'sys_platform == "{sys.platform}"', True), (f'sys_platform != "{sys.platform}"', False),
-    ('python_version >= "3.0" and sys_platform != "none"', True), ('python_version < "3.0"', False), ("something else", False)])
+@pytest.mark.parametrize(
+    ("marker", "holds"),
+    [
+        (None, True),
+        (f'sys_platform == "{sys.platform}"', True),
+        (f'sys_platform != "{sys.platform}"', False),
+        ('python_version >= "3.0" and sys_platform != "none"', True),
+        ('python_version < "3.0"', False),
+        ("something else", False),
+    ],
+)
 def test_markers(marker, holds):
     assert install.applies(marker) is holds

@@ -1,4 +1,5 @@
 """Imports point one way, only the standard library is used, and every file parses on Python 3.8."""
+
 import ast
 import shutil
 import subprocess
@@ -10,8 +11,22 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "envcheck"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEVELS = {"versions": 0, "facts": 1, "known": 1, "shell": 2, "wheels": 3, "causes": 4, "rules": 5, "probe": 2, "explain": 6, "settings": 5, "report": 6, "install": 7,
-          "__main__": 8, "__init__": 0}
+LEVELS = {
+    "versions": 0,
+    "facts": 1,
+    "known": 1,
+    "shell": 2,
+    "wheels": 3,
+    "causes": 4,
+    "rules": 5,
+    "probe": 2,
+    "explain": 6,
+    "settings": 5,
+    "report": 6,
+    "install": 7,
+    "__main__": 8,
+    "__init__": 0,
+}
 
 
 def part_of(path: Path) -> str:
@@ -56,13 +71,28 @@ def test_every_level_exists():
 
 def python_38() -> str:
     found = [shutil.which("python3.8"), *map(str, Path.home().glob(".pyenv/versions/3.8.*/bin/python"))]
-    return next((path for path in found if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0), "")
+    return next(
+        (
+            path
+            for path in found
+            if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0
+        ),
+        "",
+    )
 
 
 @pytest.mark.skipif(not python_38(), reason="no Python 3.8 on this machine")
 def test_it_runs_on_python_38(tmp_path):
     (tmp_path / "error.txt").write_text("Torch not compiled with CUDA enabled", encoding="utf-8")
-    for arguments in (["--list"], ["--settings"], ["--no-smoke", "--json"], ["--log", str(tmp_path / "error.txt")], ["install", "--dry-run", "--cpu"]):
-        done = subprocess.run([python_38(), "-m", "envcheck", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    for arguments in (
+        ["--list"],
+        ["--settings"],
+        ["--no-smoke", "--json"],
+        ["--log", str(tmp_path / "error.txt")],
+        ["install", "--dry-run", "--cpu"],
+    ):
+        done = subprocess.run(
+            [python_38(), "-m", "envcheck", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+        )
         assert done.returncode in (0, 1), done.stderr
         assert "Traceback" not in done.stderr

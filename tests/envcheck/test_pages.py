@@ -1,19 +1,28 @@
 """Every id has a page, and every fix can be pasted into the shell of its system."""
+
 import re
 
 import pytest
+
 from envcheck import report
 from envcheck.causes import CAUSES
 from envcheck.facts import Facts
 from envcheck.shell import is_comment
 
 SYSTEMS = {
-    "linux": {"os": "Ubuntu 24.04", "python": "3.12.3"}, "windows": {"os": "Windows 11"}, "macos": {"os": "macOS 15.6 arm64"},
-    "wsl": {"os": "Ubuntu 22.04 (WSL2)", "wsl": True}, "docker": {"os": "Debian 12", "container": "docker"}, "fedora": {"os": "Fedora 43"},
-    "notebook": {"os": "Linux (Colab)"}, "unknown": {},
+    "linux": {"os": "Ubuntu 24.04", "python": "3.12.3"},
+    "windows": {"os": "Windows 11"},
+    "macos": {"os": "macOS 15.6 arm64"},
+    "wsl": {"os": "Ubuntu 22.04 (WSL2)", "wsl": True},
+    "docker": {"os": "Debian 12", "container": "docker"},
+    "fedora": {"os": "Fedora 43"},
+    "notebook": {"os": "Linux (Colab)"},
+    "unknown": {},
 }
-COMMAND = re.compile(r"^!?(python|python3|python[\d.x]+|py|pip|sudo|export|unset|docker|conda|apt-get|brew|xcode-select|winget|git|cmake|cp|hf|torchrun|"
-                     r"accelerate|nvidia-smi|import os;|\$env:\w+ = |Remove-Item Env:)(\b|\s|$|\")")
+COMMAND = re.compile(
+    r"^!?(python|python3|python[\d.x]+|py|pip|sudo|export|unset|docker|conda|apt-get|brew|xcode-select|winget|git|cmake|cp|hf|torchrun|"
+    r"accelerate|nvidia-smi|import os;|\$env:\w+ = |Remove-Item Env:)(\b|\s|$|\")"
+)
 CASEBOOK_IDS = 74
 
 
@@ -35,17 +44,32 @@ def test_the_page_has_every_part(cause_id):
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_every_line_of_a_fix_is_a_comment_or_a_command(system):
     facts = Facts.from_json(SYSTEMS[system])
-    wrong = [(item.id, line) for item in CAUSES.values() for line in item.fix(facts) if not is_comment(line) and not COMMAND.match(line)]
+    wrong = [
+        (item.id, line)
+        for item in CAUSES.values()
+        for line in item.fix(facts)
+        if not is_comment(line) and not COMMAND.match(line)
+    ]
     assert wrong == []
 
 
 def test_fixes_use_the_shell_of_their_system():
-    foreign = {"windows": r"^(sudo|export|unset|apt-get|brew|xcode)|&&", "macos": r"apt-get|winget|\$env:", "linux": r"\$env:|winget|Remove-Item|^py ",
-               "fedora": r"apt-get install", "docker": r"^sudo apt"}
+    foreign = {
+        "windows": r"^(sudo|export|unset|apt-get|brew|xcode)|&&",
+        "macos": r"apt-get|winget|\$env:",
+        "linux": r"\$env:|winget|Remove-Item|^py ",
+        "fedora": r"apt-get install",
+        "docker": r"^sudo apt",
+    }
     elsewhere = {"container-gpu-access-missing", "windows-vc-runtime-missing"}  # typed on the host; on Windows only
     for system, pattern in foreign.items():
         facts = Facts.from_json(SYSTEMS[system])
-        wrong = [(item.id, line) for item in CAUSES.values() for line in item.fix(facts) if not is_comment(line) and re.search(pattern, line)]
+        wrong = [
+            (item.id, line)
+            for item in CAUSES.values()
+            for line in item.fix(facts)
+            if not is_comment(line) and re.search(pattern, line)
+        ]
         assert [pair for pair in wrong if pair[0] not in elsewhere] == [], system
 
 

@@ -1,15 +1,20 @@
 """The probe on machines that are not here: canned answers of nvidia-smi, folders with made-up packages."""
+
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from envcheck import probe, rules
 from envcheck.facts import Facts
 from envcheck.probe import commands, nvidia, packages, smoke, system
 from envcheck.probe.commands import Output, run_command
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-LINE = "0, NVIDIA GeForce RTX 5080, 12.0, 16303, 15100, 581.57, GPU-3f2c9c1e-aaaa-bbbb-cccc-444455556666, Disabled, [N/A], [N/A], Enabled, 5, 16"
+LINE = (
+    "0, NVIDIA GeForce RTX 5080, 12.0, 16303, 15100, 581.57, GPU-3f2c9c1e-aaaa-bbbb-cccc-444455556666, Disabled, "
+    "[N/A], [N/A], Enabled, 5, 16"
+)
 
 
 def row(index: int, name: str = "NVIDIA H100 80GB HBM3", uuid: str = "GPU-1", mig: str = "Disabled") -> str:
@@ -19,8 +24,18 @@ def row(index: int, name: str = "NVIDIA H100 80GB HBM3", uuid: str = "GPU-1", mi
 def test_one_card():
     found = nvidia.parse_cards(LINE, apps="GPU-3f2c9c1e-aaaa-bbbb-cccc-444455556666, 4711, C:\\x\\game.exe, 512")
     (gpu,) = found["gpu"]
-    assert (gpu.name, gpu.compute_capability, gpu.vram_gib, gpu.vram_free_gib) == ("NVIDIA GeForce RTX 5080", "12.0", 15.92, 14.75)
-    assert (gpu.display, gpu.ecc, gpu.pcie, gpu.processes) == (True, None, "gen 5 x16", ("game.exe (pid 4711, 0.5 GiB)",))
+    assert (gpu.name, gpu.compute_capability, gpu.vram_gib, gpu.vram_free_gib) == (
+        "NVIDIA GeForce RTX 5080",
+        "12.0",
+        15.92,
+        14.75,
+    )
+    assert (gpu.display, gpu.ecc, gpu.pcie, gpu.processes) == (
+        True,
+        None,
+        "gen 5 x16",
+        ("game.exe (pid 4711, 0.5 GiB)",),
+    )
     assert found["driver"] == "581.57"
 
 
@@ -41,8 +56,16 @@ def test_nothing_readable_is_unknown_and_not_an_empty_machine():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([LINE, row(1), "[N/A]", ",", "\u0414\u0440\u0430\u0439\u0432\u0435\u0440", "\ufffd", "0, , , , ,"]) | st.text(max_size=40), max_size=20),
-       st.text(max_size=60))
+@given(
+    st.lists(
+        st.sampled_from(
+            [LINE, row(1), "[N/A]", ",", "\u0414\u0440\u0430\u0439\u0432\u0435\u0440", "\ufffd", "0, , , , ,"]
+        )
+        | st.text(max_size=40),
+        max_size=20,
+    ),
+    st.text(max_size=60),
+)
 def test_any_output_of_nvidia_smi_is_read(lines, apps):
     found = nvidia.parse_cards("\n".join(lines), apps=apps)
     rules.judge(Facts(gpu=found.get("gpu"), driver=found.get("driver")))
@@ -52,6 +75,7 @@ def fake_runner(cards: Output, apps: Output = Output(0, ""), plain: Output = Out
     def run(command, timeout_s=5.0, env=None):
         asked = " ".join(command)
         return cards if "--query-gpu" in asked else apps if "--query-compute-apps" in asked else plain
+
     return run
 
 
@@ -75,7 +99,11 @@ def test_a_hanging_nvidia_smi_is_said():
 
 @pytest.mark.usefixtures("with_nvidia_smi")
 def test_the_cuda_version_comes_from_the_heading_where_the_library_is_missing():
-    found = nvidia.read(fake_runner(Output(0, LINE), plain=Output(0, "| NVIDIA-SMI 581.57   Driver Version: 581.57   CUDA Version: 13.0  |")))
+    found = nvidia.read(
+        fake_runner(
+            Output(0, LINE), plain=Output(0, "| NVIDIA-SMI 581.57   Driver Version: 581.57   CUDA Version: 13.0  |")
+        )
+    )
     assert (found["driver_cuda"], len(found["gpu"])) == ("13.0", 1)
 
 
@@ -93,7 +121,8 @@ def test_an_old_driver_without_the_new_columns_is_asked_again():
     assert (gpu.name, gpu.compute_capability) == ("NVIDIA GeForce RTX 5080", None)
 
 
-# --- programs -----------------------------------------------------------------------------------------------------------
+# --- programs
+# -----------------------------------------------------------------------------------------------------------
 def test_a_program_that_hangs_is_stopped():
     answer = run_command([sys.executable, "-c", "import time; print('x', flush=True); time.sleep(60)"], 1.0)
     assert (answer.code, answer.hung) == (None, True)
@@ -101,10 +130,13 @@ def test_a_program_that_hangs_is_stopped():
 
 def test_a_program_that_is_missing_or_writes_nonsense_is_an_answer():
     assert run_command(["no-such-program-anywhere"]).code is None
-    assert run_command([sys.executable, "-c", "import sys; sys.stdout.buffer.write(b'\\xff\\xfe ok')"]).text.endswith(" ok")
+    assert run_command([sys.executable, "-c", "import sys; sys.stdout.buffer.write(b'\\xff\\xfe ok')"]).text.endswith(
+        " ok"
+    )
 
 
-# --- packages -------------------------------------------------------------------------------------------------------------
+# --- packages
+# -------------------------------------------------------------------------------------------------------------
 def make(folder, name, version, metadata=True):
     path = folder / f"{name}-{version}.dist-info"
     path.mkdir(parents=True)
@@ -118,9 +150,13 @@ def test_packages_are_read_without_importing_them(tmp_path):
     make(tmp_path, "unsloth_zoo", "2026.10.9")
     make(tmp_path, "xformers", "0.0.35")
     (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.11.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", encoding="utf-8")
+    (tmp_path / "torch" / "version.py").write_text(
+        "__version__ = '2.11.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", encoding="utf-8"
+    )
     (tmp_path / "xformers").mkdir()
-    (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"torch": "2.10.0+cu128", "python": "3.12.3"}}', encoding="utf-8")
+    (tmp_path / "xformers" / "cpp_lib.json").write_text(
+        '{"version": {"torch": "2.10.0+cu128", "python": "3.12.3"}}', encoding="utf-8"
+    )
     found = packages.read_folders([str(tmp_path)])
     assert found["packages"]["torch"] == "2.11.0+cu128"
     assert found["packages"]["unsloth-zoo"] == "2026.10.9"
@@ -144,12 +180,21 @@ def test_a_second_copy_that_wins_the_import_is_seen(tmp_path):
     make(second, "transformers", "4.57.1")
     found = packages.read_folders([str(first), str(second)])
     assert found["imported_versions"] == {"transformers": "4.40.0"}
-    assert [item.id for item in rules.judge(Facts.from_json({**found, "packages": {"transformers": "4.57.1"}}))] == ["environment-mixup"]
+    assert [item.id for item in rules.judge(Facts.from_json({**found, "packages": {"transformers": "4.57.1"}}))] == [
+        "environment-mixup"
+    ]
 
 
 @settings(max_examples=60, deadline=None)
-@given(files=st.dictionaries(st.sampled_from(["METADATA", "RECORD", "../torch/version.py", "../xformers/cpp_lib.json", "../transformers/__init__.py"]),
-                             st.binary(max_size=80), max_size=5))
+@given(
+    files=st.dictionaries(
+        st.sampled_from(
+            ["METADATA", "RECORD", "../torch/version.py", "../xformers/cpp_lib.json", "../transformers/__init__.py"]
+        ),
+        st.binary(max_size=80),
+        max_size=5,
+    )
+)
 def test_any_content_of_metadata_is_survived(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("site")
     path = make(folder, "torch", "2.11.0", metadata=False)
@@ -157,11 +202,12 @@ def test_any_content_of_metadata_is_survived(tmp_path_factory, files):
     for name, content in files.items():
         (path / name).parent.resolve().mkdir(exist_ok=True)
         (path / name).write_bytes(content)
-    facts = Facts(**{key: value for key, value in packages.read_folders([str(folder), "/nowhere"]).items()})
+    facts = Facts(**packages.read_folders([str(folder), "/nowhere"]))
     rules.judge(facts)
 
 
-# --- the whole ------------------------------------------------------------------------------------------------------------
+# --- the whole
+# ------------------------------------------------------------------------------------------------------------
 def test_this_machine_is_read():
     facts = probe.collect()
     assert facts.os
@@ -189,17 +235,30 @@ def test_misspelt_variables_are_read(monkeypatch):
     assert system.read(run_command)["env"]["CUDA_VISIBEL_DEVICES"] == "0"
 
 
-# --- smoke tests ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("answer", "expected"), [
-    (Output(0, "noise\nok fine"), "ok"), (Output(0, "skip no GPU"), "skipped"), (Output(0, "no word"), "failed"), (Output(0, ""), "failed"),
-    (Output(1, "ok"), "failed"), (Output(-11, "ok crashed after"), "failed"), (Output(None, "", hung=True), "hung"), (Output(None, "missing"), "failed")])
+# --- smoke tests
+# ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Output(0, "noise\nok fine"), "ok"),
+        (Output(0, "skip no GPU"), "skipped"),
+        (Output(0, "no word"), "failed"),
+        (Output(0, ""), "failed"),
+        (Output(1, "ok"), "failed"),
+        (Output(-11, "ok crashed after"), "failed"),
+        (Output(None, "", hung=True), "hung"),
+        (Output(None, "missing"), "failed"),
+    ],
+)
 def test_verdicts(answer, expected):
     assert smoke.verdict(answer)["verdict"] == expected
 
 
 def test_what_torch_says_is_merged_and_tests_for_a_gpu_are_skipped_without_one():
     seen = '{"torch_cuda_available": false, "torch_cuda": null, "torch_arch_list": null}\nok torch 2.13.0'
-    facts = smoke.extend(Facts.from_json({"packages": {"torch": "2.13.0", "bitsandbytes": "0.50"}}), lambda *args: Output(0, seen))
+    facts = smoke.extend(
+        Facts.from_json({"packages": {"torch": "2.13.0", "bitsandbytes": "0.50"}}), lambda *args: Output(0, seen)
+    )
     assert facts.torch_cuda_available is False
     assert facts.smoke["8-bit optimiser"] == {"verdict": "skipped", "detail": "torch sees no GPU"}
     assert facts.smoke["xformers"] == {"verdict": "skipped", "detail": "not installed"}
@@ -207,7 +266,9 @@ def test_what_torch_says_is_merged_and_tests_for_a_gpu_are_skipped_without_one()
 
 
 def test_a_torch_that_cannot_be_imported_stops_the_other_tests():
-    facts = smoke.extend(Facts.from_json({"packages": {"torch": "2.4.0"}}), lambda *args: Output(1, "OSError: [WinError 126] fbgemm.dll"))
+    facts = smoke.extend(
+        Facts.from_json({"packages": {"torch": "2.4.0"}}), lambda *args: Output(1, "OSError: [WinError 126] fbgemm.dll")
+    )
     assert list(facts.smoke) == ["import torch"]
 
 

@@ -3,11 +3,12 @@ import re
 
 import pytest
 from conftest import HERE
-from envcheck import report, rules
-from envcheck.facts import Facts, Finding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_golden import screen_of
+
+from envcheck import report, rules
+from envcheck.facts import Facts, Finding
 
 MACHINES = sorted((HERE / "machines").glob("*.json"))
 
@@ -23,10 +24,24 @@ def test_there_are_enough_screens_and_none_is_left_over():
 
 
 def test_a_finding_is_printed_in_one_form():
-    finding = Finding("torch-missing", "error", "What is wrong.", fix=("do this", "# and that"), details=(("GPU", "x"), ("driver", "y")))
+    finding = Finding(
+        "torch-missing",
+        "error",
+        "What is wrong.",
+        fix=("do this", "# and that"),
+        details=(("GPU", "x"), ("driver", "y")),
+    )
     assert report.render(finding).splitlines() == [
-        "error: torch-missing", "", "  What is wrong.", "  GPU     x", "  driver  y", "", "  fix: do this", "       # and that",
-        "  why: python -m envcheck --explain torch-missing"]
+        "error: torch-missing",
+        "",
+        "  What is wrong.",
+        "  GPU     x",
+        "  driver  y",
+        "",
+        "  fix: do this",
+        "       # and that",
+        "  why: python -m envcheck --explain torch-missing",
+    ]
 
 
 def test_colour_only_when_asked():
@@ -36,8 +51,20 @@ def test_colour_only_when_asked():
 
 
 def test_a_healthy_machine_ends_in_one_line():
-    facts = Facts(gpu=(), env={}, packages={"torch": "2.13.0+cpu"}, python="3.12.3", c_compiler=True, python_headers=True, ram_gib=8, disk_free_gib=50,
-                  hub_reachable=True, smoke={"import torch": {"verdict": "ok"}}, torch_cuda="", os="Debian 12")
+    facts = Facts(
+        gpu=(),
+        env={},
+        packages={"torch": "2.13.0+cpu"},
+        python="3.12.3",
+        c_compiler=True,
+        python_headers=True,
+        ram_gib=8,
+        disk_free_gib=50,
+        hub_reachable=True,
+        smoke={"import torch": {"verdict": "ok"}},
+        torch_cuda="",
+        os="Debian 12",
+    )
     text = report.screen(facts, rules.verdicts(facts), rules.judge(facts))
     assert text.endswith("\n\nThis machine is fit for fine-tuning: no problem found.")
 
@@ -47,9 +74,13 @@ def test_nothing_known_is_not_called_fit():
 
 
 SECRETS = {
-    "token": ("hf_abcdefghijklmnopqrstuvwx", "a hub token"), "uuid": ("GPU-3f2c9c1e-1111-2222-3333-444455556666", "a card"),
-    "home": ("/home/alice/models", "a home"), "mac": ("/Users/alice/x", "a home"), "windows": ("C:\\Users\\Alice Doe\\x", "a home"),
-    "login": ("https://alice:pa55@proxy.example:8080", "a proxy"), "github": ("ghp_0123456789abcdefghij", "a token"),
+    "token": ("hf_abcdefghijklmnopqrstuvwx", "a hub token"),
+    "uuid": ("GPU-3f2c9c1e-1111-2222-3333-444455556666", "a card"),
+    "home": ("/home/alice/models", "a home"),
+    "mac": ("/Users/alice/x", "a home"),
+    "windows": ("C:\\Users\\Alice Doe\\x", "a home"),
+    "login": ("https://alice:pa55@proxy.example:8080", "a proxy"),
+    "github": ("ghp_0123456789abcdefghij", "a token"),
 }
 
 
@@ -67,19 +98,32 @@ def test_variables_named_like_secrets_keep_only_their_presence():
 
 
 def test_a_redacted_mig_selection_is_still_judged_the_same():
-    facts = {"gpu": [{"name": "NVIDIA H100 MIG 2g.20gb", "compute_capability": "9.0"}], "packages": {"vllm": "0.9.0"},
-             "env": {"CUDA_VISIBLE_DEVICES": "MIG-377e0049-554c-540b-93c6-d0976f8426cb"}}
+    facts = {
+        "gpu": [{"name": "NVIDIA H100 MIG 2g.20gb", "compute_capability": "9.0"}],
+        "packages": {"vllm": "0.9.0"},
+        "env": {"CUDA_VISIBLE_DEVICES": "MIG-377e0049-554c-540b-93c6-d0976f8426cb"},
+    }
     again = report.redact(facts)
     assert "377e0049" not in json.dumps(again)
-    assert [item.id for item in rules.judge(Facts.from_json(again))] == [item.id for item in rules.judge(Facts.from_json(facts))]
+    assert [item.id for item in rules.judge(Facts.from_json(again))] == [
+        item.id for item in rules.judge(Facts.from_json(facts))
+    ]
 
 
 def test_names_of_user_and_host_are_taken_out():
-    assert report.redact_text("alice@box42 runs /opt/alice/x on box42", ["alice", "box42"]) == "<name>@<name> runs /opt/<name>/x on <name>"
+    assert (
+        report.redact_text("alice@box42 runs /opt/alice/x on box42", ["alice", "box42"])
+        == "<name>@<name> runs /opt/<name>/x on <name>"
+    )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.recursive(st.text(max_size=30) | st.integers() | st.none(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)))
+@given(
+    st.recursive(
+        st.text(max_size=30) | st.integers() | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    )
+)
 def test_redaction_takes_any_json_and_is_stable(value):
     once = report.redact(value)
     assert report.redact(once) == once

@@ -1,9 +1,10 @@
 import pytest
+from hypothesis import given, settings
+from test_facts import ANY_FACTS
+
 from envcheck import rules
 from envcheck.facts import Facts
 from envcheck.rules import training
-from hypothesis import given, settings
-from test_facts import ANY_FACTS
 
 BLACKWELL = {"name": "NVIDIA GeForce RTX 5080", "compute_capability": "12.0", "vram_gib": 15.9}
 ADA = {"name": "NVIDIA GeForce RTX 4090", "compute_capability": "8.9", "vram_gib": 23.5}
@@ -14,11 +15,20 @@ LINUX = {"os": "Ubuntu 24.04"}
 
 REACHED = [  # (id, facts that give it away)
     ("torch-lacks-gpu-arch", {"gpu": [BLACKWELL], "packages": {"torch": "2.9.1+cu126"}}),
-    ("torch-lacks-gpu-arch", {"gpu": [{"name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}], "packages": {"torch": "1.13.1+cu117"}}),
+    (
+        "torch-lacks-gpu-arch",
+        {
+            "gpu": [{"name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}],
+            "packages": {"torch": "1.13.1+cu117"},
+        },
+    ),
     ("torch-lacks-gpu-arch", {"gpu": [{"name": "NVIDIA GeForce RTX 5060"}], "packages": {"torch": "2.5.1"}}),
     ("torch-dropped-gpu-arch", {"gpu": [PASCAL], "packages": {"torch": "2.8.0+cu128"}}),
     ("torch-dropped-gpu-arch", {"gpu": [PASCAL], "packages": {"torch": "2.8.0+cu128"}, "os": "Windows 11"}),
-    ("torch-dropped-gpu-arch", {"gpu": [{"name": "Tesla V100-SXM2-16GB", "compute_capability": "7.0"}], "packages": {"torch": "2.11.0+cu128"}}),
+    (
+        "torch-dropped-gpu-arch",
+        {"gpu": [{"name": "Tesla V100-SXM2-16GB", "compute_capability": "7.0"}], "packages": {"torch": "2.11.0+cu128"}},
+    ),
     ("torch-cpu-only-build", {"gpu": [ADA], "packages": {"torch": "2.8.0+cpu"}}),
     ("torch-cpu-only-build", {"packages": {"torch": "2.8.0+cpu"}, "driver": "560.94", "os": "Windows 11"}),
     ("torch-missing", {"gpu": [ADA], "packages": {"torch": None}}),
@@ -28,22 +38,37 @@ REACHED = [  # (id, facts that give it away)
     ("driver-too-old-for-cuda", {"driver": "565.77", "gpu": [BLACKWELL]}),
     ("driver-too-old-for-cuda", {"driver_cuda": "12.8", "torch_cuda": "13.0"}),
     ("driver-library-mismatch", {"nvidia_smi": "Failed to initialize NVML: Driver/library version mismatch"}),
-    ("driver-not-loaded", {"nvidia_smi": "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."}),
+    (
+        "driver-not-loaded",
+        {"nvidia_smi": "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."},
+    ),
     ("gpu-hardware-fault", {"nvidia_smi": "Unable to determine the device handle for GPU0000:01:00.0: GPU is lost."}),
     ("container-gpu-access-missing", {"os": "Ubuntu 22.04 (Docker)", "gpu": [], "torch_cuda": "12.8"}),
-    ("container-gpu-access-missing", {"os": "Linux (Docker)", "gpu": [ADA], "torch_cuda": "12.8", "torch_cuda_available": False}),
+    (
+        "container-gpu-access-missing",
+        {"os": "Linux (Docker)", "gpu": [ADA], "torch_cuda": "12.8", "torch_cuda_available": False},
+    ),
     ("gpu-too-old-for-feature", {"gpu": [TURING], "model": "RedHatAI/Qwen3-8B-FP8"}),
     ("gpu-too-old-for-feature", {"gpu": [PASCAL], "packages": {"vllm": "0.9.1"}}),
     ("mixed-gpu-architectures", {"gpu": [BLACKWELL, PASCAL], "packages": {"torch": "2.8.0+cu128"}}),
     ("mixed-gpu-architectures", {"gpu": [ADA, TURING], "env": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}}),
     ("cuda-visible-devices-hides-gpu", {"gpu": [ADA], "env": {"CUDA_VISIBLE_DEVICES": "1"}}),
     ("cuda-visible-devices-hides-gpu", {"gpu_count": 2, "env": {"CUDA_VISIBLE_DEVICES": "2,3"}}),
-    ("cuda-device-order", {"gpu": [ADA, {"name": "NVIDIA GeForce RTX 3090", "compute_capability": "8.6"}], "env": {"CUDA_VISIBLE_DEVICES": "1"}}),
+    (
+        "cuda-device-order",
+        {
+            "gpu": [ADA, {"name": "NVIDIA GeForce RTX 3090", "compute_capability": "8.6"}],
+            "env": {"CUDA_VISIBLE_DEVICES": "1"},
+        },
+    ),
     ("env-var-misspelled", {"env": {"CUDA_VISBLE_DEVICES": "0"}}),
     ("env-var-misspelled", {"env": {"cuda_visible_devices": "0"}}),
     ("unsloth-single-gpu-only", {"gpu": [ADA, ADA], "packages": {"unsloth": "2024.8"}}),
     ("more-processes-than-gpus", {"gpu": [ADA], "training": {"num_processes": 2}}),
-    ("quantized-model-wrong-device", {"gpu": [TURING, TURING], "training": {"load_in_4bit": True, "bf16": False, "fp16": True}}),
+    (
+        "quantized-model-wrong-device",
+        {"gpu": [TURING, TURING], "training": {"load_in_4bit": True, "bf16": False, "fp16": True}},
+    ),
     ("nccl-p2p-unsupported", {"gpu": [ADA, ADA], "env": {}, "training": {"num_processes": 2}}),
     ("nccl-too-old-for-gpu", {"gpu": [BLACKWELL, BLACKWELL], "packages": {"nvidia-nccl-cu12": "2.21.5"}}),
     ("mig-instance-selection", {"gpu": [MIG, MIG], "env": {}}),
@@ -56,17 +81,45 @@ REACHED = [  # (id, facts that give it away)
     ("python-headers-missing", {"python_headers": False, "python": "3.11.4"}),
     ("system-library-too-old", {"glibc": "2.17", "packages": {"torch": "2.8.0+cu128"}}),
     ("windows-vc-runtime-missing", {"os": "Windows 10", "packages": {"torch": "2.4.0+cu124"}}),
-    ("xformers-fa3-on-blackwell", {"gpu": [BLACKWELL], "packages": {"torch": "2.8.0+cu128", "xformers": "0.0.32.post2"}}),
+    (
+        "xformers-fa3-on-blackwell",
+        {"gpu": [BLACKWELL], "packages": {"torch": "2.8.0+cu128", "xformers": "0.0.32.post2"}},
+    ),
     ("xformers-built-for-other-torch", {"packages": {"torch": "2.7.1+cu128", "xformers": "0.0.32.post2"}}),
-    ("xformers-built-for-other-torch", {"packages": {"torch": "2.7.1+cu128"}, "built_for": {"xformers": {"torch": "2.6.0+cu124"}}}),
-    ("cuda-package-on-rocm", {"packages": {"torch": "2.8.0+rocm6.3"}, "built_for": {"xformers": {"torch": "2.8.0+cu128"}}}),
-    ("flash-attn-abi-mismatch", {"packages": {"torch": "2.8.0+cu128", "flash-attn": "2.7.4+cu12torch2.6cxx11abiFALSE"}}),
+    (
+        "xformers-built-for-other-torch",
+        {"packages": {"torch": "2.7.1+cu128"}, "built_for": {"xformers": {"torch": "2.6.0+cu124"}}},
+    ),
+    (
+        "cuda-package-on-rocm",
+        {"packages": {"torch": "2.8.0+rocm6.3"}, "built_for": {"xformers": {"torch": "2.8.0+cu128"}}},
+    ),
+    (
+        "flash-attn-abi-mismatch",
+        {"packages": {"torch": "2.8.0+cu128", "flash-attn": "2.7.4+cu12torch2.6cxx11abiFALSE"}},
+    ),
     ("attention-kernel-unsupported", {"gpu": [TURING], "training": {"attn_implementation": "flash_attention_2"}}),
     ("bnb-missing-cuda-binary", {"packages": {"torch": "2.9.0+cu130", "bitsandbytes": "0.47.0"}}),
     ("bnb-missing-cuda-binary", {"os": "Windows 11", "packages": {"bitsandbytes": "0.42.0"}}),
-    ("bnb-missing-cuda-binary", {"torch_cuda": "13.2", "packages": {"bitsandbytes": "0.49.2"}, "built_for": {"bitsandbytes": {"cuda": "118 128 130"}}}),
-    ("bnb-no-kernels-for-gpu", {"gpu": [{"name": "AMD Radeon VII (gfx906)"}], "packages": {"torch": "2.8.0+rocm6.3", "bitsandbytes": "0.49.0"}}),
-    ("bnb-no-kernels-for-gpu", {"gpu": [PASCAL], "packages": {"bitsandbytes": "0.47.0"}, "training": {"load_in_8bit": True, "fp16": True}}),
+    (
+        "bnb-missing-cuda-binary",
+        {
+            "torch_cuda": "13.2",
+            "packages": {"bitsandbytes": "0.49.2"},
+            "built_for": {"bitsandbytes": {"cuda": "118 128 130"}},
+        },
+    ),
+    (
+        "bnb-no-kernels-for-gpu",
+        {
+            "gpu": [{"name": "AMD Radeon VII (gfx906)"}],
+            "packages": {"torch": "2.8.0+rocm6.3", "bitsandbytes": "0.49.0"},
+        },
+    ),
+    (
+        "bnb-no-kernels-for-gpu",
+        {"gpu": [PASCAL], "packages": {"bitsandbytes": "0.47.0"}, "training": {"load_in_8bit": True, "fp16": True}},
+    ),
     ("triton-missing", {"os": "Windows 11", "gpu": [ADA], "packages": {"triton": None}}),
     ("triton-torch-mismatch", {"os": "Windows 11", "packages": {"triton": "3.1.0"}}),
     ("triton-torch-mismatch", {"os": "Ubuntu", "packages": {"torch": "2.9.1+cu128", "triton": "3.2.0"}}),
@@ -82,9 +135,15 @@ REACHED = [  # (id, facts that give it away)
     ("unsloth-zoo-out-of-step", {"packages": {"unsloth": "2025.11.6", "unsloth_zoo": "2025.3.1"}}),
     ("unsloth-zoo-out-of-step", {"packages": {"unsloth": "2025.3.19", "unsloth_zoo": "2025.9.3"}}),
     ("newer-than-unsloth-supports", {"packages": {"unsloth": "2025.11.6", "transformers": "5.2.0"}}),
-    ("newer-than-unsloth-supports", {"requires": {"unsloth": "torch>=2.4.0,<2.11.0"}, "installing": {"torch": "2.12.0"}}),
+    (
+        "newer-than-unsloth-supports",
+        {"requires": {"unsloth": "torch>=2.4.0,<2.11.0"}, "installing": {"torch": "2.12.0"}},
+    ),
     ("transformers-too-old-for-model", {"model": "Qwen/Qwen3-8B", "packages": {"transformers": "4.49.0"}}),
-    ("torch-too-old-for-transformers", {"packages": {"torch": "2.4.1+cu121", "transformers": "4.55.0", "accelerate": "1.10.1"}}),
+    (
+        "torch-too-old-for-transformers",
+        {"packages": {"torch": "2.4.1+cu121", "transformers": "4.55.0", "accelerate": "1.10.1"}},
+    ),
     ("package-set-out-of-step", {"packages": {"transformers": "4.57.1", "huggingface-hub": "1.1.0"}}),
     ("package-set-out-of-step", {"packages": {"transformers": "5.3.0", "peft": "0.17.1"}}),
     ("trl-renamed-argument", {"packages": {"trl": "0.24.0"}, "training": {"sft_trainer_kwargs": ["tokenizer"]}}),
@@ -95,15 +154,27 @@ REACHED = [  # (id, facts that give it away)
     ("fp16-overflow", {"training": {"model_half": True}}),
     ("all-labels-masked", {"model": "unsloth/Qwen3-4B", "training": {"response_part": "<|start_header_id|>assistant"}}),
     ("chat-template-missing", {"model": "meta-llama/Llama-3.1-8B", "training": {"apply_chat_template": True}}),
-    ("lora-target-modules-not-found", {"model": "tiiuae/falcon-7b", "training": {"target_modules": ["q_proj", "v_proj"]}}),
+    (
+        "lora-target-modules-not-found",
+        {"model": "tiiuae/falcon-7b", "training": {"target_modules": ["q_proj", "v_proj"]}},
+    ),
     ("lora-target-modules-not-found", {"training": {"target_modules": [".*proj"]}}),
-    ("model-does-not-fit-vram", {"gpu": [TURING], "model": "Qwen/Qwen2.5-72B-Instruct", "training": {"load_in_4bit": True}}),
+    (
+        "model-does-not-fit-vram",
+        {"gpu": [TURING], "model": "Qwen/Qwen2.5-72B-Instruct", "training": {"load_in_4bit": True}},
+    ),
     ("oom-evaluation", {"training": {"compute_metrics": True}}),
-    ("oom-save-merge", {"model": "Qwen3-32B", "ram_gib": 16, "gpu": [ADA], "training": {"save_method": "merged_16bit"}}),
+    (
+        "oom-save-merge",
+        {"model": "Qwen3-32B", "ram_gib": 16, "gpu": [ADA], "training": {"save_method": "merged_16bit"}},
+    ),
     ("wsl-pinned-memory", {"wsl": True, "training": {"use_gradient_checkpointing": "unsloth"}}),
     ("windows-multiprocessing-spawn", {"os": "Windows 11", "training": {"dataset_num_proc": 4}}),
     ("windows-pagefile-too-small", {"os": "Windows 11", "ram_gib": 16, "swap_gib": 2}),
-    ("expandable-segments-conflict", {"os": "Windows 11", "env": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}}),
+    (
+        "expandable-segments-conflict",
+        {"os": "Windows 11", "env": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}},
+    ),
     ("disk-full", {"disk_free_gib": 20, "model": "Llama-3.1-8B", "training": {"save_method": "merged_16bit"}}),
     ("model-gated", {"model": "google/gemma-3-4b-it", "hf_logged_in": False}),
     ("merge-needs-16bit-base", {"model": "someone/Qwen-7B-bnb-4bit", "training": {"save_method": "merged_16bit"}}),
@@ -116,17 +187,35 @@ REACHED = [  # (id, facts that give it away)
 QUIET = [  # (id that must not appear, facts that are fine)
     ("torch-lacks-gpu-arch", {"gpu": [ADA], "torch_arch_list": ["sm_80", "sm_86", "sm_90"]}),
     ("torch-lacks-gpu-arch", {"gpu": [BLACKWELL], "torch_arch_list": ["sm_90", "compute_90"]}),
-    ("torch-lacks-gpu-arch", {"gpu": [{"name": "NVIDIA GB10", "compute_capability": "12.1"}], "packages": {"torch": "2.11.0+cu130"}}),
+    (
+        "torch-lacks-gpu-arch",
+        {"gpu": [{"name": "NVIDIA GB10", "compute_capability": "12.1"}], "packages": {"torch": "2.11.0+cu130"}},
+    ),
     ("torch-lacks-gpu-arch", {"gpu": [BLACKWELL], "packages": {"torch": "2.7.0.dev20250220+cu128"}}),
     ("driver-too-old-for-cuda", {"driver": "535.247.01", "torch_cuda": "12.8", "gpu": [ADA]}),
     ("driver-too-old-for-cuda", {"driver": "470.57", "torch_cuda": "12.1", "torch_cuda_available": True}),
-    ("cuda-visible-devices-hides-gpu", {"gpu": [ADA], "env": {"CUDA_VISIBLE_DEVICES": ""}, "training": {"device": "cpu"}}),
+    (
+        "cuda-visible-devices-hides-gpu",
+        {"gpu": [ADA], "env": {"CUDA_VISIBLE_DEVICES": ""}, "training": {"device": "cpu"}},
+    ),
     ("no-gpu-present", {"gpu": [], "training": {"device": "cpu", "bf16": True}}),
-    ("env-var-misspelled", {"env": {"CUDA_HOME": "/x", "CUDA_PATH_V12_8": "y", "NCCL_DEBUG_SUBSYS": "INIT", "CUDA_CACHE_PATH": "z"}}),
-    ("xformers-built-for-other-torch", {"packages": {"torch": "2.11.0+cu128", "xformers": "0.0.35"}, "built_for": {"xformers": {"torch": "2.10.0+cu128"}}}),
+    (
+        "env-var-misspelled",
+        {"env": {"CUDA_HOME": "/x", "CUDA_PATH_V12_8": "y", "NCCL_DEBUG_SUBSYS": "INIT", "CUDA_CACHE_PATH": "z"}},
+    ),
+    (
+        "xformers-built-for-other-torch",
+        {
+            "packages": {"torch": "2.11.0+cu128", "xformers": "0.0.35"},
+            "built_for": {"xformers": {"torch": "2.10.0+cu128"}},
+        },
+    ),
     ("newer-than-unsloth-supports", {"packages": {"unsloth": "2027.3.1", "transformers": "6.0.0", "torch": "2.17.0"}}),
     ("triton-missing", {"packages": {"triton": None, "torch": "2.8.0+cpu"}, "gpu": []}),
-    ("no-c-compiler", {"os": "Windows 11", "gpu": [ADA], "c_compiler": False, "packages": {"triton-windows": "3.5.1.post24"}}),
+    (
+        "no-c-compiler",
+        {"os": "Windows 11", "gpu": [ADA], "c_compiler": False, "packages": {"triton-windows": "3.5.1.post24"}},
+    ),
     ("fp16-overflow", {"model": "Qwen/Qwen3-4B", "training": {"fp16": True}}),
     ("model-does-not-fit-vram", {"gpu": [BLACKWELL], "model": "unsloth/Qwen3-14B", "training": {"load_in_4bit": True}}),
     ("model-gated", {"model": "unsloth/gemma-3-4b-it", "hf_logged_in": False}),
@@ -158,7 +247,7 @@ def test_a_rule_that_raises_becomes_a_finding_and_the_others_still_run():
         yield
 
     def works(facts):
-        return rules.finding("torch-missing", facts),
+        return (rules.finding("torch-missing", facts),)
 
     found = rules.judge(Facts(), (rules.Check("a", (), (broken, works)),))
     assert [item.id for item in found] == ["torch-missing", "rule-crashed"]
@@ -175,8 +264,20 @@ def test_no_rule_crashes_on_any_facts(data):
     assert crashed == []
 
 
-@pytest.mark.parametrize(("model", "size"), [
-    ("unsloth/Meta-Llama-3.1-70B-bnb-4bit", 70), ("Mixtral-8x7B", 46.7), ("SmolLM2-135M", 0.135), ("Qwen3-30B-A3B", 30), ("Llama 3.1 405B FP8", 405),
-    ("gemma-3-12b-it", 12), ("Mistral", None), ("google/flan-t5", None), ("TinyLlama-1.1B (bnb 4-bit)", 1.1), (None, None)])
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("unsloth/Meta-Llama-3.1-70B-bnb-4bit", 70),
+        ("Mixtral-8x7B", 46.7),
+        ("SmolLM2-135M", 0.135),
+        ("Qwen3-30B-A3B", 30),
+        ("Llama 3.1 405B FP8", 405),
+        ("gemma-3-12b-it", 12),
+        ("Mistral", None),
+        ("google/flan-t5", None),
+        ("TinyLlama-1.1B (bnb 4-bit)", 1.1),
+        (None, None),
+    ],
+)
 def test_parameters_are_read_from_the_name(model, size):
     assert training.billions(model) == size

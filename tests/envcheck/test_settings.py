@@ -1,14 +1,26 @@
 import dataclasses
 
 import pytest
-from envcheck import settings
-from envcheck.facts import Facts
 from hypothesis import given
 from hypothesis import settings as limits
 from test_facts import ANY_FACTS
 
-RTX5080 = {"os": "Windows 11", "gpu": [{"name": "NVIDIA GeForce RTX 5080", "compute_capability": "12.0", "vram_gib": 15.9, "vram_free_gib": 14.5, "display": True}],
-           "packages": {"triton-windows": "3.6.0.post26"}}
+from envcheck import settings
+from envcheck.facts import Facts
+
+RTX5080 = {
+    "os": "Windows 11",
+    "gpu": [
+        {
+            "name": "NVIDIA GeForce RTX 5080",
+            "compute_capability": "12.0",
+            "vram_gib": 15.9,
+            "vram_free_gib": 14.5,
+            "display": True,
+        }
+    ],
+    "packages": {"triton-windows": "3.6.0.post26"},
+}
 
 
 def values(**facts):
@@ -16,7 +28,10 @@ def values(**facts):
     return {item.name: getattr(chosen, item.name).value for item in dataclasses.fields(chosen)}
 
 
-@pytest.mark.parametrize(("driver", "requirements"), [("581.57", "requirements-cu130.txt"), ("576.88", "requirements-cu128.txt"), (None, "requirements-cu128.txt")])
+@pytest.mark.parametrize(
+    ("driver", "requirements"),
+    [("581.57", "requirements-cu130.txt"), ("576.88", "requirements-cu128.txt"), (None, "requirements-cu128.txt")],
+)
 def test_an_rtx_5080_on_windows(driver, requirements):
     chosen = values(**RTX5080, driver=driver)
     assert chosen["requirements"] == requirements
@@ -26,10 +41,16 @@ def test_an_rtx_5080_on_windows(driver, requirements):
     assert 12.5 * 2**30 < chosen["memory_bytes"] < 14.5 * 2**30
 
 
-@pytest.mark.parametrize(("flags", "precision"), [(["avx512_bf16"], "bf16"), (["amx_bf16"], "bf16"), (["avx2"], "fp32"), (None, "fp32")])
+@pytest.mark.parametrize(
+    ("flags", "precision"), [(["avx512_bf16"], "bf16"), (["amx_bf16"], "bf16"), (["avx2"], "fp32"), (None, "fp32")]
+)
 def test_a_cpu_computes_in_bf16_only_with_the_instructions(flags, precision):
     chosen = values(gpu=[], cpu_flags=flags, ram_free_gib=10, cpu_count=4)
-    assert (chosen["precision"], chosen["requirements"], chosen["load_in_4bit"]) == (precision, "requirements-cpu.txt", False)
+    assert (chosen["precision"], chosen["requirements"], chosen["load_in_4bit"]) == (
+        precision,
+        "requirements-cpu.txt",
+        False,
+    )
     assert chosen["memory_bytes"] == int(10 * settings.CPU_SHARE * 2**30)
 
 
@@ -44,7 +65,9 @@ def test_cards_before_ampere_take_fp16_and_before_turing_no_cuda_set():
 
 
 def test_hidden_cards_and_cards_of_others_mean_the_cpu():
-    assert values(gpu=[{"name": "NVIDIA L4"}], env={"CUDA_VISIBLE_DEVICES": ""})["requirements"] == "requirements-cpu.txt"
+    assert (
+        values(gpu=[{"name": "NVIDIA L4"}], env={"CUDA_VISIBLE_DEVICES": ""})["requirements"] == "requirements-cpu.txt"
+    )
     assert values(gpu=[{"name": "AMD Radeon RX 7900 XTX", "vram_gib": 24}])["optimizer"] == "adamw_torch_fused"
 
 
