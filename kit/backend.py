@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from envcheck.facts import Finding
 from kit.config import Run
 from kit.errors import KitError, nearest, problem
 from kit.models import Model
@@ -23,20 +24,21 @@ from kit.prompt import Sample
 
 
 class Listener(Protocol):
-    """What a run tells while it trains. Times in seconds since the epoch."""
+    """Who is told what happens while the trainer works."""
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def on_evaluated(self, batch: int, batches: int) -> None: ...
 
     def stop_requested(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Who loads and adapts: `name` is unsloth or hf, `reason` says why; `chatter` is what it printed at import."""
+    """Who loads and adapts: `name` is unsloth or hf, `reason` says why."""
 
     name: str
     reason: str
-    chatter: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def start(run: Run) -> Backend:
     if run.backend == "hf":
         return Backend("hf", "asked for")
     try:
-        with _silence() as said:
+        with _silence():
             import unsloth  # noqa: F401 - patches trl, transformers and peft
     except Exception as error:  # a broken install raises anything: ImportError, RuntimeError, OSError, AttributeError
         reason = f"Unsloth cannot start: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -74,7 +76,7 @@ def start(run: Run) -> Backend:
                 )
             ) from error
         return Backend("hf", reason)
-    return Backend("unsloth", "Unsloth started", said.getvalue())
+    return Backend("unsloth", "Unsloth started")
 
 
 def load(model: Model, run: Run, backend: Backend) -> Loaded:
@@ -82,15 +84,28 @@ def load(model: Model, run: Run, backend: Backend) -> Loaded:
 
     Raises KitError: weights that cannot be read, or not enough memory for them.
     """
+    quietly = _silence() if model.is_local else contextlib.nullcontext()  # a download shows its own progress
     try:
-        with _silence():
-            loaded = _load_unsloth(model, run) if backend.name == "unsloth" else _load_hf(model, run)
+        with quietly:
+            loaded, tokenizer = _load_unsloth(model, run) if backend.name == "unsloth" else _load_hf(model, run)
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         raise KitError(_cannot_load(model, run, error)) from error
-    return Loaded(*loaded, backend, run.device)
+    if run.load_in_4bit and not getattr(loaded, "is_loaded_in_4bit", False):
+        raise KitError(_not_in_4bit(backend))
+    return Loaded(loaded, tokenizer, backend, run.device)
 
 
-def _cannot_load(model: Model, run: Run, error: Exception) -> Any:
+def _not_in_4bit(backend: Backend) -> Finding:
+    return problem(
+        "not-loaded-in-4bit",
+        f"The base was to be in 4 bit, and {backend.name} loaded it in 16 bit.",
+        "bitsandbytes does not work on this machine, and the plan was made for a quarter of the memory.",
+        "python -m envcheck           (says what is wrong with bitsandbytes)",
+        "--no-load-in-4bit            (trains on the 16-bit base)",
+    )
+
+
+def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return problem(
             "out-of-memory-at-load",
@@ -288,6 +303,17 @@ def _replace_printer(trainer: Any, listener: Listener) -> None:
     from transformers import PrinterCallback, TrainerCallback
 
     class Tell(TrainerCallback):
+        batch = 0
+
+        def on_prediction_step(
+            self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+        ) -> None:
+            self.batch += 1
+            listener.on_evaluated(self.batch, len(eval_dataloader))
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.batch = 0
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
                 listener.on_step(state.global_step, {name: float(value) for name, value in logs.items()})
@@ -375,7 +401,7 @@ def _checkpointing(run: Run) -> bool | str:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[io.StringIO]:
+def _silence() -> Iterator[None]:
     """The libraries' banners and progress bars kept off the screen; errors still rise."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
@@ -383,6 +409,6 @@ def _silence() -> Iterator[io.StringIO]:
         previous = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            yield said
+            yield
         finally:
             logging.disable(previous)

@@ -64,7 +64,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples ready to train on, held-out samples, and the held-out questions (as conversations) to ask aloud."""
+    """Samples to train on and to measure on; `questions`: those of the held-out rows, or of the first rows."""
 
     train: list[Sample]
     held_out: list[Sample]
@@ -121,8 +121,8 @@ def read(run: Run, chat: ChatFormat) -> Data:
         median_tokens=int(statistics.median(lengths)),
         longest_tokens=max(lengths),
     )
-    questions = [_question(row.conversation) for row in rows if row.number in test]
-    return Data(train, held_out, questions, report, findings)
+    aloud = [row for row in rows if row.number in test] or rows[:3]
+    return Data(train, held_out, [_question(row.conversation) for row in aloud], report, findings)
 
 
 def _file(path: Path | None) -> Path:

@@ -20,6 +20,7 @@ KNOWN_ON_HUB = (
     "Qwen/Qwen3-30B-A3B-Instruct-2507",
 )
 LFS_HEAD = b"version https://git-lfs"
+HUB_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,8 @@ class Model:
         return Path(self.location).is_dir()
 
 
-SMALL_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+NEEDED = {"config.json", "tokenizer.json"}
+SMALL_FILES = (*sorted(NEEDED), "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
 def find(name: str) -> Model:
@@ -83,7 +79,7 @@ def _in_folder(name: str, folder: Path) -> Model:
 
 
 def _missing(folder: Path, files: dict[str, Path]) -> list[Finding]:
-    missing = [file for file in ("config.json", "tokenizer.json") if file not in files]
+    missing = sorted(NEEDED - files.keys())
     if not missing:
         return []
     return [
@@ -160,51 +156,66 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _on_hub(name: str) -> Model:
-    """The small files of a hub model, from the cache or the network."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    """A hub model's small files: from the cache where they lie there, else from the network."""
+    from huggingface_hub import try_to_load_from_cache
 
-    files = {}
+    cached = {file: try_to_load_from_cache(name, file) for file in SMALL_FILES}
+    files = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
+    if not NEEDED.issubset(files):
+        files = _download(name)
+    return Model(name, name, _read_config(files["config.json"]), files)
+
+
+def _download(name: str) -> dict[str, Path]:
+    """The small files, fetched. The first question has no retries: no network is told in seconds."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
     try:
-        for file in SMALL_FILES:
-            try:
-                files[file] = Path(hf_hub_download(name, file))
-            except LocalEntryNotFoundError:
-                if file in ("config.json", "tokenizer.json"):
-                    raise
-            except EntryNotFoundError:
-                continue
-    except RepositoryNotFoundError:
+        listed = {file.rfilename for file in HfApi().model_info(name, timeout=HUB_TIMEOUT_S).siblings or ()}
+        _check_listing(name, listed)
+        return {file: Path(hf_hub_download(name, file)) for file in SMALL_FILES if file in listed}
+    except (RepositoryNotFoundError, GatedRepoError):
         raise KitError(
             problem(
                 "model-not-on-hub",
                 f"The hub has no model {name}, or it is not open to you. {nearest(name, KNOWN_ON_HUB)}".rstrip(),
                 "A name that does not exist and one that needs a login get the same answer (401).",
                 "check the spelling on the model's page",
-                "hf auth login        if the model is gated",
+                "hf auth login        (if the model is gated)",
             )
         ) from None
-    except (OSError, LocalEntryNotFoundError) as error:
+    except (OSError, OfflineModeIsEnabled, HfHubHTTPError, _no_network()) as error:
         raise KitError(_hub_unreachable(name, error)) from None
-    missing = [file for file in ("config.json", "tokenizer.json") if file not in files]
-    if missing:
+
+
+def _no_network() -> type[Exception]:
+    """What huggingface_hub lets through when there is no network."""
+    import httpx
+
+    return httpx.HTTPError
+
+
+def _check_listing(name: str, listed: set[str]) -> None:
+    missing = sorted(NEEDED - listed)
+    if missing or not any(file.endswith(".safetensors") for file in listed):
         raise KitError(
             problem(
                 "model-folder-incomplete",
-                f"{name} has no {' and no '.join(missing)}.",
-                "It is no transformers model with a fast tokenizer.",
-                "choose another model",
+                f"{name} has no {' and no '.join(missing) or '*.safetensors weights'}.",
+                "It is no transformers model with a fast tokenizer and safetensors weights.",
+                *(f"--model {known}" for known in KNOWN_ON_HUB[:2]),
             )
         )
-    return Model(name, name, _read_config(files["config.json"]), files)
 
 
 def _hub_unreachable(name: str, error: Exception) -> Finding:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     folder = f"models/{name.split('/')[1]}"
+    unheard_of = "" if name in KNOWN_ON_HUB else nearest(name, KNOWN_ON_HUB)
     return problem(
         "hub-unreachable",
-        f"{name} is not on this machine and the hub cannot be asked.",
+        f"{name} is not on this machine and the hub cannot be asked. {unheard_of}".rstrip(),
         "HF_HUB_OFFLINE is set." if offline else f"The connection failed: {type(error).__name__}.",
         *(["unset HF_HUB_OFFLINE"] if offline else []),
         f"hf download {name} --local-dir {folder}     (on a machine with a connection; then copy the folder)",

@@ -16,6 +16,7 @@ from kit.formats import Conversation
 from kit.prompt import ChatFormat
 from kit.record import Answer, Result, RunFolder
 
+Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
 QUESTIONS = 3  # held-out rows asked where the run names no prompts
 
 
@@ -33,9 +34,11 @@ class Watch:
     The first Ctrl-C lets the step finish, so that the adapter is whole; the second stops at once.
     """
 
-    def __init__(self, folder: RunFolder, show: Callable[[int, dict[str, float]], None]):
+    def __init__(self, folder: RunFolder, steps: int, show: Show):
         self.folder = folder
+        self.steps = steps
         self.show = show
+        self.evaluating = ""
         self.step = 0
         self.tokens = 0
         self.started_s = time.perf_counter()
@@ -59,7 +62,15 @@ class Watch:
             name: value for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)
         }
         self.folder.add_metrics(line)
-        self.show(step, line)
+        self.show("training", step, self.steps, f"loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tokens/s")
+
+    def on_evaluated(self, batch: int, batches: int) -> None:
+        self.show(self.evaluating, batch, batches, "")
+
+    def held_out_loss(self, trainer: Any, data: Data, name: str) -> float | None:
+        """Nats a trained token of the held-out rows; `name` is what the screen calls the model."""
+        self.evaluating = name
+        return float(trainer.evaluate()["eval_loss"]) if data.held_out else None
 
     def stop_requested(self) -> bool:
         return self.interrupted or bool(self.not_finite)
@@ -87,19 +98,16 @@ def fit(
     data: Data,
     chat: ChatFormat,
     folder: RunFolder,
-    show: Callable[[int, dict], None],
-    say: Callable[[str], None],
+    show: Show,
 ) -> Result:
     """Train the adapter of `loaded` and save it to folder/adapter.
 
     Raises KitError: out of memory, a loss that is not finite; Interrupted: stopped on request, with the adapter saved.
     """
-    watch = Watch(folder, show)
+    watch = Watch(folder, run.steps(len(data.train)), show)
     trainer = backend.trainer(loaded, run, data.train, data.held_out, folder.path / "checkpoints", watch)
-    say("measuring the base model")
-    loss_before = _held_out_loss(trainer, data)
-    before = _answers(loaded, run, data, chat)
-    say("training")
+    loss_before = watch.held_out_loss(trainer, data, "base model")
+    before = _answers(loaded, run, data, chat, show)
     watch.started_s = time.perf_counter()
     try:
         with watch.signals():
@@ -113,35 +121,31 @@ def fit(
         raise KitError(_not_finite(watch))
     with folder.new_folder("adapter") as new:
         backend.save_adapter(loaded, new)
-    say("measuring the tuned model" if not watch.interrupted else "stopped: the adapter is saved")
     result = Result(
         steps=watch.step,
         tokens=watch.tokens,
         train_s=round(train_s, 2),
         tokens_per_s=round(watch.tokens / train_s, 1),
         loss_before=loss_before,
-        loss_after=None if watch.interrupted else _held_out_loss(trainer, data),
+        loss_after=None if watch.interrupted else watch.held_out_loss(trainer, data, "tuned model"),
         peak_memory_bytes=backend.peak_memory_bytes(loaded.device),
         before=before,
-        after=() if watch.interrupted else _answers(loaded, run, data, chat),
+        after=() if watch.interrupted else _answers(loaded, run, data, chat, show),
     )
     if watch.interrupted:
         raise Interrupted(result)
     return result
 
 
-def _held_out_loss(trainer: Any, data: Data) -> float | None:
-    return float(trainer.evaluate()["eval_loss"]) if data.held_out else None
-
-
-def _answers(loaded: Loaded, run: Run, data: Data, chat: ChatFormat) -> tuple[Answer, ...]:
+def _answers(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, show: Show) -> tuple[Answer, ...]:
     asked = [Conversation([{"role": "user", "content": text}]) for text in run.prompts] or data.questions[:QUESTIONS]
     answers = []
     with backend.answering(loaded):
-        for conversation in asked:
+        for number, conversation in enumerate(asked, start=1):
             prompt = chat.question(conversation.messages, conversation.tools)
             text, tokens, seconds = backend.answer(loaded, prompt, run.sample_tokens)
             answers.append(Answer(conversation.messages[-1]["content"], text, tokens, round(tokens / seconds, 1)))
+            show("answers", number, len(asked), "")
     return tuple(answers)
 
 

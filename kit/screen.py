@@ -1,6 +1,7 @@
 """Records -> the terminal: talk on standard error, plain lines where it is no terminal."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,31 +68,47 @@ def plan(plan: Plan, where: str) -> None:
 
 
 @contextmanager
-def progress(steps: int) -> Iterator[Any]:
-    """A bar with loss, tokens/s and time left; yields the function that each step is told to."""
+def busy(text: str) -> Iterator[None]:
+    """Something of unknown length: a spinner in a terminal, a line elsewhere."""
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        say(text)
+        yield
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int, str], None]]:
+    """Yields show(stage, done, total, detail): one bar a stage with time left, or about ten plain lines a stage."""
+    started_s: dict[str, float] = {}
     if not console.is_terminal:
-        yield lambda step, line: _plain_progress(step, steps, line)
+        yield lambda *told: _plain_progress(started_s, *told)
         return
-    bar = Progress(
-        TextColumn("training"),
+    words = (
+        TextColumn("{task.description:<12}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s  left"),
-        TimeRemainingColumn(),
-        console=console,
+        TextColumn("{task.fields[detail]}"),
     )
-    with bar:
-        task = bar.add_task("train", total=steps, loss="-", speed="-")
-        yield lambda step, line: bar.update(
-            task, completed=step, loss=f"{line['loss']:.3f}", speed=f"{line['tokens_per_s']:,.0f}"
-        )
+    columns = (*words, TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int, detail: str) -> None:
+            if stage not in tasks or bars.tasks[tasks[stage]].finished:
+                tasks[stage] = bars.add_task(stage, total=total, detail="")
+            bars.update(tasks[stage], completed=done, detail=detail)
+
+        yield show
 
 
-def _plain_progress(step: int, steps: int, line: dict[str, float]) -> None:
-    every = max(1, steps // LINES_WITHOUT_TERMINAL)
-    if step % every == 0 or step == steps:
-        left_s = line["elapsed_s"] / step * (steps - step)
-        say(f"step {step}/{steps}  loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tokens/s  {clock(left_s)} left")
+def _plain_progress(started_s: dict[str, float], stage: str, done: int, total: int, detail: str) -> None:
+    if done == 1:
+        started_s[stage] = time.monotonic()
+    if done % max(1, total // LINES_WITHOUT_TERMINAL) == 0 or done == total:
+        left_s = (time.monotonic() - started_s.get(stage, time.monotonic())) / done * (total - done)
+        say(f"{stage:<12}{done}/{total}  {detail}{'  ' if detail else ''}{clock(left_s)} left")
 
 
 def result(result: Result, folder: object) -> None:

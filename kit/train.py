@@ -85,12 +85,13 @@ def train(prepared: Prepared) -> Result:
 
     from kit import backend, runner  # here, not above: importing them takes seconds and Unsloth must come first
 
-    screen.say("loading the model")
-    chosen = backend.start(run)
+    with screen.busy("starting the libraries"):
+        chosen = backend.start(run)
     notes = notes_of(prepared, chosen)
     for text in notes:
         screen.note(text)
-    loaded = backend.adapt(backend.load(model, run, chosen), run)
+    with screen.busy(f"loading {model.name}"):
+        loaded = backend.adapt(backend.load(model, run, chosen), run)
     folder.open(prepared.command)
     folder.write_json("data.json", rows.report.to_json())
     folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
@@ -100,8 +101,8 @@ def train(prepared: Prepared) -> Result:
 
     keep("running", None)
     try:
-        with screen.progress(run.steps(len(rows.train))) as step_shown:
-            result = runner.fit(loaded, run, rows, prepared.chat, folder, step_shown, screen.say)
+        with screen.progress() as shown:
+            result = runner.fit(loaded, run, rows, prepared.chat, folder, shown)
     except runner.Interrupted as stop:
         keep("interrupted", stop.result)
         raise KeyboardInterrupt from None
