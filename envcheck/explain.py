@@ -17,7 +17,7 @@ from envcheck.known.signatures import signatures
 HEAD_CHARACTERS = 200_000  # of a longer text: the command and the versions stand at its beginning,
 TAIL_CHARACTERS = 1_000_000  # the error at its end
 MOST_FINDINGS = 3
-SYMPTOM, TYPICAL, CERTAIN, DECIDED = 1, 2, 3, 4  # strength; DECIDED: a reader below has looked at the context
+MENTIONED, SYMPTOM, TYPICAL, CERTAIN, DECIDED = 0, 1, 2, 3, 4  # strength; DECIDED: a reader has seen the context
 
 
 class Clue(NamedTuple):
@@ -105,6 +105,8 @@ def ranked(clues: Sequence[Clue], known_wrong: Sequence[Finding]) -> List[Clue]:
     if not ordered:
         return []
     top = ordered[0].strength
+    if top == MENTIONED and shown and ordered[0].id not in shown:
+        return []  # what the machine shows weighs more than a word
     kept = [clue for clue in ordered[1:] if (clue.strength >= CERTAIN and top <= clue.strength) or clue.id in shown]
     return [ordered[0], *kept][:MOST_FINDINGS]
 
@@ -112,6 +114,9 @@ def ranked(clues: Sequence[Clue], known_wrong: Sequence[Finding]) -> List[Clue]:
 def as_finding(clue: Clue, facts: Facts, known_wrong: Sequence[Finding]) -> Finding:
     same = next((item for item in known_wrong if item.id == clue.id), None)
     details = [("said", clue.excerpt)] if clue.excerpt else []
+    if same is None and clue.strength == MENTIONED:
+        guess = "A guess, from one word of the text: " + finding(clue.id, facts).what
+        return finding(clue.id, facts, guess, details, "warning")
     if same is None:
         return finding(clue.id, facts, details=details, severity=clue.severity)
     severity = clue.severity or finding(clue.id, facts).severity
@@ -212,7 +217,7 @@ UNSEEN = (
     r"no nvidia gpu found|cannot find any torch accelerator|no gpu found|no gpus? (?:were |was "
     r")?(?:found|detected|available)|"
     r"cuda is not available|torch\.cuda\.is_available\(\) is false|cuda unknown error|no accelerator|you need a "
-    r"gpu|found no gpu"
+    r"gpu|found no gpu|libnvidia-ml\.so|can only be used on cuda"
 )
 SEES_NO_GPU = (
     "driver-library-mismatch",

@@ -7,7 +7,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 
 class Signature(NamedTuple):
-    """`strength`: 4 to 1, see signatures.txt; `patterns`: regular expressions, any of which is enough."""
+    """`strength`: 4 to 0, see signatures.txt; `patterns`: regular expressions, any of which is enough."""
 
     id: str
     strength: int
