@@ -1,0 +1,86 @@
+"""Models by hub name, against a hub of our own on this machine that answers as the real one does."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from kit import models
+
+COMMIT = "0" * 40
+FILES = {path.name: path.read_bytes() for path in models.TINY.iterdir()}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """`someone/tiny` is the embedded model, `someone/pickled` has no safetensors; other names are answered with 401."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/models/someone/"):
+            names = list(FILES) if "/tiny" in self.path else ["config.json", "tokenizer.json", "pytorch_model.bin"]
+            info = {"id": "someone/tiny", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            return self.reply(200, json.dumps(info).encode())
+        name = self.path.rpartition("/")[2]
+        if self.path.startswith("/someone/tiny/resolve/"):
+            return self.reply(200, FILES[name]) if name in FILES else self.reply(404, b"", "EntryNotFound")
+        return self.reply(401, b"", "RepoNotFound")
+
+    do_HEAD = do_GET
+
+    def reply(self, status: int, body: bytes, error: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if error:
+            self.send_header("X-Error-Code", error)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """The environment in which Hugging Face's library talks to our hub."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = tmp_path_factory.mktemp("hub")
+    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    server.shutdown()
+
+
+def plan(kit_train, hub: dict, name: str):
+    return kit_train("--preset", "cpu", "--model", name, "--data", "examples/identity.jsonl", "--plan", env=hub)
+
+
+def test_the_plan_fetches_only_the_small_files(kit_train, hub) -> None:
+    done = plan(kit_train, hub, "someone/tiny")
+    assert done.returncode == 0, done.stderr
+    assert "3,803,904 weights" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("Qwen/Qwen3-1.7B-Instrukt", "model-not-on-hub"), ("someone/pickled", "no *.safetensors weights")],
+)
+def test_what_the_hub_refuses_is_a_finding(kit_train, hub, name: str, said: str) -> None:
+    done = plan(kit_train, hub, name)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_hub_model_is_trained_and_then_needs_no_hub(kit_train, hub, tmp_path) -> None:
+    options = ("--preset", "cpu", "--model", "someone/tiny", "--data", "examples/identity.jsonl", "--max-steps", 2,
+               "--sample-tokens", 4, "--json")  # fmt: skip
+    done = kit_train(*options, "--output", tmp_path / "x", env=hub)
+    assert done.returncode == 0, done.stderr
+    offline = kit_train(*options, "--output", tmp_path / "y", env={**hub, "HF_HUB_OFFLINE": "1"})
+    assert offline.returncode == 0, offline.stderr
+    assert json.loads(offline.stdout)["loss_after"] == json.loads(done.stdout)["loss_after"]
