@@ -279,6 +279,8 @@ def out_of_memory(text: str, facts: Facts) -> Iterator[Clue]:
         yield Clue("wsl-pinned-memory", DECIDED if facts.is_wsl else TYPICAL, said)
     elif facts.is_wsl and re.search(r"cuda error: out of memory", lowered) and "tried to allocate" not in lowered:
         yield Clue("wsl-pinned-memory", DECIDED, said)  # the driver's own message, not that of torch's allocator
+    elif any(item.id == "model-does-not-fit-vram" for item in rules.judge(facts)):
+        yield Clue("model-does-not-fit-vram", DECIDED, said)
     elif re.search(
         r"loading checkpoint shards|load_checkpoint_in_model|_load_pretrained_model|from_pretrained\(|load_state_dict",
         before,

@@ -165,8 +165,6 @@ def _pin_memory(facts: Facts, card: Optional[Gpu]) -> Choice:
 def _workers(facts: Facts) -> Choice:
     if facts.is_windows:
         return Choice(0, "Windows starts worker processes by importing the script again")
-    if facts.shm_gib is not None and facts.shm_gib < 1:
-        return Choice(0, f"/dev/shm has only {facts.shm_gib:g} GiB; workers hand their batches over there")
     return Choice(0, "rows are tokenised before training: one process feeds the card")
 
 
