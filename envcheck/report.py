@@ -141,6 +141,7 @@ def describe_gpu(gpu: Gpu) -> str:
         parts.append(
             f"{gpu.vram_gib:g} GiB" + (f", {gpu.vram_free_gib:g} free" if gpu.vram_free_gib is not None else "")
         )
+    parts += [f"held by {', '.join(gpu.processes[:3])}"] if gpu.processes else []
     return (gpu.name or "unnamed card") + (f" ({', '.join(parts)})" if parts else "")
 
 

@@ -7,6 +7,7 @@ from envcheck import known, versions
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding, normal_name
 
+FIRST_UNSLOTH_FOR_TRANSFORMERS_5 = "2026.3"  # known/packages.json: earlier releases state no cap, or one below 5
 BROKEN_PYTHONS = {
     "3.13.8": "Python 3.13.8 itself is broken: import torch fails in the inspect module. 3.13.9 repairs it."
 }
@@ -124,6 +125,9 @@ def _upper_bounds(facts: Facts) -> Iterator[Tuple[str, str, str, str]]:
         here = (facts.installing or {}).get(name) or facts.package(name)
         if match and here and dist.startswith("unsloth"):
             yield name, here, match.group(2), dist
+    transformers = (facts.installing or {}).get("transformers") or facts.package("transformers")
+    if transformers and facts.fits("unsloth", "<" + FIRST_UNSLOTH_FOR_TRANSFORMERS_5):
+        yield "transformers", transformers, "<5.0.dev0", "unsloth"
     for name in ("torch", "transformers", "trl"):
         here = (facts.installing or {}).get(name) or facts.package(name)
         for dist in ("unsloth", "unsloth-zoo"):

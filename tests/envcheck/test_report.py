@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from make_golden import screen_of
 
 from envcheck import report, rules
-from envcheck.facts import Facts, Finding
+from envcheck.facts import Facts, Finding, Gpu
 
 MACHINES = sorted((HERE / "machines").glob("*.json"))
 
@@ -42,6 +42,11 @@ def test_a_finding_is_printed_in_one_form():
         "       # and that",
         "  why: python -m envcheck --explain torch-missing",
     ]
+
+
+def test_a_card_is_described_with_who_holds_its_memory():
+    gpu = Gpu("NVIDIA L4", "8.9", 22.2, 10.1, processes=("python (pid 7, 12 GiB)",))
+    assert report.describe_gpu(gpu) == "NVIDIA L4 (sm_89, 22.2 GiB, 10.1 free, held by python (pid 7, 12 GiB))"
 
 
 def test_colour_only_when_asked():

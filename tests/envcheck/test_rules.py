@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from test_facts import ANY_FACTS
 
-from envcheck import rules
+from envcheck import known, rules
 from envcheck.facts import Facts
 from envcheck.rules import training
 
@@ -135,6 +135,7 @@ REACHED = [  # (id, facts that give it away)
     ("unsloth-zoo-out-of-step", {"packages": {"unsloth": "2025.11.6", "unsloth_zoo": "2025.3.1"}}),
     ("unsloth-zoo-out-of-step", {"packages": {"unsloth": "2025.3.19", "unsloth_zoo": "2025.9.3"}}),
     ("newer-than-unsloth-supports", {"packages": {"unsloth": "2025.11.6", "transformers": "5.2.0"}}),
+    ("newer-than-unsloth-supports", {"packages": {"unsloth": "2025.8.1", "transformers": "5.1.0"}}),
     (
         "newer-than-unsloth-supports",
         {"requires": {"unsloth": "torch>=2.4.0,<2.11.0"}, "installing": {"torch": "2.12.0"}},
@@ -231,6 +232,63 @@ def test_the_facts_give_it_away(cause_id, facts):
 @pytest.mark.parametrize(("cause_id", "facts"), QUIET)
 def test_it_stays_quiet(cause_id, facts):
     assert cause_id not in [item.id for item in rules.judge(Facts.from_json(facts))]
+
+
+CARDS = {
+    "6.1": "NVIDIA GeForce GTX 1080 Ti",
+    "7.0": "Tesla V100-SXM2-16GB",
+    "7.5": "Tesla T4",
+    "8.0": "NVIDIA A100-SXM4-80GB",
+    "8.6": "NVIDIA GeForce RTX 3090",
+    "8.9": "NVIDIA GeForce RTX 4090",
+    "9.0": "NVIDIA H100 80GB HBM3",
+    "12.0": "NVIDIA GeForce RTX 5080",
+}
+
+
+def matching_machines():
+    """Every CUDA wheel of the table on every card it serves, with the companions of its release."""
+    for release in known.table("torch")["releases"]:
+        pair = known.pair_of_torch(release["torch"])
+        for variant in release["variants"]:
+            built = known.architectures(release["torch"], variant, "linux_x86_64") or []
+            for capability, name in CARDS.items():
+                if known.serves(built, known.parse_capability(capability)):
+                    xformers = (pair["xformers"] or "").split(" ")[0]
+                    packages = {
+                        "torch": f"{release['torch']}+{variant}",
+                        "torchvision": f"{release['torchvision']}+{variant}",
+                        "triton": pair["triton"].lstrip("=~"),
+                        "numpy": "1.26.4",
+                        "torchao": pair["torchao"],
+                    }
+                    if "7.5" <= capability < "10" and xformers and len(capability) == 3:
+                        packages["xformers"] = xformers
+                    yield {
+                        "os": "Ubuntu 24.04",
+                        "python": "3.12.3",
+                        "gpu": [{"name": name, "compute_capability": capability, "vram_gib": 16}],
+                        "driver": "595.58",
+                        "driver_cuda": "13.2",
+                        "torch_cuda": known.cuda_of(variant) if variant != "cpu" else None,
+                        "packages": {key: value for key, value in packages.items() if value},
+                        "env": {},
+                        "c_compiler": True,
+                        "python_headers": True,
+                        "ram_gib": 32,
+                        "disk_free_gib": 100,
+                    }
+
+
+def test_no_alarm_where_wheel_card_driver_and_companions_belong_together():
+    machines = list(matching_machines())
+    alarms = [
+        (data["packages"], data["gpu"][0]["name"], item.id)
+        for data in machines
+        for item in rules.judge(Facts.from_json(data))
+    ]
+    assert len(machines) > 300
+    assert alarms == []
 
 
 def test_errors_come_first_and_nothing_is_said_twice(machines):
