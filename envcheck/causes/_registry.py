@@ -1,12 +1,16 @@
 """What a cause is: one page of text and one function that writes the fix for the machine at hand."""
 
+import re
 from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 from envcheck.facts import Facts, Finding
-from envcheck.shell import Shell
+from envcheck.shell import Shell, is_comment
 
 FixWriter = Callable[[Shell, Facts], Sequence[str]]
 UNKNOWN_MACHINE = Facts()
+PLACEHOLDER = re.compile(
+    r"\.\.\.|\b(?:IMAGE|PACKAGE|PROXY|PORT|DIR|ORGANISATION)\b|/path/on/|\b(?:train\.py|error\.txt)\b"
+)
 
 
 class Cause(NamedTuple):
@@ -22,7 +26,13 @@ class Cause(NamedTuple):
 
     def fix(self, facts: Facts = UNKNOWN_MACHINE) -> Tuple[str, ...]:
         """Commands and comments for the shell of this machine, in order."""
-        return tuple(self.write_fix(Shell(facts), facts))
+        return tuple(map(safe_to_paste, self.write_fix(Shell(facts), facts)))
+
+
+def safe_to_paste(line: str) -> str:
+    """A command with a placeholder becomes a comment: pasted as it is it would do something wrong."""
+    open_place = PLACEHOLDER.search(line) and not is_comment(line)
+    return f"# fill in, then: {line}" if open_place else line
 
 
 CAUSES: Dict[str, Cause] = {}

@@ -73,6 +73,13 @@ def test_fixes_use_the_shell_of_their_system():
         assert [pair for pair in wrong if pair[0] not in elsewhere] == [], system
 
 
+def test_no_command_has_a_placeholder():
+    for system in SYSTEMS.values():
+        for item in CAUSES.values():
+            commands = [line for line in item.fix(Facts.from_json(system)) if not is_comment(line)]
+            assert [line for line in commands if re.search(r"\.\.\.|\b(IMAGE|PACKAGE|DIR)\b|train\.py", line)] == []
+
+
 def test_requirements_with_angle_brackets_are_quoted():
     for system in SYSTEMS.values():
         for item in CAUSES.values():
