@@ -33,7 +33,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _save(facts, options.save, parser)
     if options.settings:
         return _settings(facts)
-    findings = _judge(facts)
+    findings = judge_all(facts)
     if options.json:
         _print(json.dumps(report.to_json(facts, findings, rules.verdicts(facts)), indent=1, ensure_ascii=False))
     else:
@@ -41,7 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 1 if any(item.severity == "error" for item in findings) else 0
 
 
-def _judge(facts: Facts) -> Tuple[Finding, ...]:
+def judge_all(facts: Facts) -> Tuple[Finding, ...]:
     """The rules' findings, and before them the causes that the messages of failed smoke tests name."""
     findings = rules.judge(facts)
     failed = [

@@ -95,6 +95,11 @@ def _tables(value: Any) -> Optional[Dict[str, Dict[str, Any]]]:
     )
 
 
+def _results(value: Any) -> Optional[Dict[str, Dict[str, Any]]]:
+    table = _table(value)
+    return {key: item for key, item in table.items() if isinstance(item, dict)} if table is not None else None
+
+
 def _gpus(value: Any) -> Optional[Tuple["Gpu", ...]]:
     if not isinstance(value, (list, tuple)):
         return None
@@ -211,7 +216,7 @@ class Facts:
     model: Optional[str] = _key(_text)
     training: Optional[Dict[str, Any]] = _key(_table)
     smoke: Optional[Dict[str, Dict[str, Any]]] = _key(
-        _tables
+        _results
     )  # test -> {"verdict": ok|failed|hung|skipped, "detail": text}
     unread: Optional[Tuple[str, ...]] = _key(_texts)  # what the probe tried and could not read, with the reason
 

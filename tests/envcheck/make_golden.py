@@ -9,12 +9,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from envcheck import report, rules  # noqa: E402
+from envcheck.__main__ import judge_all  # noqa: E402
 from envcheck.facts import Facts  # noqa: E402
 
 
 def screen_of(machine: Path) -> str:
     facts = Facts.from_json(machine.read_text(encoding="utf-8"))
-    return report.screen(facts, rules.verdicts(facts), rules.judge(facts)) + "\n"
+    return report.screen(facts, rules.verdicts(facts), judge_all(facts)) + "\n"
 
 
 if __name__ == "__main__":
