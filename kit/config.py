@@ -84,10 +84,10 @@ class Run(BaseModel):
     optimizer: Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused"] = "auto"
     """auto: adamw_8bit on a graphics card, adamw_torch_fused on a CPU."""
     seed: int = 3407
-    """Of the adapter's start and the order of the rows."""
+    """Of the adapter's start, the order of the rows and the choice of the held-out ones."""
 
     held_out_rows: Annotated[int, Field(ge=0)] = 64
-    """Rows kept out of training to measure the loss on; at most a tenth of the data, chosen by content."""
+    """Rows kept out of training to measure the loss on; at most a tenth of the data, chosen by content and seed."""
     prompts: tuple[str, ...] = ()
     """Questions answered before and after training. Default: three of the held-out rows."""
     sample_tokens: PositiveInt = 64

@@ -338,14 +338,14 @@ def _within_length(
 def _held_out(run: Run, rows: list[Row]) -> set[int]:
     """Numbers of the rows kept out of training: those whose question has the smallest hashes.
 
-    Chosen by content, so the same questions stay held out when rows are added or moved, and a question that stands in
-    several rows is on one side only.
+    Chosen by content (and the run's seed), so the same questions stay held out when rows are added or moved, and a
+    question that stands in several rows is on one side only.
     """
     wanted = min(run.held_out_rows, int(len(rows) * HELD_OUT_PCT / 100))
     by_question = defaultdict(list)
     for row in rows:
         question = next((m["content"] for m in row.conversation.messages if m["role"] == "user"), "")
-        by_question[hashlib.sha256(question.encode()).digest()].append(row.number)
+        by_question[hashlib.sha256(f"{run.seed} {question}".encode()).digest()].append(row.number)
     chosen: set[int] = set()
     for _, numbers in sorted(by_question.items()):
         if len(chosen) + len(numbers) <= wanted:
