@@ -13,26 +13,30 @@ from benchmarks import measure
 NAME = "Wren"  # as in examples/identity.jsonl
 
 
+def demo_run(*options: object) -> tuple[measure.Done, dict]:
+    """The command with its accounts, and its result."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "run"
+        done = measure.run(
+            "-m", "kit.train", "--config", "examples/identity.toml", "--output", output, "--json", *options
+        )
+    return measure.must(done), json.loads(done.stdout)
+
+
+def fall_pct(record: dict) -> float:
+    return round(100 * (1 - record["loss_after"] / record["loss_before"]), 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    walls, peaks, records = [], [], []
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as scratch:
-            command = (
-                "-m",
-                "kit.train",
-                "--config",
-                "examples/identity.toml",
-                "--output",
-                Path(scratch) / "run",
-                "--json",
-            )
-            done = measure.must(measure.run(*command))
-        walls.append(done.wall_s)
-        peaks.append(done.peak_bytes / measure.GIB)
-        records.append(json.loads(done.stdout))
+    parser.add_argument("--seeds", type=int, default=10, help="further runs, each with other held-out rows")
+    args = parser.parse_args()
+    runs = [demo_run() for _ in range(args.repeats)]
+    walls = [done.wall_s for done, _ in runs]
+    peaks = [done.peak_bytes / measure.GIB for done, _ in runs]
+    records = [record for _, record in runs]
+    falls = [fall_pct(demo_run("--seed", seed)[1]) for seed in range(1, args.seeds + 1)]
     last = records[-1]
     measure.write(
         "demo",
@@ -44,7 +48,8 @@ def main() -> None:
             "steps": last["steps"],
             "loss_before": last["loss_before"],
             "loss_after": last["loss_after"],
-            "loss_fall_pct": round(100 * (1 - last["loss_after"] / last["loss_before"]), 1),
+            "loss_fall_pct": fall_pct(last),
+            "loss_fall_pct_of_other_seeds": measure.spread(falls) | {"each": falls},
             "same_loss_in_all_repeats": len({record["loss_after"] for record in records}) == 1,
             "base_says_its_name": [NAME in answer["text"] for answer in last["before"]],
             "tuned_says_its_name": [NAME in answer["text"] for answer in last["after"]],

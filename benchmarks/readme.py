@@ -16,7 +16,11 @@ def table() -> str:
     """Markdown rows: what was measured, the figure, the file."""
     demo, start, shape = result("demo"), result("startup"), result("qwen3_0p6b_cpu")
     tuned, base = demo["tuned_says_its_name"], demo["base_says_its_name"]
+    seeds = demo["loss_fall_pct_of_other_seeds"]
     fall = f"{demo['loss_before']:.2f} → {demo['loss_after']:.2f} (−{demo['loss_fall_pct']:.0f} %)"
+    fall += (
+        f"; {seeds['runs']} other splits: −{seeds['min']:.0f} to −{seeds['max']:.0f} %, median −{seeds['median']:.0f} %"
+    )
     speed, peak = shape["tokens_per_s"]["median"], shape["peak_gib"]["max"]
     shown = f"{start['help']['wall_s']['median']:.2f} s, {start['plan']['wall_s']['median']:.2f} s"
     rows = [

@@ -58,6 +58,8 @@ class Run(BaseModel):
     """Scale: the update is multiplied by alpha / rank."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Above 0 leaves Unsloth's fast path."""
+    adapter_precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of adapter, gradients and optimiser states; bf16 halves them and rounds every update."""
     target_modules: tuple[str, ...] = LINEAR_LAYERS
     """Names of the linear layers that get an adapter."""
 

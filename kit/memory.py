@@ -17,7 +17,7 @@ NF4_BYTES = (
 )  # a weight; Dettmers et al. 2023, arXiv:2305.14314, section 3
 HEAD_CHUNK_TOKENS = 1024  # tokens whose logits exist at once where the loss is computed in chunks
 # What a process holds before the model: Python and the libraries on a CPU, the CUDA context on a card.
-PROCESS_BYTES = {"cpu": (0.9 * GIB, 1.9 * GIB), "cuda": (0.4 * GIB, 1.4 * GIB)}
+PROCESS_BYTES = {"cpu": (0.6 * GIB, 1.9 * GIB), "cuda": (0.4 * GIB, 1.4 * GIB)}
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,13 @@ def _weights(shape: Shape, run: Run) -> Part:
 
 
 def _trained(shape: Shape, run: Run) -> tuple[Part, ...]:
-    """Adapter, gradients and optimiser: 2 to 4 bytes a number, two moments a weight, one byte each in 8 bit."""
+    """Adapter, gradients and two moments a weight: one byte each in 8 bit, else as wide as the weight."""
     count = shape.lora_params(run.lora_rank, run.target_modules)
-    moment_low, moment_high = (1, 1.2) if "8bit" in run.optimizer else (2, 4)
+    width = {"fp32": 4, "bf16": 2}[run.adapter_precision]
+    moment_low, moment_high = (1, 1.2) if "8bit" in run.optimizer else (width, width)
     return (
-        Part("adapter", 2 * count, 4 * count),
-        Part("gradients", 2 * count, 4 * count),
+        Part("adapter", width * count, width * count),
+        Part("gradients", width * count, width * count),
         Part("optimizer", int(2 * moment_low * count), int(2 * moment_high * count)),
     )
 

@@ -1,5 +1,6 @@
 """Loaded model + samples -> Result: measure, train with a watch on every step, measure again."""
 
+import contextlib
 import math
 import signal
 import time
@@ -38,7 +39,6 @@ class Watch:
         self.folder = folder
         self.steps = steps
         self.show = show
-        self.evaluating = ""
         self.step = 0
         self.tokens = 0
         self.started_s = time.perf_counter()
@@ -63,14 +63,6 @@ class Watch:
         }
         self.folder.add_metrics(line)
         self.show("training", step, self.steps, f"loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tokens/s")
-
-    def on_evaluated(self, batch: int, batches: int) -> None:
-        self.show(self.evaluating, batch, batches, "")
-
-    def held_out_loss(self, trainer: Any, data: Data, name: str) -> float | None:
-        """Nats a trained token of the held-out rows; `name` is what the screen calls the model."""
-        self.evaluating = name
-        return float(trainer.evaluate()["eval_loss"]) if data.held_out else None
 
     def stop_requested(self) -> bool:
         return self.interrupted or bool(self.not_finite)
@@ -105,8 +97,9 @@ def fit(
     Raises KitError: out of memory, a loss that is not finite; Interrupted: stopped on request, with the adapter saved.
     """
     watch = Watch(folder, run.steps(len(data.train)), show)
-    trainer = backend.trainer(loaded, run, data.train, data.held_out, folder.path / "checkpoints", watch)
-    loss_before = watch.held_out_loss(trainer, data, "base model")
+    trainer_folder = folder.path / "checkpoints"
+    trainer = backend.trainer(loaded, run, data.train, data.held_out, trainer_folder, watch)
+    loss_before = _held_out_loss(trainer, data, show, "base model")
     before = _answers(loaded, run, data, chat, show)
     watch.started_s = time.perf_counter()
     try:
@@ -127,14 +120,22 @@ def fit(
         train_s=round(train_s, 2),
         tokens_per_s=round(watch.tokens / train_s, 1),
         loss_before=loss_before,
-        loss_after=None if watch.interrupted else watch.held_out_loss(trainer, data, "tuned model"),
+        loss_after=None if watch.interrupted else _held_out_loss(trainer, data, show, "tuned model"),
         peak_memory_bytes=backend.peak_memory_bytes(loaded.device),
         before=before,
         after=() if watch.interrupted else _answers(loaded, run, data, chat, show),
     )
+    with contextlib.suppress(OSError):
+        trainer_folder.rmdir()  # the trainer makes it, and it stays empty
     if watch.interrupted:
         raise Interrupted(result)
     return result
+
+
+def _held_out_loss(trainer: Any, data: Data, show: Show, name: str) -> float | None:
+    return (
+        backend.held_out_loss(trainer, lambda batch, batches: show(name, batch, batches, "")) if data.held_out else None
+    )
 
 
 def _answers(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, show: Show) -> tuple[Answer, ...]:

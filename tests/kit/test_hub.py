@@ -17,6 +17,8 @@ class Hub(BaseHTTPRequestHandler):
     """`someone/tiny` is the embedded model, `someone/pickled` has no safetensors; other names are answered with 401."""
 
     def do_GET(self) -> None:
+        if "/tree/" in self.path:
+            return self.reply(404, b"", "EntryNotFound")
         if self.path.startswith("/api/models/someone/"):
             names = list(FILES) if "/tiny" in self.path else ["config.json", "tokenizer.json", "pytorch_model.bin"]
             info = {"id": "someone/tiny", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}

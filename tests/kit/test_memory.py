@@ -1,14 +1,15 @@
 """The planner's counts against published ones, and its verdict's logic."""
 
 import json
+from pathlib import Path
 
 import pytest
-from conftest import QWEN3
 
 from kit import memory
 from kit.config import LINEAR_LAYERS, Run
 from kit.memory import GIB, Shape
 
+QWEN3 = Path(__file__).parents[1] / "data" / "qwen3"
 PUBLISHED = {
     "Qwen3-0.6B": 596_049_920,
     "Qwen3-1.7B": 1_720_574_976,

@@ -1,36 +1,15 @@
-"""The only file that imports unsloth, torch, trl, transformers, peft and bitsandbytes, and that late: Unsloth first,
-because it patches the others, and after everything cheap is checked, because importing them takes seconds.
-
-Two backends stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses the backend.
-"""
+"""Choose a backend, load the base model with it, give it a LoRA adapter."""
 
 import contextlib
-import io
-import logging
 import os
-import sys
-import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from envcheck.facts import Finding
+from kit.backend.silence import silence
 from kit.config import Run
 from kit.errors import KitError, nearest, problem
 from kit.models import Model
-from kit.prompt import Sample
-
-
-class Listener(Protocol):
-    """Who is told what happens while the trainer works."""
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def on_evaluated(self, batch: int, batches: int) -> None: ...
-
-    def stop_requested(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +40,7 @@ def start(run: Run) -> Backend:
     if run.backend == "hf":
         return Backend("hf", "asked for")
     try:
-        with _silence():
+        with silence():
             import unsloth  # noqa: F401 - patches trl, transformers and peft
     except Exception as error:  # a broken install raises anything: ImportError, RuntimeError, OSError, AttributeError
         reason = f"Unsloth cannot start: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -84,7 +63,7 @@ def load(model: Model, run: Run, backend: Backend) -> Loaded:
 
     Raises KitError: weights that cannot be read, or not enough memory for them.
     """
-    quietly = _silence() if model.is_local else contextlib.nullcontext()  # a download shows its own progress
+    quietly = silence() if model.is_local else contextlib.nullcontext()  # a download shows its own progress
     try:
         with quietly:
             loaded, tokenizer = _load_unsloth(model, run) if backend.name == "unsloth" else _load_hf(model, run)
@@ -177,7 +156,7 @@ def adapt(loaded: Loaded, run: Run) -> Loaded:
     Raises KitError: a target module that the model does not have.
     """
     _check_targets(loaded.model, run)
-    with _silence():
+    with silence():
         adapted = (
             _adapt_unsloth(loaded.model, run) if loaded.backend.name == "unsloth" else _adapt_hf(loaded.model, run)
         )
@@ -237,159 +216,6 @@ def _adapt_hf(model: Any, run: Run) -> Any:
     return get_peft_model(model, config)
 
 
-def trainer(
-    loaded: Loaded, run: Run, train: list[Sample], held_out: list[Sample], scratch: Path, listener: Listener
-) -> Any:
-    """TRL's SFTTrainer over samples that are tokenised and masked already; `listener` hears of every optimiser step."""
-    from trl import SFTConfig, SFTTrainer
-
-    arguments = SFTConfig(
-        output_dir=str(scratch),
-        per_device_train_batch_size=run.micro_batch_size,
-        per_device_eval_batch_size=run.micro_batch_size,
-        gradient_accumulation_steps=run.accumulation_steps,
-        num_train_epochs=run.epochs,
-        max_steps=run.max_steps or -1,
-        learning_rate=run.learning_rate,
-        lr_scheduler_type=run.scheduler
-        if run.warmup_pct == 0 or run.scheduler != "constant"
-        else "constant_with_warmup",
-        warmup_steps=round(run.steps(len(train)) * run.warmup_pct / 100),
-        weight_decay=run.weight_decay,
-        max_grad_norm=run.max_grad_norm,
-        optim=run.optimizer,
-        seed=run.seed,
-        bf16=run.precision == "bf16",
-        fp16=run.precision == "fp16",
-        use_cpu=run.device == "cpu",
-        gradient_checkpointing=run.gradient_checkpointing != "off",
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        loss_type="nll"
-        if loaded.backend.name == "unsloth"
-        else "chunked_nll",  # Unsloth puts its own chunks under "nll"
-        max_length=None,  # kit.data has seen to the length: nothing is cut here
-        packing=False,
-        eval_strategy="no",
-        save_strategy="no",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=run.device == "cuda",
-    )
-    with _silence():
-        made = SFTTrainer(
-            model=loaded.model,
-            processing_class=loaded.tokenizer,
-            args=arguments,
-            train_dataset=_dataset(train),
-            eval_dataset=_dataset(held_out) if held_out else None,
-        )
-    _replace_printer(made, listener)
-    return made
-
-
-def _dataset(samples: list[Sample]) -> Any:
-    import datasets
-
-    datasets.disable_progress_bars()
-    return datasets.Dataset.from_dict(
-        {"input_ids": [sample.ids for sample in samples], "labels": [sample.labels for sample in samples]}
-    )
-
-
-def _replace_printer(trainer: Any, listener: Listener) -> None:
-    """The kit's listener in place of the callback that prints a dict a step."""
-    from transformers import PrinterCallback, TrainerCallback
-
-    class Tell(TrainerCallback):
-        batch = 0
-
-        def on_prediction_step(
-            self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
-        ) -> None:
-            self.batch += 1
-            listener.on_evaluated(self.batch, len(eval_dataloader))
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.batch = 0
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                listener.on_step(state.global_step, {name: float(value) for name, value in logs.items()})
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop |= listener.stop_requested()
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Tell())
-
-
-def answer(loaded: Loaded, prompt: str, longest_tokens: int) -> tuple[str, int, float]:
-    """Greedy answer to a rendered prompt: the text without its end token, its tokens, and the seconds it took."""
-    import torch
-
-    ids = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(loaded.model.device)
-    start_s = time.perf_counter()
-    with torch.no_grad(), _silence():
-        output = loaded.model.generate(
-            **ids,
-            max_new_tokens=longest_tokens,
-            do_sample=False,
-            pad_token_id=loaded.tokenizer.pad_token_id,
-            eos_token_id=loaded.tokenizer.eos_token_id,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
-    new = output[0][ids["input_ids"].shape[1] :]
-    return loaded.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new), time.perf_counter() - start_s
-
-
-@contextlib.contextmanager
-def answering(loaded: Loaded) -> Iterator[None]:
-    """The model ready to generate inside, ready to train again after."""
-    if loaded.backend.name == "unsloth":
-        from unsloth import FastLanguageModel
-
-        FastLanguageModel.for_inference(loaded.model)
-        try:
-            yield
-        finally:
-            FastLanguageModel.for_training(loaded.model)
-    else:
-        loaded.model.eval()
-        loaded.model.config.use_cache = True
-        try:
-            yield
-        finally:
-            loaded.model.config.use_cache = False
-            loaded.model.train()
-
-
-def save_adapter(loaded: Loaded, folder: Path) -> None:
-    """A plain PEFT adapter with its tokenizer."""
-    with _silence():
-        loaded.model.save_pretrained(str(folder), safe_serialization=True)
-        loaded.tokenizer.save_pretrained(str(folder))
-
-
-def peak_memory_bytes(device: str) -> int:
-    """Most memory taken so far: reserved by torch on a card, resident in this process on a CPU."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_reserved()
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    scale = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
 def _dtype(run: Run) -> Any:
     import torch
 
@@ -398,17 +224,3 @@ def _dtype(run: Run) -> Any:
 
 def _checkpointing(run: Run) -> bool | str:
     return {"off": False, "on": True, "unsloth": "unsloth"}[run.gradient_checkpointing]
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The libraries' banners and progress bars kept off the screen; errors still rise."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        previous = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(previous)

@@ -1,0 +1,25 @@
+"""The only folder that imports unsloth, torch, trl, transformers, peft, bitsandbytes and datasets, and that late.
+
+Unsloth comes first, because it patches the others, and after everything cheap is checked: importing them takes seconds.
+
+Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
+"""
+
+from kit.backend.loading import Backend, Loaded, adapt, load, start
+from kit.backend.training import Listener, held_out_loss, trainer
+from kit.backend.using import answer, answering, peak_memory_bytes, save_adapter
+
+__all__ = [
+    "Backend",
+    "Listener",
+    "Loaded",
+    "adapt",
+    "answer",
+    "answering",
+    "held_out_loss",
+    "load",
+    "peak_memory_bytes",
+    "save_adapter",
+    "start",
+    "trainer",
+]

@@ -1,0 +1,75 @@
+"""A model in use: answers, the saved adapter, the memory it took."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kit.backend.loading import Loaded
+from kit.backend.silence import silence
+
+
+def answer(loaded: Loaded, prompt: str, longest_tokens: int) -> tuple[str, int, float]:
+    """Greedy answer to a rendered prompt: the text without its end token, its tokens, and the seconds it took."""
+    import torch
+
+    ids = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(loaded.model.device)
+    start_s = time.perf_counter()
+    with torch.no_grad(), silence():
+        output = loaded.model.generate(
+            **ids,
+            max_new_tokens=longest_tokens,
+            do_sample=False,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=loaded.tokenizer.eos_token_id,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+    new = output[0][ids["input_ids"].shape[1] :]
+    return loaded.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new), time.perf_counter() - start_s
+
+
+@contextlib.contextmanager
+def answering(loaded: Loaded) -> Iterator[None]:
+    """The model ready to generate inside, ready to train again after."""
+    if loaded.backend.name == "unsloth":
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_inference(loaded.model)
+        try:
+            yield
+        finally:
+            FastLanguageModel.for_training(loaded.model)
+    else:
+        loaded.model.eval()
+        loaded.model.config.use_cache = True
+        try:
+            yield
+        finally:
+            loaded.model.config.use_cache = False
+            loaded.model.train()
+
+
+def save_adapter(loaded: Loaded, folder: Path) -> None:
+    """A plain PEFT adapter with its tokenizer."""
+    with silence():
+        loaded.model.save_pretrained(str(folder), safe_serialization=True)
+        loaded.tokenizer.save_pretrained(str(folder))
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Most memory taken so far: reserved by torch on a card, resident in this process on a CPU."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
