@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,9 @@ def load(model: Model, run: Run, backend: Backend) -> Loaded:
 
     Raises KitError: weights that cannot be read, or not enough memory for them.
     """
-    quietly = silence() if model.is_local else contextlib.nullcontext()  # a download shows its own progress
+    quietly = (
+        silence() if model.is_local else contextlib.redirect_stdout(sys.stderr)
+    )  # a download shows its own progress
     try:
         with quietly:
             loaded, tokenizer = _load_unsloth(model, run) if backend.name == "unsloth" else _load_hf(model, run)
