@@ -26,7 +26,7 @@ LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 class Run(BaseModel):
     """One fine-tuning run, complete: two runs with equal options on equal data are the same run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str = "auto"
     """Starting values: cpu, rtx5080, or auto (by the machine)."""
@@ -115,7 +115,7 @@ class Run(BaseModel):
 class Command(BaseModel):
     """Fine-tune a language model with LoRA: python -m kit.train --preset rtx5080 --data my.jsonl"""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: Annotated[Run, tyro.conf.arg(name="")]
     config: Path | None = None
