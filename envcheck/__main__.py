@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Optional, Sequence, Tuple
 
 from envcheck import report, rules
 from envcheck.causes import CAUSES
-from envcheck.facts import SEVERITIES, Facts, Finding
+from envcheck.facts import SEVERITIES, Facts, Finding, decode
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -22,6 +23,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return install.main(arguments[1:])
     parser = _options()
     options = parser.parse_args(arguments)
+    for name in ("facts", "log", "save", "explain"):
+        if getattr(options, name) == "":
+            parser.error(f"--{name}: the name is empty")
     if options.list:
         return _print(report.catalogue())
     if options.explain:
@@ -68,7 +72,7 @@ def _print(text: str) -> int:
 def _facts(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Facts:
     if options.facts:
         try:
-            return Facts.from_json(Path(options.facts).read_text(encoding="utf-8", errors="replace"))
+            return Facts.from_json(Path(options.facts).read_bytes())
         except (OSError, ValueError) as error:
             parser.error(f"--facts {options.facts}: {error}")
     from envcheck.probe import collect  # only a live machine needs it
@@ -85,11 +89,12 @@ def _log(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except OSError as error:
         parser.error(f"--log {options.log}: {error}")
     facts = _facts(options, parser) if options.facts else Facts()
-    findings = explain.explain(explain.decode(data), facts)
+    findings = explain.explain(decode(data), facts)
     if options.json:
         _print(json.dumps(report.to_json(facts, findings), indent=1, ensure_ascii=False))
     else:
-        _print(report.render_all(findings, report.colour_wanted(sys.stdout)))
+        said = report.render_all(findings, report.colour_wanted(sys.stdout))
+        _print(said or "Nothing to explain: the text is empty, and the facts give no cause away.")
     return 1 if any(item.severity == "error" for item in findings) else 0
 
 
@@ -97,7 +102,7 @@ def _explain(cause_id: str) -> int:
     if cause_id not in CAUSES:
         import difflib
 
-        near = difflib.get_close_matches(cause_id, CAUSES, 1)
+        near = difflib.get_close_matches(cause_id.lower(), CAUSES, 1)
         print(
             f"no such id: {cause_id}" + (f"; did you mean {near[0]}?" if near else "; --list shows all"),
             file=sys.stderr,
@@ -113,7 +118,8 @@ def _settings(facts: Facts) -> int:
 
 
 def _save(facts: Facts, path: str, parser: argparse.ArgumentParser) -> int:
-    names = [str(Path.home()), socket.gethostname(), _user()]
+    host = socket.gethostname()
+    names = [str(Path.home()), host, host.split(".")[0], _user()]
     text = json.dumps(report.redact(facts.to_json(), names), indent=1, ensure_ascii=False)
     try:
         Path(path).write_text(text + "\n", encoding="utf-8")
@@ -141,18 +147,33 @@ def _options() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object (schema %d) instead of the screen" % report.SCHEMA
     )
     parser.add_argument("--facts", metavar="FILE", help="judge this saved machine instead of this one")
-    parser.add_argument("--log", metavar="FILE|-", help="explain this error text, together with --facts if given")
-    parser.add_argument(
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--log", metavar="FILE|-", help="explain this error text, together with --facts if given")
+    task.add_argument(
         "--save", metavar="FILE", help="write the facts of this machine to a file fit for a bug report, and stop"
     )
-    parser.add_argument("--explain", metavar="ID", help="what this id means, why it happens, how to fix and check it")
-    parser.add_argument("--list", action="store_true", help="list all ids")
+    task.add_argument("--explain", metavar="ID", help="what this id means, why it happens, how to fix and check it")
+    task.add_argument("--list", action="store_true", help="list all ids")
     parser.add_argument("--no-smoke", action="store_true", help="do not run the small tests on this machine")
-    parser.add_argument(
+    task.add_argument(
         "--settings", action="store_true", help="print how to train on this machine, as TOML with reasons"
     )
     return parser
 
 
+def start() -> int:
+    """main as a program: a reader that has seen enough (| head) and Ctrl-C are no reason for a traceback."""
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

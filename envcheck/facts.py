@@ -163,6 +163,15 @@ class Gpu:
         return "nvidia" if self.compute_capability or re.search(nvidia, name) else None
 
 
+def decode(data: bytes) -> str:
+    """Bytes of a file -> text: UTF-16 where it has a byte order mark (PowerShell's ">" writes that), else UTF-8 with
+    replacement characters.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "replace")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of one machine, its packages and the planned run. Keys and meanings: the casebook's README in
@@ -228,7 +237,7 @@ class Facts:
         """
         if isinstance(data, (str, bytes)):
             try:
-                data = json.loads(data)
+                data = json.loads(decode(data) if isinstance(data, bytes) else data)
             except RecursionError as error:
                 raise ValueError("nested too deep") from error
         if not isinstance(data, dict):

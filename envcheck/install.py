@@ -24,6 +24,9 @@ from envcheck.probe.packages import distributions
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_PYTHON = (3, 11)
 TARGETS = ("cpu", "cu128", "cu130")
+# pip asks the extra index of the CPU set once for each package: behind a silent firewall every question would wait out
+# pip's own patience. The CUDA wheels are gigabytes from one index and keep pip's own retries.
+IMPATIENT = {"cpu": ("--retries", "1", "--timeout", "15")}
 
 
 class Step(NamedTuple):
@@ -155,7 +158,7 @@ def plan(venv: Path, target: str, dev: bool, python: str) -> List[Step]:
         (
             "torch",
             f"PyTorch for {target}, with its own dependencies",
-            ("--retries", "1", "-r", f"requirements-{target}.txt"),
+            (*IMPATIENT.get(target, ()), "-r", f"requirements-{target}.txt"),
         ),
         (
             "training stack",

@@ -184,6 +184,8 @@ _SECRETS = (
     (re.compile(r"((?:^|[\s:;\"'=(])/(?:home|Users)/)[^/\s:;\"']+"), r"\1<user>"),
     (re.compile(r"(?i)\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b"), "<mac>"),
 )
+_SECRET_NAMES = re.compile(r"(?i)(?<!tik)token(?!i[sz])|secret|password|passwd|api_?key|credential|no_proxy")
+_HOST_NAMES = re.compile(r"(?i)_proxy$|^MASTER_ADDR$")  # variables whose value names a machine of the user's network
 _MIG_KEPT = re.compile(r"^MIG-|^GPU-")
 
 
@@ -204,8 +206,10 @@ def redact(value: Any, names: Sequence[str] = (), key: str = "") -> Any:
         return [redact(item, names, key) for item in value]
     if not isinstance(value, str):
         return value
-    if re.search(r"(?i)token|secret|password|passwd|api_?key|credential", key) and value:
+    if _SECRET_NAMES.search(key) and value:
         return "<set>"
+    if _HOST_NAMES.search(key):
+        return re.sub(r"(?i)^(\w+://)?(?:[^/@]*@)?[^/:]+", r"\1<host>", value)
     kind = _MIG_KEPT.match(value)
     cleaned = redact_text(value, names)
     return kind.group(0) + cleaned if kind and cleaned.startswith("<uuid>") else cleaned

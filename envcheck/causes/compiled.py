@@ -90,6 +90,13 @@ def _(shell: Shell, facts: Facts):
     "flash-attn README",
 )
 def _(shell: Shell, facts: Facts):
+    if facts.is_windows:
+        return [
+            shell.pip("uninstall -y flash-attn"),
+            "# attn_implementation='sdpa' takes over. The package index has no Windows wheel of flash-attn: build it",
+            "# (nvcc and MSVC, --no-build-isolation), or take a wheel of exactly this torch, CUDA, Python and ABI",
+            "# (cxx11abiTRUE/FALSE) from whom you trust",
+        ]
     return [
         shell.pip("uninstall -y flash-attn"),
         shell.pip("install flash-attn --no-build-isolation --no-cache-dir"),
@@ -105,9 +112,9 @@ def _(shell: Shell, facts: Facts):
     "The chosen attention kernel cannot run on this GPU or with this head size.",
     "FlashAttention 2 needs compute capability 8.0 (Ampere) and 16-bit inputs; xformers wants head sizes divisible "
     "by 8; newer "
-    "kernels drop older cards.",
+    "kernels drop older cards, and flash-attn before 2.7.3 has none for RTX 50 (sm_120).",
     "nvidia-smi --query-gpu=name,compute_cap --format=csv",
-    "flash-attn and xformers READMEs",
+    "flash-attn and xformers READMEs; known/packages.json, flash_attn",
 )
 def _(shell: Shell, facts: Facts):
     return [

@@ -135,10 +135,3 @@ def with_hints(text: str, facts: Facts) -> Facts:
     if torch and facts.package("torch") is None:
         changes["packages"] = {**(facts.packages or {}), "torch": torch.group(1) or torch.group(2)}
     return facts.with_changes(**changes) if changes else facts
-
-
-def decode(data: bytes) -> str:
-    """Bytes of a log -> text: UTF-16 where it has a byte order mark, else UTF-8 with replacement characters."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    return data.decode("utf-8-sig", "replace")

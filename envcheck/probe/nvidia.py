@@ -68,7 +68,7 @@ def parse_cards(text: str, names: Sequence[str] = FIELDS, apps: str = "") -> Dic
     cards, unread, driver = [], [], None
     for line in text.splitlines():
         values = [value.strip() for value in line.split(",")]
-        if len(values) != len(names) or not values[0].isdigit():
+        if len(values) != len(names) or not re.match(r"^[0-9]{1,6}$", values[0]):
             if line.strip():
                 unread.append("nvidia-smi: a line that could not be read")
             continue
@@ -86,7 +86,7 @@ def _card(row: Dict[str, str], apps: str) -> Gpu:
     return Gpu(
         name=_known(row.get("name")),
         compute_capability=_known(row.get("compute_cap")),
-        index=int(row["index"][:6]),
+        index=int(row["index"]),
         vram_gib=_gib(row.get("memory.total")),
         vram_free_gib=_gib(row.get("memory.free")),
         processes=_processes(apps, row.get("uuid", "")),

@@ -8,6 +8,7 @@ rule to its group.
 
 from typing import Callable, Iterable, List, NamedTuple, Tuple
 
+from envcheck import wheels
 from envcheck.causes import finding
 from envcheck.facts import SEVERITIES, Facts, Finding
 from envcheck.rules import cards, compiled, distributed, packages, smoke, system, training
@@ -24,7 +25,7 @@ class Check(NamedTuple):
 
 
 CHECKS: Tuple[Check, ...] = (
-    Check("driver", ("gpu|gpu_count",), cards.DRIVER),
+    Check("driver", ("gpu|gpu_count", "driver|driver_cuda"), cards.DRIVER),
     Check("Python and package versions", ("python", "packages"), packages.RULES),
     Check("PyTorch build", ("packages", "gpu|gpu_count"), cards.TORCH),
     Check("choice of GPUs", ("gpu|gpu_count", "env"), distributed.RULES),
@@ -54,6 +55,17 @@ def judge(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Finding, ..
     return tuple(sorted(ordered, key=lambda item: SEVERITIES.index(item.severity)))
 
 
+def missing(check: Check, facts: Facts) -> List[str]:
+    """The facts that the verdict needs and nobody could read. Where there is no NVIDIA card no driver is missed."""
+    driverless = facts.gpu is not None and not wheels.nvidia_cards(facts)
+    return [
+        need.split("|")[0]
+        for need in check.needs
+        if all(getattr(facts, name) is None for name in need.split("|"))
+        and not (driverless and need.startswith("driver"))
+    ]
+
+
 def verdicts(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Tuple[str, str, str], ...]:
     """(name, state, words) of each group; state: ok, unknown, note, warning or error. Unknown is never ok."""
     rows = []
@@ -61,15 +73,11 @@ def verdicts(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Tuple[st
         if check.name == "planned run" and facts.training is None and facts.model is None:
             continue  # none was given: nothing to check
         found = judge(facts, (check,))
-        missing = [need for need in check.needs if all(getattr(facts, name) is None for name in need.split("|"))]
+        unread = missing(check, facts)
         if found:
             rows.append((check.name, found[0].severity, ", ".join(dict.fromkeys(item.id for item in found))))
-        elif missing:
-            words = (
-                "not run"
-                if check.name == "smoke tests"
-                else "could not read: " + ", ".join(need.split("|")[0] for need in missing)
-            )
+        elif unread:
+            words = "not run" if check.name == "smoke tests" else "could not read: " + ", ".join(unread)
             rows.append((check.name, "unknown", words))
         else:
             rows.append((check.name, "ok", smoke.summary(facts) if check.name == "smoke tests" else ""))

@@ -1,7 +1,7 @@
 """Rules: compiled packages that must fit torch, CUDA and the card."""
 
 import re
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Set
 
 from envcheck import known, versions, wheels
 from envcheck.causes import finding
@@ -114,6 +114,37 @@ def flash_attn_build(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def flash_attn_on_blackwell(facts: Facts) -> Iterator[Finding]:
+    """flash-attn before 2.7.3 has no kernels for sm_100 and sm_120. From there on it depends on the toolkit of the
+    build, and the reports differ, so the smoke test decides. Only those who use it (unsloth does by itself) fail.
+    """
+    cards = [card for card in map(wheels.capability, visible(facts)) if card and card >= (10, 0)]
+    version = facts.package("flash-attn")
+    tested = ((facts.smoke or {}).get("flash-attn") or {}).get("verdict") == "ok"
+    if not cards or tested or facts.fits("flash-attn", ">=2.0") is not True:
+        return
+    details = [("GPU", "sm_%d%d" % max(cards)), ("flash-attn", facts.shown_version("flash-attn"))]
+    asked = "flash" in str(facts.run("attn_implementation", "attention") or "").lower()
+    row = known.row_for("flash-attn", version)
+    if facts.fits("flash-attn", "<2.7.3"):
+        used = asked or facts.installed("unsloth") is True
+        yield finding(
+            "attention-kernel-unsupported",
+            facts,
+            "flash-attn before 2.7.3 has no kernels for this generation of cards (sm_100, sm_120).",
+            details,
+            severity="error" if used else "warning",
+        )
+    elif row and row["blackwell"] == "by build":
+        yield finding(
+            "attention-kernel-unsupported",
+            facts,
+            "This flash-attn has kernels for the card only if it was built with CUDA 12.8 or newer; reports differ.",
+            details,
+            severity="note",
+        )
+
+
 def attention_kernel(facts: Facts) -> Iterator[Finding]:
     asked = str(facts.run("attn_implementation", "attention") or "").lower().replace("-", "_")
     cards = sorted(card for card in map(wheels.capability, visible(facts)) if card)
@@ -125,12 +156,20 @@ def attention_kernel(facts: Facts) -> Iterator[Finding]:
             "FlashAttention 2 needs compute capability 8.0 (Ampere) or newer.",
             details,
         )
-    elif re.search(r"flash_?(attention|attn)_?3|fa3", asked) and cards and cards[-1][0] != 9:
+    elif re.search(r"flash_?(attention|attn)_?3|fa3", asked) and cards and not set(cards) & flash_attn_3_targets():
         yield finding(
-            "attention-kernel-unsupported", facts, "FlashAttention 3 runs on Hopper cards (9.0) only.", details
+            "attention-kernel-unsupported",
+            facts,
+            "FlashAttention 3 is compiled for 8.0 and 9.0 (A100, H100) only.",
+            details,
         )
     elif "flash" in asked and facts.gpu == ():
         yield finding("attention-kernel-unsupported", facts, "FlashAttention needs a GPU.", details)
+
+
+def flash_attn_3_targets() -> Set[Optional[known.Capability]]:
+    """Compute capabilities that any release of it was compiled for."""
+    return {known.parse_capability(item) for row in known.package_rows("flash-attn-3") for item in row["targets"]}
 
 
 def bitsandbytes_library(facts: Facts) -> Iterator[Finding]:
@@ -344,6 +383,7 @@ RULES = (
     xformers_on_blackwell,
     xformers_build,
     flash_attn_build,
+    flash_attn_on_blackwell,
     too_old_for_library,
     attention_kernel,
     bitsandbytes_kernels,

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from envcheck import explain
 from envcheck.causes import CAUSES
-from envcheck.facts import Facts
+from envcheck.facts import Facts, decode
 from envcheck.known.signatures import signatures
 
 
@@ -84,8 +84,8 @@ def test_colours_bars_and_quotes_do_not_hide_the_message(junk):
 
 def test_utf16_logs_are_read():
     text = "OSError: [WinError 1455] The paging file is too small"
-    assert first(explain.decode(text.encode("utf-16"))) == "windows-pagefile-too-small"
-    assert first(explain.decode(b"\xff\xfe\xfa" + b"broken")) == "text-not-recognised"
+    assert first(decode(text.encode("utf-16"))) == "windows-pagefile-too-small"
+    assert first(decode(b"\xff\xfe\xfa" + b"broken")) == "text-not-recognised"
 
 
 @pytest.mark.parametrize(
@@ -133,4 +133,4 @@ def test_any_text_gets_an_answer(parts):
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_decoded(data):
-    assert isinstance(explain.decode(data), str)
+    assert isinstance(decode(data), str)

@@ -55,6 +55,16 @@ def test_from_nothing_every_step_is_planned(project):
     assert install.shown(steps[2].command).endswith("-m pip install --no-deps -r requirements.txt")
 
 
+def test_only_the_cpu_set_is_impatient(project):
+    said = {
+        target: install.shown(install.plan(project / ".venv", target, False, sys.executable)[1].command)
+        for target in install.TARGETS
+    }
+    assert said["cpu"].endswith("-m pip install --retries 1 --timeout 15 -r requirements-cpu.txt")
+    assert said["cu128"].endswith("-m pip install -r requirements-cu128.txt")
+    assert said["cu130"].endswith("-m pip install -r requirements-cu130.txt")
+
+
 def test_a_second_time_nothing_is_left(project, capsys):
     venv = make_venv(project, *ALL)
     assert install.plan(venv, "cpu", False, sys.executable) == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envcheck import probe, rules
+from envcheck import install, probe, rules
 from envcheck.facts import Facts
 from envcheck.probe import commands, nvidia, packages, smoke, system
 from envcheck.probe.commands import Output, run_command
@@ -51,6 +51,10 @@ def test_a_truncated_line_is_named_and_the_others_count():
     assert found["unread"]
 
 
+def test_a_digit_that_is_no_number_is_survived():
+    assert nvidia.parse_cards("\u00b2" + LINE[1:])["unread"]
+
+
 def test_nothing_readable_is_unknown_and_not_an_empty_machine():
     assert "gpu" not in nvidia.parse_cards("Es wurde kein Gerät gefunden")
 
@@ -69,6 +73,60 @@ def test_nothing_readable_is_unknown_and_not_an_empty_machine():
 def test_any_output_of_nvidia_smi_is_read(lines, apps):
     found = nvidia.parse_cards("\n".join(lines), apps=apps)
     rules.judge(Facts(gpu=found.get("gpu"), driver=found.get("driver")))
+
+
+VALUE = st.text(max_size=12).filter(lambda text: "\n" not in text) | st.sampled_from(
+    ["0", "16", "\u00b2", "[N/A]", "ERR!", "Enabled", "Aktiviert", "12.0", "-1", "9" * 400, "MIG-1", "0x10de"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(VALUE, min_size=len(nvidia.FIELDS), max_size=len(nvidia.FIELDS)), min_size=1, max_size=16),
+    st.lists(st.lists(VALUE, min_size=4, max_size=4), max_size=4),
+    st.integers(0, 400),
+)
+def test_any_value_in_any_column_is_read_also_cut_off(rows, apps, end):
+    """Sixteen cards, every column with anything in it, the output cut off anywhere."""
+    text = "\n".join(", ".join(["0", *values[1:]]) for values in rows)
+    for said in (text, text[:end]):
+        found = nvidia.parse_cards(said, apps="\n".join(map(", ".join, apps)))
+        facts = Facts(gpu=found.get("gpu"), driver=found.get("driver"))
+        assert Facts.from_json(facts.to_json()).to_json() == facts.to_json()
+        assert "rule-crashed" not in [item.id for item in rules.judge(facts)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line")
+@pytest.mark.parametrize(
+    ("writes", "expected"),
+    [
+        (LINE.encode("utf-16"), None),
+        ("Сбой драйвера".encode("cp1251"), None),
+        (LINE.encode() + b"\n\xff\xfe\x00", "NVIDIA GeForce RTX 5080"),
+        (LINE.encode()[:60], None),
+        (b"", None),
+    ],
+)
+def test_a_real_program_in_place_of_nvidia_smi_may_write_anything(tmp_path, monkeypatch, writes, expected):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.stdout.buffer.write({writes!r} if 'query-gpu' in sys.argv[1] else b'')\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(nvidia.shutil, "which", lambda name: str(program))
+    cards = nvidia.read(run_command).get("gpu") or ()
+    assert [gpu.name for gpu in cards] == ([expected] if expected else [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line")
+def test_an_nvidia_smi_that_hangs_costs_its_time_limit_and_no_more(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(nvidia.shutil, "which", lambda name: str(program))
+    monkeypatch.setattr(nvidia, "SMI_SECONDS", 0.3)
+    assert "did not answer" in nvidia.read(run_command)["nvidia_smi"]
 
 
 def fake_runner(cards: Output, apps: Output = Output(0, ""), plain: Output = Output(0, "")):  # noqa: B008
@@ -204,6 +262,36 @@ def test_any_content_of_metadata_is_survived(tmp_path_factory, files):
         (path / name).write_bytes(content)
     facts = Facts(**packages.read_folders([str(folder), "/nowhere"]))
     rules.judge(facts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    folders=st.lists(
+        st.tuples(
+            st.sampled_from(["torch", "Torch", "transformers", "unsloth_zoo", "peft"]),
+            st.sampled_from(["2.11.0", "2.8.0+cu128", "5.17.0", "", "x-y", "1"]),
+            st.sampled_from(["dist-info", "egg-info", "dist-info.tmp"]),
+            st.none() | st.binary(max_size=40) | st.sampled_from([b"Name: torch\nVersion:", b"Version: 9\nVersion: 8"]),
+            st.none() | st.binary(max_size=40) | st.sampled_from([b"a,b,c\n", b'"', b"../../x,,"]),
+        ),
+        max_size=8,
+    )
+)
+def test_duplicates_and_broken_records_in_any_mixture_are_survived(tmp_path_factory, folders):
+    """The installer reads the same folders: it must not stumble either."""
+    venv = tmp_path_factory.mktemp("venv")
+    site = venv / "lib" / "python3.12" / "site-packages"
+    site.mkdir(parents=True)
+    for name, version, kind, metadata, record in folders:
+        path = site / f"{name}-{version}.{kind}"
+        path.mkdir(exist_ok=True)
+        for file, content in (("METADATA", metadata), ("RECORD", record)):
+            if content is not None:
+                (path / file).write_bytes(content)
+    facts = Facts(**packages.read_folders([str(site), str(site)]))
+    assert "rule-crashed" not in [item.id for item in rules.judge(facts)]
+    install.missing({"torch": "==2.11.0"}, install.installed(venv))
+    assert all(path.is_dir() for path in install.cut_off(venv))
 
 
 # --- the whole

@@ -99,6 +99,10 @@ REACHED = [  # (id, facts that give it away)
         {"packages": {"torch": "2.8.0+cu128", "flash-attn": "2.7.4+cu12torch2.6cxx11abiFALSE"}},
     ),
     ("attention-kernel-unsupported", {"gpu": [TURING], "training": {"attn_implementation": "flash_attention_2"}}),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "packages": {"flash-attn": "2.6.3"}}),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "packages": {"flash-attn": "2.7.4.post1"}}),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "packages_bounds": {"flash-attn": "==2.6.*"}}),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "training": {"attn_implementation": "flash_attention_3"}}),
     ("bnb-missing-cuda-binary", {"packages": {"torch": "2.9.0+cu130", "bitsandbytes": "0.47.0"}}),
     ("bnb-missing-cuda-binary", {"os": "Windows 11", "packages": {"bitsandbytes": "0.42.0"}}),
     (
@@ -217,6 +221,21 @@ QUIET = [  # (id that must not appear, facts that are fine)
         "no-c-compiler",
         {"os": "Windows 11", "gpu": [ADA], "c_compiler": False, "packages": {"triton-windows": "3.5.1.post24"}},
     ),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "packages": {"flash-attn": "2.8.3"}}),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "packages": {"flash-attn": None}}),
+    ("attention-kernel-unsupported", {"gpu": [BLACKWELL], "packages_bounds": {"flash-attn": ">=0"}}),
+    ("attention-kernel-unsupported", {"gpu": [ADA], "packages": {"flash-attn": "2.6.3"}}),
+    (
+        "attention-kernel-unsupported",
+        {"gpu": [BLACKWELL], "packages": {"flash-attn": "2.6.3"}, "smoke": {"flash-attn": {"verdict": "ok"}}},
+    ),
+    (
+        "attention-kernel-unsupported",
+        {
+            "gpu": [{"name": "NVIDIA A100-SXM4-80GB", "compute_capability": "8.0"}],
+            "training": {"attn_implementation": "flash_attention_3"},
+        },
+    ),
     ("fp16-overflow", {"model": "Qwen/Qwen3-4B", "training": {"fp16": True}}),
     ("model-does-not-fit-vram", {"gpu": [BLACKWELL], "model": "unsloth/Qwen3-14B", "training": {"load_in_4bit": True}}),
     ("model-gated", {"model": "unsloth/gemma-3-4b-it", "hf_logged_in": False}),
@@ -232,6 +251,19 @@ def test_the_facts_give_it_away(cause_id, facts):
 @pytest.mark.parametrize(("cause_id", "facts"), QUIET)
 def test_it_stays_quiet(cause_id, facts):
     assert cause_id not in [item.id for item in rules.judge(Facts.from_json(facts))]
+
+
+@pytest.mark.parametrize(
+    ("packages", "severity"),
+    [
+        ({"flash-attn": "2.6.3"}, "warning"),
+        ({"flash-attn": "2.6.3", "unsloth": "2026.10.9"}, "error"),
+        ({"flash-attn": "2.7.4.post1", "unsloth": "2026.10.9"}, "note"),
+    ],
+)
+def test_flash_attn_without_kernels_for_blackwell_is_an_error_only_where_it_is_used(packages, severity):
+    found = rules.judge(Facts.from_json({"gpu": [BLACKWELL], "packages": packages}))
+    assert [item.severity for item in found if item.id == "attention-kernel-unsupported"] == [severity]
 
 
 CARDS = {
@@ -313,6 +345,19 @@ def test_a_rule_that_raises_becomes_a_finding_and_the_others_still_run():
 
 def test_unknown_is_never_ok():
     assert {state for _, state, _ in rules.verdicts(Facts())} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({"gpu": [BLACKWELL]}, "unknown"),
+        ({"gpu_count": 1}, "unknown"),
+        ({"gpu": [BLACKWELL], "driver": "581.57"}, "ok"),
+        ({"gpu": []}, "ok"),
+    ],
+)
+def test_a_driver_that_could_not_be_read_is_unknown(facts, state):
+    assert rules.verdicts(Facts.from_json(facts))[0][:2] == ("driver", state)
 
 
 @settings(max_examples=200, deadline=None)
