@@ -268,7 +268,10 @@ def fail(problem: Finding) -> int:
 
 def main(argv: Sequence[str], starter: Starter = start) -> int:
     """Exit status: 0 installed and fit, 1 a step or the check failed, 2 wrong usage, 130 interrupted."""
-    options = _options().parse_args(list(argv))
+    parser = _options()
+    options = parser.parse_args(list(argv))
+    if not shutil.which(options.python):
+        parser.error(f"--python {options.python}: there is no such program")
     venv = Path(options.venv).absolute()
     target = next((name for name in TARGETS if getattr(options, name)), None)
     unfit = too_old(options.python, venv)

@@ -9,6 +9,7 @@ from envcheck.causes import CAUSES
 from envcheck.facts import SCHEMA, SEVERITIES, Facts, Finding, Gpu
 
 WIDTH = 100
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # of a foreign text; a terminal would obey them
 COLOURS = {"error": "31", "warning": "33", "note": "36", "ok": "32", "unknown": "33"}
 
 
@@ -37,7 +38,7 @@ def render(finding: Finding, colour: bool = False) -> str:
 
 def _details(details: Sequence[Tuple[str, str]]) -> List[str]:
     width = max((len(label) for label, _ in details), default=0)
-    return [f"  {label:<{width}}  {' '.join(str(value).split())[:300]}" for label, value in details]
+    return [f"  {label:<{width}}  {' '.join(_CONTROL.sub(' ', str(value)).split())[:300]}" for label, value in details]
 
 
 def _fix(fix: Sequence[str]) -> List[str]:

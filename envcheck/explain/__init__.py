@@ -110,7 +110,8 @@ def as_finding(clue: Clue, facts: Facts, known_wrong: Sequence[Finding]) -> Find
 SYSTEMS = (
     (
         "Windows",
-        r"\b[a-z]:[\\/](?:users|program|a[\\/]|ai|python|windows|work|miniconda|anaconda)|\\\\?(?:site-packages|lib)\\|\.dll\b|\.pyd\b|winerror|\.ps1\b|win_amd64",
+        r"\b[a-z]:[\\/](?:users|program|a[\\/]|ai|python|windows|work|miniconda|anaconda)|"
+        r"\\\\?(?:site-packages|lib)\\|\.dll\b|\.pyd\b|winerror|dll load failed|\.ps1\b|win_amd64",
     ),
     ("Linux (Colab)", r"/content/|google colab|\bcolab\b"),
     ("Linux (Kaggle)", r"/kaggle/|\bkaggle\b"),

@@ -58,7 +58,9 @@ def judge(facts: Facts, checks: Tuple[Check, ...] = CHECKS) -> Tuple[Finding, ..
 def missing(check: Check, facts: Facts) -> List[str]:
     """The facts that the verdict needs and nobody could read. Where there is no NVIDIA card no driver is missed."""
     driverless = facts.gpu is not None and not wheels.nvidia_cards(facts)
-    return [
+    torchless = facts.installed("torch") is None and facts.torch_build is None and facts.torch_arch_list is None
+    torch = ["torch"] if "torch" in check.name.lower() and facts.packages is not None and torchless else []
+    return torch + [
         need.split("|")[0]
         for need in check.needs
         if all(getattr(facts, name) is None for name in need.split("|"))

@@ -57,6 +57,7 @@ def test_errors_exit_with_1():
         ["--settings", "--list"],
         ["--log", "-", "--save", "x.json"],
         ["instal"],
+        ["install", "--python", "/no/such/python", "--dry-run"],
     ],
 )
 def test_wrong_usage_exits_with_2_and_one_message(arguments):

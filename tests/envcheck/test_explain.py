@@ -65,6 +65,12 @@ def test_the_fix_speaks_the_shell_of_the_system_in_the_text():
     assert "triton-windows" not in linux.fix[0]
 
 
+def test_flash_attn_is_not_built_on_windows():
+    said = "ImportError: DLL load failed while importing flash_attn_2_cuda: The specified procedure could not be found."
+    (item,) = explain.explain(said, Facts())
+    assert [line for line in item.fix if not line.startswith("# ")] == ["python -m pip uninstall -y flash-attn"]
+
+
 def test_an_unknown_text_says_so():
     found = explain.explain("the weather is fine", Facts())
     assert [(item.id, item.severity) for item in found] == [("text-not-recognised", "note")]

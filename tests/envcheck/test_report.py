@@ -137,3 +137,8 @@ def test_redaction_takes_any_json_and_is_stable(value):
 def test_golden_screens_hold_no_private_words():
     for path in (HERE / "golden").glob("*.txt"):
         assert not re.search(r"/home/|/Users/|/root/|hf_[a-z]{5}", path.read_text(encoding="utf-8")), path.name
+
+
+def test_a_foreign_text_cannot_steer_the_terminal():
+    item = Finding("x", "note", "what", details=(("said", "a\x1b[2Jb\x07\x9bc"),))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", report.render(item))

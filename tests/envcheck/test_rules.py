@@ -350,6 +350,18 @@ def test_unknown_is_never_ok():
 @pytest.mark.parametrize(
     ("facts", "state"),
     [
+        ({"gpu": [BLACKWELL], "packages": {"peft": "0.21.2"}}, "unknown"),
+        ({"gpu": [BLACKWELL], "packages": {"torch": "2.11.0+cu128"}}, "ok"),
+        ({"gpu": [BLACKWELL], "packages": {}, "torch_cuda": "12.8"}, "ok"),
+    ],
+)
+def test_a_torch_that_could_not_be_read_is_unknown(facts, state):
+    assert rules.verdicts(Facts.from_json(facts))[2][:2] == ("PyTorch build", state)
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
         ({"gpu": [BLACKWELL]}, "unknown"),
         ({"gpu_count": 1}, "unknown"),
         ({"gpu": [BLACKWELL], "driver": "581.57"}, "ok"),
