@@ -146,6 +146,9 @@ def notes_of(prepared: Prepared, chosen: Any) -> list[str]:
         notes.append(f"{chosen.reason}. Going on with plain transformers and PEFT (--backend hf).")
     if run.lora_dropout > 0:
         notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
+    positions = prepared.model.config.get("max_position_embeddings", run.max_length_tokens)
+    if run.max_length_tokens > positions:
+        notes.append(f"{prepared.model.name} was trained on {positions} positions: tokens beyond them are new to it.")
     if prepared.plan is None:
         notes.append("The sizes of this model are not known to the planner: nothing is said about memory.")
     elif prepared.plan.verdict == "will not fit":
