@@ -105,6 +105,7 @@ def train(prepared: Prepared) -> Result:
             result = runner.fit(loaded, run, rows, prepared.chat, folder, shown)
     except runner.Interrupted as stop:
         keep("interrupted", stop.result)
+        screen.note(f"stopped after step {stop.result.steps}: the adapter as it was then is in {path}/adapter")
         raise KeyboardInterrupt from None
     except BaseException as error:
         keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)

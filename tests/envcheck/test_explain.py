@@ -102,6 +102,11 @@ def test_fifty_megabytes_are_read_and_the_end_counts(line):
     assert "disk-full" in [item.id for item in explain.explain(text, Facts())]
 
 
+def test_fifty_megabytes_without_a_line_end_are_read():
+    text = "a" * 50_000_000 + " OSError: [Errno 28] No space left on device"
+    assert "disk-full" in [item.id for item in explain.explain(text, Facts())]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(

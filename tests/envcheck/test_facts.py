@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -89,3 +90,12 @@ def test_any_object_is_read_and_written(data):
     facts = Facts.from_json(data)
     again = Facts.from_json(json.loads(json.dumps(facts.to_json())))
     assert again.to_json() == facts.to_json()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=60) | st.sampled_from([b"[" * 100_000, b"1" * 6000, b'{"ram_gib": 1e999}', b"NaN", b"\xff\xfe{"])
+)
+def test_any_bytes_are_facts_or_refused(data):
+    with contextlib.suppress(ValueError):  # anything else would end in a traceback
+        assert isinstance(Facts.from_json(data), Facts)

@@ -5,7 +5,8 @@ import pytest
 from conftest import HERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_golden import screen_of
+from make_golden import judge_all, screen_of
+from test_facts import ANY_FACTS
 
 from envcheck import report, rules
 from envcheck.facts import Facts, Finding, Gpu
@@ -142,3 +143,12 @@ def test_golden_screens_hold_no_private_words():
 def test_a_foreign_text_cannot_steer_the_terminal():
     item = Finding("x", "note", "what", details=(("said", "a\x1b[2Jb\x07\x9bc"),))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", report.render(item))
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_FACTS)
+def test_any_facts_get_a_screen_and_json(data):
+    facts = Facts.from_json(data)
+    found = judge_all(facts)
+    assert report.screen(facts, rules.verdicts(facts), found)
+    assert json.loads(json.dumps(report.to_json(facts, found, rules.verdicts(facts))))["schema"] == 1
