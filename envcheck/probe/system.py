@@ -38,14 +38,16 @@ def read(run: Runner) -> Dict[str, Any]:
 
 
 def read_hub(run: Runner) -> Dict[str, Any]:
-    """Can the model hub be reached at all? Opens and closes one connection; nothing is sent. Not asked when set
-    offline.
+    """Can the model hub be reached at all? Opens and closes one connection; nothing is sent. Not asked, hence unknown,
+    when set offline, behind a proxy or with a mirror.
     """
     if any(
         os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     ):
         return {}
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")):
+        return {}  # the way leads through a proxy or to a mirror: the hub's own port would tell nothing
     answer: List[bool] = []
 
     def connect() -> None:

@@ -318,6 +318,12 @@ def test_a_token_is_never_read_into_the_facts(monkeypatch):
     assert "secretsecret" not in repr(facts)
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "HF_ENDPOINT"])
+def test_behind_a_proxy_or_with_a_mirror_the_hub_is_unknown(monkeypatch, name):
+    monkeypatch.setenv(name, "http://proxy.example:3128")
+    assert system.read_hub(run_command) == {}
+
+
 def test_misspelt_variables_are_read(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBEL_DEVICES", "0")
     assert system.read(run_command)["env"]["CUDA_VISIBEL_DEVICES"] == "0"
