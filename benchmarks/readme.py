@@ -23,11 +23,13 @@ def table() -> str:
     )
     speed, peak = shape["tokens_per_s"]["median"], shape["peak_gib"]["max"]
     shown = f"{start['help']['wall_s']['median']:.2f} s, {start['plan']['wall_s']['median']:.2f} s"
+    checked = f"{start['envcheck_facts']['wall_s']['median']:.2f} s, {start['envcheck']['wall_s']['median']:.2f} s"
     rows = [
         ("`make demo` after setup", f"{demo['wall_s']['median']:.0f} s, {demo['peak_gib']['median']:.2f} GiB", "demo"),
         ("its held-out loss", fall, "demo"),
         ("answers with the name it was taught", f"{sum(tuned)} of {len(tuned)} (before: {sum(base)})", "demo"),
         ("`kit.train --help`, `--plan`", shown, "startup"),
+        ("`envcheck --facts`, whole check without smoke tests", checked, "startup"),
         (f"Qwen3-0.6B shape, 4 bit, batch {shape['batch']}", f"{speed:.0f} tokens/s, {peak:.2f} GiB", "qwen3_0p6b_cpu"),
     ]
     machine = demo["machine"]

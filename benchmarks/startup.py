@@ -1,4 +1,4 @@
-"""Seconds until --help and --plan have answered, as whole processes, and proof that no heavy library was imported.
+"""Seconds until the commands that promise to be quick have answered, and proof that they import no heavy library.
 
 python -m benchmarks.startup [--repeats 10]
 """
@@ -11,6 +11,7 @@ COMMANDS = {
     "help": ("-m", "kit.train", "--help"),
     "plan": ("-m", "kit.train", "--preset", "cpu", "--data", "examples/identity.jsonl", "--plan"),
     "envcheck": ("-m", "envcheck", "--no-smoke"),
+    "envcheck_facts": ("-m", "envcheck", "--facts", "tests/envcheck/machines/rtx5080-linux.json"),
 }
 HEAVY = ("torch", "transformers", "unsloth")
 
