@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 setup:      ; @$(PYTHON) -m envcheck install --venv .venv
 setup-dev:  ; @$(PYTHON) -m envcheck install --venv .venv --dev
 demo: setup ; @$(RUN) -m envcheck --no-smoke && $(RUN) -m kit.train --config examples/identity.toml
-lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check kit scripts benchmarks tests/kit
+lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check
 test: lint  ; @$(RUN) -m pytest
 bench: setup ; @$(RUN) -m benchmarks
 tiny: setup ; @$(RUN) scripts/build_tiny.py --data $(DATA)
