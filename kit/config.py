@@ -67,8 +67,10 @@ class Run(BaseModel):
     """Samples that each optimiser step averages over (the effective batch)."""
     micro_batch_size: PositiveInt = 1
     """Samples that are in memory at once; batch_size must be a multiple of it."""
-    gradient_checkpointing: Literal["off", "on", "unsloth"] = "off"
-    """Recompute activations instead of keeping them: on, or unsloth (kept in main memory). Saves memory, costs time."""
+    gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
+    """Recompute activations: less memory, a third more time. unsloth: keep them in main memory. auto: by the machine."""
+    pin_memory: Literal["auto", "on", "off"] = "auto"
+    """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
     epochs: PositiveFloat = 3.0
     """Passes over the data."""
     max_steps: PositiveInt | None = None
@@ -157,10 +159,17 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
         "device": ("cuda" if on_card else "cpu", "an NVIDIA card is there" if on_card else "no usable NVIDIA card"),
         "precision": chosen.precision,
         "optimizer": chosen.optimizer,
+        "gradient_checkpointing": _as_option(chosen.gradient_checkpointing),
+        "pin_memory": _as_option(chosen.pin_memory),
     }
     open_ones = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in open_ones.items()})
     return settled, {name: reason for name, (_, reason) in open_ones.items()}
+
+
+def _as_option(choice: settings.Choice) -> tuple[str, str]:
+    """A choice of envcheck's, its switches as this file words them."""
+    return {True: "on", False: "off"}.get(choice.value, choice.value), choice.reason
 
 
 def load(argv: list[str], facts: Callable[[], Facts]) -> Command:

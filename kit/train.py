@@ -124,7 +124,7 @@ def show(prepared: Prepared) -> None:
     """What will be done, before it is done."""
     run = prepared.run
     for name, reason in prepared.reasons.items():
-        screen.say(f"{name:<10}{getattr(run, name)} ({reason})")
+        screen.say(f"{name:<23}{getattr(run, name)}: {reason}")
     screen.say(f"model     {prepared.model.name}, template {prepared.chat.template_origin}")
     if prepared.data:
         screen.data(prepared.data)

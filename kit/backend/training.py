@@ -56,7 +56,7 @@ def trainer(
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=run.device == "cuda",
+        dataloader_pin_memory=run.pin_memory == "on",
     )
     with silence():
         made = SFTTrainer(

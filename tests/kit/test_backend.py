@@ -14,7 +14,8 @@ FIVE_STEPS = """
 import json, sys
 from pathlib import Path
 from kit import backend, config, data, models, prompt
-run = config.Run(device="cpu", precision="bf16", optimizer="adamw_torch_fused", micro_batch_size=4, max_steps=5,
+run = config.Run(device="cpu", precision="bf16", optimizer="adamw_torch_fused", gradient_checkpointing="off",
+                 pin_memory="off", micro_batch_size=4, max_steps=5,
                  learning_rate=2e-3, data=Path("examples/identity.jsonl"), backend=sys.argv[1])
 class Steps:
     losses = []

@@ -4,6 +4,7 @@ import ast
 import inspect
 import itertools
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -118,10 +119,15 @@ def test_a_broken_file_is_a_finding(tmp_path, text: str) -> None:
 def test_settle_replaces_auto_with_reasons() -> None:
     run, reasons = config.settle(Run(), Facts(gpu=(), cpu_flags=("avx512_bf16",)))
     assert (run.device, run.precision, run.optimizer) == ("cpu", "bf16", "adamw_torch_fused")
-    assert set(reasons) == {"device", "precision", "optimizer"}
+    assert (run.gradient_checkpointing, run.pin_memory) == ("off", "off")
+    assert set(reasons) == {"device", "precision", "optimizer", "gradient_checkpointing", "pin_memory"}
     card = Facts(gpu=(Gpu(name="NVIDIA GeForce RTX 5080", compute_capability="12.0", vram_gib=15.9),))
     run, _ = config.settle(Run(), card)
     assert (run.device, run.precision, run.optimizer) == ("cuda", "bf16", "adamw_8bit")
+    assert (run.gradient_checkpointing, run.pin_memory) == ("unsloth", "on")
+    run, reasons = config.settle(Run(), replace(card, os="Windows 11"))
+    assert (run.gradient_checkpointing, run.pin_memory) == ("on", "off")
+    assert "pinned" in reasons["gradient_checkpointing"]
 
 
 def test_a_card_asked_for_and_not_there_is_a_finding() -> None:

@@ -35,7 +35,7 @@ def test_lora_parameters_of_a_published_run() -> None:
 
 
 def plan_of(name: str, available_gib: float | None, **options) -> memory.Plan:
-    run = Run(device="cuda", optimizer="adamw_8bit", **options)
+    run = Run(**{"device": "cuda", "optimizer": "adamw_8bit", "gradient_checkpointing": "off", **options})
     return memory.plan(config_of(name), run, None, None if available_gib is None else int(available_gib * GIB))
 
 
