@@ -68,7 +68,7 @@ class Run(BaseModel):
     micro_batch_size: PositiveInt = 1
     """Samples that are in memory at once; batch_size must be a multiple of it."""
     gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
-    """Recompute activations: less memory, a third more time. unsloth: keep them in main memory. auto: by the machine."""
+    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the machine."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
     """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
     epochs: PositiveFloat = 3.0
