@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from kit.prompt import ChatFormat
 from kit.record import Answer, Result, RunFolder
 
 Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # CUDA, CPU
 QUESTIONS = 3  # held-out rows asked where the run names no prompts
 
 
@@ -84,14 +86,7 @@ class Watch:
                 signal.signal(number, handler)
 
 
-def fit(
-    loaded: Loaded,
-    run: Run,
-    data: Data,
-    chat: ChatFormat,
-    folder: RunFolder,
-    show: Show,
-) -> Result:
+def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolder, show: Show) -> Result:
     """Train the adapter of `loaded` and save it to folder/adapter.
 
     Raises KitError: out of memory, a loss that is not finite; Interrupted: stopped on request, with the adapter saved.
@@ -106,7 +101,7 @@ def fit(
         with watch.signals():
             trainer.train()
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
+        if not OUT_OF_MEMORY.search(str(error)):
             raise
         raise KitError(_out_of_memory(run, watch.step)) from error
     train_s = time.perf_counter() - watch.started_s
@@ -133,9 +128,9 @@ def fit(
 
 
 def _held_out_loss(trainer: Any, data: Data, show: Show, name: str) -> float | None:
-    return (
-        backend.held_out_loss(trainer, lambda batch, batches: show(name, batch, batches, "")) if data.held_out else None
-    )
+    if not data.held_out:
+        return None
+    return backend.held_out_loss(trainer, lambda batch, batches: show(name, batch, batches, ""))
 
 
 def _answers(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, show: Show) -> tuple[Answer, ...]:

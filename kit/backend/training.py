@@ -32,9 +32,7 @@ def trainer(
         num_train_epochs=run.epochs,
         max_steps=run.max_steps or -1,
         learning_rate=run.learning_rate,
-        lr_scheduler_type=run.scheduler
-        if run.warmup_pct == 0 or run.scheduler != "constant"
-        else "constant_with_warmup",
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(run.scheduler, run.scheduler),
         warmup_steps=round(run.steps(len(train)) * run.warmup_pct / 100),
         weight_decay=run.weight_decay,
         max_grad_norm=run.max_grad_norm,
@@ -45,9 +43,7 @@ def trainer(
         use_cpu=run.device == "cpu",
         gradient_checkpointing=run.gradient_checkpointing != "off",
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        loss_type="nll"
-        if loaded.backend.name == "unsloth"
-        else "chunked_nll",  # Unsloth puts its own chunks under "nll"
+        loss_type={"unsloth": "nll", "hf": "chunked_nll"}[loaded.backend.name],  # Unsloth chunks what it calls "nll"
         max_length=None,  # kit.data has seen to the length: nothing is cut here
         packing=False,
         eval_strategy="no",
@@ -121,7 +117,7 @@ def held_out_loss(trainer: Any, told: Callable[[int, int], None]) -> float:
     for number, batch in enumerate(batches, start=1):
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
         with torch.no_grad(), trainer.compute_loss_context_manager(), silence():
-            total += float(trainer.compute_loss(model, batch)) * count
+            total += float(model(**batch, use_cache=False).loss) * count
         tokens += count
         told(number, len(batches))
     model.train()
