@@ -139,10 +139,14 @@ def preset_for(facts: Facts) -> str:
     return "rtx5080" if any(gpu.vendor == "nvidia" for gpu in facts.gpu or ()) else "cpu"
 
 
+def seen_by(run: Run, facts: Facts) -> Facts:
+    """The machine as the run sees it: without its cards when it trains on the CPU."""
+    return replace(facts, gpu=()) if run.device == "cpu" else facts
+
+
 def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     """The run with each `auto` replaced by this machine's value, and the reason of each."""
-    if run.device == "cpu":
-        facts = replace(facts, gpu=())
+    facts = seen_by(run, facts)
     chosen = settings.choose(facts)
     on_card = settings.best_card(facts) is not None
     if run.device == "cuda" and not on_card:

@@ -100,7 +100,8 @@ def read(run: Run, chat: ChatFormat) -> Data:
                 "data-nothing-to-train",
                 f"{path} leaves no row to train on.",
                 "Every row was left out.",
-                "see the counts above, or give another file",
+                "give another file, or a larger --max-length-tokens",
+                details={"marked as a bad answer": len(marked_bad), "too long": len(too_long)},
             )
         )
     lengths = [len(sample.ids) for sample in (*train, *held_out)]

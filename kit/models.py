@@ -75,7 +75,7 @@ def _in_folder(name: str, folder: Path) -> Model:
     problems = [*_missing(folder, files), *_unusable_weights(folder)]
     if problems:
         raise KitError(*problems)
-    return Model(name, str(folder), _read_config(files["config.json"]), files)
+    return Model(name, str(folder), read_json(files["config.json"]), files)
 
 
 def _missing(folder: Path, files: dict[str, Path]) -> list[Finding]:
@@ -98,7 +98,7 @@ def _unusable_weights(folder: Path) -> list[Finding]:
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(index).get("weight_map", {}).values())
         lost = sorted(shards - {path.name for path in weights})
         if lost:
             return [
@@ -141,16 +141,20 @@ def _is_lfs_pointer(path: Path) -> bool:
         return file.read(len(LFS_HEAD)) == LFS_HEAD
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object beside a model. Raises KitError: it cannot be read or is something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{type(found).__name__} where an object should be")
+        return found
     except (OSError, ValueError) as error:
         raise KitError(
             problem(
                 "model-config-unreadable",
                 f"{path} cannot be read.",
                 str(error),
-                f"hf download OWNER/NAME config.json --local-dir {path.parent}",
+                f"hf download OWNER/NAME {path.name} --local-dir {path.parent}",
             )
         ) from None
 
@@ -163,7 +167,7 @@ def _on_hub(name: str) -> Model:
     files = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
     if not NEEDED.issubset(files):
         files = _download(name)
-    return Model(name, name, _read_config(files["config.json"]), files)
+    return Model(name, name, read_json(files["config.json"]), files)
 
 
 def _download(name: str) -> dict[str, Path]:

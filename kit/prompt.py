@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from kit.errors import KitError, nearest, problem
-from kit.models import Model
+from kit.models import Model, read_json
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 IGNORED = -100  # torch's and transformers' label for "not trained"
@@ -131,11 +131,7 @@ def load(model: Model, template: str) -> ChatFormat:
 
     Raises KitError: no such template, a model without one, a tokenizer that cannot be read.
     """
-    settings = (
-        json.loads(model.files["tokenizer_config.json"].read_text("utf-8"))
-        if "tokenizer_config.json" in model.files
-        else {}
-    )
+    settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
     own = (
         model.files["chat_template.jinja"].read_text("utf-8")
         if "chat_template.jinja" in model.files

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from kit.prompt import ChatFormat
 from kit.record import Answer, Result, RunFolder
 
 Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # CUDA, CPU
 QUESTIONS = 3  # held-out rows asked where the run names no prompts
 
 
@@ -101,7 +99,7 @@ def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolde
         with watch.signals():
             trainer.train()
     except RuntimeError as error:
-        if not OUT_OF_MEMORY.search(str(error)):
+        if not backend.is_out_of_memory(error):
             raise
         raise KitError(_out_of_memory(run, watch.step)) from error
     train_s = time.perf_counter() - watch.started_s

@@ -10,7 +10,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what is finished 
 import functools
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from envcheck import probe, rules, settings
@@ -65,8 +65,7 @@ def prepare(command: Command, facts: Facts) -> Prepared:
     model = models.find(run.model)
     chat = prompt.load(model, run.template)
     rows = data.read(run, chat) if run.data or not command.plan else None
-    on_device = facts if run.device == "cuda" else replace(facts, gpu=())
-    available_bytes = settings.choose(on_device).memory_bytes.value
+    available_bytes = settings.choose(config.seen_by(run, facts)).memory_bytes.value
     plan = memory.plan(model.config, run, rows.report if rows else None, available_bytes)
     return Prepared(command, run, reasons, facts, findings, model, chat, rows, plan)
 

@@ -5,7 +5,7 @@ Unsloth comes first, because it patches the others, and after everything cheap i
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
 """
 
-from kit.backend.loading import Backend, Loaded, adapt, load, start
+from kit.backend.loading import Backend, Loaded, adapt, is_out_of_memory, load, start
 from kit.backend.training import Listener, held_out_loss, trainer
 from kit.backend.using import answer, answering, peak_memory_bytes, save_adapter
 
@@ -17,6 +17,7 @@ __all__ = [
     "answer",
     "answering",
     "held_out_loss",
+    "is_out_of_memory",
     "load",
     "peak_memory_bytes",
     "save_adapter",

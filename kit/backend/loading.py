@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -87,12 +88,18 @@ def _not_in_4bit(backend: Backend) -> Finding:
     )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """torch says it as a RuntimeError, in other words on a card than on a CPU."""
+    said = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
+    return said is not None or isinstance(error, MemoryError)
+
+
 def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return problem(
             "out-of-memory-at-load",
             f"{model.name} does not fit into memory.",
-            str(error).splitlines()[0],
+            (str(error).splitlines() or ["MemoryError"])[0],
             "python -m kit.train ... --plan        (shows the parts)",
             "--load-in-4bit" if not run.load_in_4bit else "--model with a smaller size",
         )

@@ -148,6 +148,12 @@ def test_all_kinds_of_bad_rows_are_told_at_once(tiny_chat, write_rows) -> None:
     }
 
 
+def test_a_file_that_leaves_no_row_says_where_they_went(tiny_chat, write_rows) -> None:
+    (finding,) = problems(write_rows([{**FORMATS["chat messages"], "label": False}] * 3), tiny_chat)
+    assert finding.id == "data-nothing-to-train"
+    assert dict(finding.details)["marked as a bad answer"] == "3"
+
+
 def test_missing_file_folder_and_no_data(tiny_chat, tmp_path) -> None:
     assert problems(tmp_path / "none.jsonl", tiny_chat)[0].id == "data-file-missing"
     assert "is a folder" in problems(tmp_path, tiny_chat)[0].what

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kit import models
+from kit import models, prompt
 from kit.errors import KitError
 
 
@@ -67,9 +67,18 @@ def test_a_shard_that_is_missing(folder) -> None:
     assert "two.safetensors" in dict(problem(folder).details)["missing"]
 
 
-def test_a_config_that_is_no_json(folder) -> None:
-    (folder / "config.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_config_that_is_no_json(folder, name: str, text: str) -> None:
+    (folder / name).write_text(text)
     assert problem(folder).id == "model-config-unreadable"
+
+
+def test_a_tokenizer_config_that_is_no_json(folder) -> None:
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(KitError) as error:
+        prompt.load(models.find(str(folder)), "auto")
+    assert error.value.findings[0].id == "model-config-unreadable"
 
 
 @pytest.mark.parametrize("name", ["tny", "./nowhere", "/no/such/folder", "a b/c"])
