@@ -10,4 +10,4 @@ demo: setup ; @$(RUN) -m envcheck --no-smoke && $(RUN) -m kit.train --config exa
 lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check
 test: lint  ; @$(RUN) -m pytest
 bench: setup ; @$(RUN) -m benchmarks
-tiny: setup ; @$(RUN) scripts/build_tiny.py --data $(DATA)
+tiny: setup ; @$(RUN) -m scripts.build_tiny --data $(DATA)

@@ -1,6 +1,6 @@
 """Pretrain the embedded model `kit/assets/tiny`: a real Qwen3ForCausalLM of 3.8 million weights.
 
-    .venv/bin/python scripts/build_tiny.py --data DIR [--out kit/assets/tiny]
+    .venv/bin/python -m scripts.build_tiny --data DIR [--out kit/assets/tiny]
 
 DIR holds the files of SOURCES below (each is public; the model card says where it comes from), the tokenizer under
 `tokenizers/minimind` and Qwen3's chat template under `chat_templates`. About half an hour on two cores.
@@ -20,6 +20,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
 
+from kit.formats import sharegpt_message
+
 SEED = 3407
 BLOCK_TOKENS = 1024
 BATCH_BLOCKS = 8
@@ -34,15 +36,6 @@ SOURCES = {
     "llamafactory/dpo_zh_demo.json": (LLAMA_FACTORY, "Apache-2.0", 10),
     "llamafactory/kto_en_demo.json": (LLAMA_FACTORY, "Apache-2.0", 5),
 }
-ROLES = {"system": "system", "human": "user", "gpt": "assistant", "observation": "tool"}
-
-
-def turn(item: dict) -> dict:
-    """One ShareGPT turn as a chat message."""
-    if item["from"] == "function_call":
-        call = json.loads(item["value"])
-        return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
-    return {"role": ROLES[item["from"]], "content": item["value"]}
 
 
 def conversations(row: dict) -> list[list[dict]]:
@@ -51,8 +44,8 @@ def conversations(row: dict) -> list[list[dict]]:
         return [[{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]]
     if "messages" in row:
         return [row["messages"]]
-    start = [turn(item) for item in row["conversations"]]
-    return [[*start, turn(row[key])] for key in ("chosen", "rejected") if key in row] or [start]
+    start = [sharegpt_message(item) for item in row["conversations"]]
+    return [[*start, sharegpt_message(row[key])] for key in ("chosen", "rejected") if key in row] or [start]
 
 
 def read_documents(folder: Path, tokenizer) -> tuple[list[str], list[str]]:
@@ -177,7 +170,7 @@ Data (the held-out {held_out} % are chosen by a hash of the question; both answe
 
 Made again by:
 
-    .venv/bin/python scripts/build_tiny.py --data DIR
+    .venv/bin/python -m scripts.build_tiny --data DIR
 """  # noqa: E501
 
 
