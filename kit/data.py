@@ -15,8 +15,8 @@ from typing import Any
 from envcheck.facts import Finding
 from kit import formats
 from kit.config import Run
-from kit.errors import USAGE, KitError, problem
-from kit.formats import Conversation, RowError
+from kit.errors import USAGE, KitError, RowError, problem
+from kit.formats import Conversation
 from kit.prompt import ChatFormat, Sample, TemplateError
 
 LONG_ROWS_PCT = 1.0

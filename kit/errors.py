@@ -36,3 +36,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for a misspelt name, or nothing when no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"Did you mean {near[0]}?" if near else ""
+
+
+class RowError(ValueError):
+    """A row that cannot be trained on: `code` names the kind, the text says what is wrong."""
+
+    def __init__(self, code: str, text: str):
+        super().__init__(text)
+        self.code = code

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kit.errors import RowError
+
 ROLES = {
     "system": "system",
     "user": "user",
@@ -16,14 +18,6 @@ ROLES = {
     "function_call": "assistant",
     "function": "tool",
 }
-
-
-class RowError(ValueError):
-    """A row that cannot be trained on: `code` names the kind, the text says what is wrong."""
-
-    def __init__(self, code: str, text: str):
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
