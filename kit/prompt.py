@@ -1,30 +1,49 @@
 """Messages -> the exact text and token ids that the model is trained on, and asked with. No torch, no transformers.
 
 One rule decides everything here: an answer is trained behind the very token ids that stand before it when the tuned
-model is asked. So prompt and answer are encoded apart, and where a template renders a turn differently once the
-conversation goes on (Qwen3 takes the think block out of earlier turns), each answer becomes a sample of its own.
+model is asked. So prompt and answer are encoded apart, and where a conversation that goes on would stand there in other
+ids (Qwen3 takes the think block out of earlier turns; some answers melt into the header before them), the next answer
+begins a sample of its own.
 """
 
+import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import tokenizers
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from kit.errors import KitError, nearest, problem
+from envcheck.facts import Finding
+from kit.errors import KitError, RowError, nearest, problem, stop_on_errors
 from kit.models import Model, read_json
+from kit.tokens import Encoder, Segment
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 IGNORED = -100  # torch's and transformers' label for "not trained"
+SEAM_CHARACTERS = 32  # on each side; a tokenizer decides what melts together within a word or a run of blanks
+# Some templates write the day into the prompt. Data must not change overnight: it is always the day that Llama 3.1's
+# template itself falls back to.
+TODAY = date(2024, 7, 26)
+HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
+TOKEN_LITERAL = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>")
+PROBE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
 
-class TemplateError(Exception):
+class TemplateError(RowError):
     """The template cannot render these messages; the text says why."""
+
+    def __init__(self, text: str):
+        super().__init__("data-template", text)
 
 
 @dataclass(frozen=True)
@@ -35,49 +54,73 @@ class Sample:
     ids: list[int]
     labels: list[int]
 
+    @classmethod
+    def of(cls, row: int, segments: Sequence[Segment], ids: Sequence[list[int]]) -> "Sample":
+        """The sample of one list of segments and their ids."""
+        all_ids: list[int] = []
+        labels: list[int] = []
+        for segment, segment_ids in zip(segments, ids, strict=True):
+            all_ids += segment_ids
+            labels += segment_ids if segment.trained else [IGNORED] * len(segment_ids)
+        return cls(row, all_ids, labels)
+
     @property
     def trained_tokens(self) -> int:
         return sum(label != IGNORED for label in self.labels)
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A piece of rendered text; the trained pieces are answers with their end token."""
-
-    text: str
-    trained: bool
-
-
-@dataclass(frozen=True)
 class ChatFormat:
-    """A tokenizer with the chat template it is used with."""
+    """A tokenizer with the chat template it is used with; `end_token` closes every trained answer."""
 
     tokenizer: Tokenizer
     template_text: str
     template_origin: str
     special_tokens: dict[str, str]
+    end_token: str = ""
+
+    @property
+    def pad_token(self) -> str:
+        return self.special_tokens.get("pad_token", "")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with everything that decides ids and labels: tokenizer, template, special tokens, this code."""
+        parts = (
+            self.tokenizer.to_str(),
+            self.template_text,
+            json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__]),
+            *(Path(__file__).with_name(file).read_text("utf-8") for file in ("prompt.py", "tokens.py")),
+        )
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with tokenizer and template together."""
+        found = (_tokens_missing(self), _end_token_missing(self), _pad_equals_end(self))
+        return tuple(filter(None, found))
+
+    # rendering
 
     @cached_property
     def _template(self) -> jinja2.Template:
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
+        environment.globals |= {"raise_exception": _raise_exception, "strftime_now": TODAY.strftime}
         return environment.from_string(self.template_text)
-
-    @property
-    def end_token(self) -> str:
-        return self.special_tokens.get("eos_token", "")
 
     def render(self, messages: list[dict[str, Any]], tools: list | None = None, **variables: object) -> str:
         """The conversation as text. Raises TemplateError."""
         try:
             return self._template.render(messages=messages, tools=tools, **self.special_tokens, **variables)
         except jinja2.TemplateError as error:
-            raise TemplateError(str(error)) from None
-        except (TypeError, KeyError, AttributeError, IndexError) as error:
-            raise TemplateError(f"the template does not take such messages ({error})") from None
+            raise TemplateError(self._encoder.restored(str(error))) from None
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise TemplateError(
+                f"the template does not take such messages ({self._encoder.restored(str(error))})"
+            ) from None
 
     def question(self, messages: list[dict[str, Any]], tools: list | None = None, thinking: bool = False) -> str:
         """The text that the model is asked with: everything up to the first token of its answer."""
@@ -86,8 +129,8 @@ class ChatFormat:
 
     def segments(self, messages: list[dict[str, Any]], tools: list | None = None) -> Iterator[list[Segment]]:
         """The samples of one conversation, each as its pieces in order. Raises TemplateError."""
-        pieces: list[Segment] = []
-        done = ""
+        messages, tools = self._encoder.hidden(messages), self._encoder.hidden(tools)
+        pieces: list[str] = []  # in turn: what is asked, what is answered
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
@@ -96,13 +139,24 @@ class ChatFormat:
             if not whole.startswith(question):
                 raise TemplateError("the template renders the answer without the prompt it is asked with")
             answer = self._up_to_end_token(whole[len(question) :])
-            if pieces and not question.startswith(done):
-                yield pieces
+            done = "".join(pieces)
+            goes_on = question.startswith(done) and self._stay_apart([*pieces[-2:], question[len(done) :]])
+            if pieces and not goes_on:
+                yield self._sample_segments(pieces)
                 pieces, done = [], ""
-            pieces += [Segment(question[len(done) :], False), Segment(answer, True)]
-            done = question + answer
+            pieces += [question[len(done) :], answer]
         if pieces:
-            yield pieces
+            yield self._sample_segments(pieces)
+
+    def text_segments(self, text: str) -> list[Segment]:
+        """A row of plain text: all of it is trained, up to an end token.
+
+        Special tokens in it are real ones: such rows often are conversations that a template has rendered already.
+        `special_in` tells where that may be a surprise.
+        """
+        start = self._start_of_text if not text.startswith(self._start_of_text) else ""
+        end = self.end_token if not text.rstrip().endswith(self.end_token) else ""
+        return [self._encoder.segment(start + text + end, trained=True)]
 
     def _up_to_end_token(self, answer: str) -> str:
         if not self.end_token:
@@ -110,26 +164,57 @@ class ChatFormat:
         body, end, _ = answer.rpartition(self.end_token)
         return body + end if end else answer + self.end_token
 
-    def encode(self, conversations: list[tuple[int, list[Segment]]]) -> list[Sample]:
-        """Token ids and labels of (row number, pieces) pairs; each piece is encoded by itself."""
-        texts = [piece.text for _, pieces in conversations for piece in pieces]
-        encodings = iter(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        samples = []
-        for row, pieces in conversations:
-            ids: list[int] = []
-            labels: list[int] = []
-            for piece in pieces:
-                piece_ids = next(encodings).ids
-                ids += piece_ids
-                labels += piece_ids if piece.trained else [IGNORED] * len(piece_ids)
-            samples.append(Sample(row, ids, labels))
-        return samples
+    def _stay_apart(self, pieces: list[str]) -> bool:
+        """Whether pieces encoded one by one have the ids of the whole, as far as the characters at each seam tell."""
+        for left, right in itertools.pairwise(pieces):
+            left, right = left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]
+            whole, *apart = self.encode(
+                [self._encoder.segment(text, trained=False) for text in (left + right, left, right)]
+            )
+            if whole != [*itertools.chain(*apart)]:
+                return False
+        return True
+
+    def _sample_segments(self, pieces: list[str]) -> list[Segment]:
+        return [self._encoder.segment(text, trained=number % 2 == 1) for number, text in enumerate(pieces)]
+
+    # token ids
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer)
+
+    def special_in(self, text: str) -> str:
+        """The first special token typed in a text, "" if there is none."""
+        return self._encoder.special_in(text)
+
+    def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
+        """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
+        return self._encoder.encode(segments)
+
+    @cached_property
+    def _start_of_text(self) -> str:
+        """The token that the tokenizer itself puts before every text, if it is one of those that do."""
+        bos = self.special_tokens.get("bos_token", "")
+        return bos if bos and self.tokenizer.encode("").ids[:1] == [self.tokenizer.token_to_id(bos)] else ""
+
+    def prompt_ids(
+        self, messages: list[dict[str, Any]], tools: list | None = None, thinking: bool = False
+    ) -> list[int]:
+        """What the tuned model is asked with. Raises TemplateError."""
+        text = self.question(self._encoder.hidden(messages), self._encoder.hidden(tools), thinking)
+        return self.encode([self._encoder.segment(text, trained=False)])[0]
+
+    def samples(self, messages: list[dict[str, Any]], tools: list | None = None, row: int = 0) -> list[Sample]:
+        """The samples of one conversation. Raises TemplateError."""
+        return [Sample.of(row, pieces, self.encode(pieces)) for pieces in self.segments(messages, tools)]
 
 
 def load(model: Model, template: str) -> ChatFormat:
     """The model's tokenizer with its own template (`auto`) or the one of that name in templates/.
 
-    Raises KitError: no such template, a model without one, a tokenizer that cannot be read.
+    Raises KitError: no such template, a model without one, a tokenizer that cannot be read or lacks the template's
+    tokens. What is only worth a warning is in `findings`.
     """
     settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
     own = (
@@ -138,6 +223,17 @@ def load(model: Model, template: str) -> ChatFormat:
         else settings.get("chat_template")
     )
     text, origin = _choose(template, own, model)
+    chat = _chat_format(_tokenizer(model), text, origin, _special_tokens(settings))
+    stop_on_errors(chat.findings)
+    return chat
+
+
+def names() -> list[str]:
+    """The templates in templates/."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+
+
+def _tokenizer(model: Model) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(model.files["tokenizer.json"]))
     except Exception as error:  # the tokenizers library raises plain Exception
@@ -151,7 +247,15 @@ def load(model: Model, template: str) -> ChatFormat:
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return ChatFormat(tokenizer, text, origin, _special_tokens(settings))
+    return tokenizer
+
+
+def _chat_format(tokenizer: Tokenizer, text: str, origin: str, special_tokens: dict[str, str]) -> ChatFormat:
+    """With the end token that the head of the template names, or the model's own."""
+    head = HEAD.match(text)
+    own = special_tokens.get("eos_token", "")
+    end_token = head[1] if head and head[1] != "the model's own" else own
+    return ChatFormat(tokenizer, text, origin, special_tokens, end_token)
 
 
 def _choose(template: str, own: Any, model: Model) -> tuple[str, str]:
@@ -159,26 +263,29 @@ def _choose(template: str, own: Any, model: Model) -> tuple[str, str]:
         own = next((item["template"] for item in own if item["name"] == "default"), None)
     if template == "auto" and own:
         return own, f"{model.name}'s own"
-    names = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
-    if template in names:
-        return (TEMPLATES / f"{template}.jinja").read_text("utf-8"), f"templates/{template}.jinja"
+    if template in names():
+        return _read(template)
     if template == "auto":
         raise KitError(
             problem(
                 "model-has-no-chat-template",
                 f"{model.name} has no chat template.",
                 "It is a base model: how questions and answers are marked is your choice.",
-                *(f"--template {name}" for name in names),
+                *(f"--template {name}" for name in names()),
             )
         )
     raise KitError(
         problem(
             "unknown-template",
-            f"There is no template {template}. {nearest(template, names)}".rstrip(),
+            f"There is no template {template}. {nearest(template, names())}".rstrip(),
             "Templates are the files in templates/.",
-            *(f"--template {name}" for name in ("auto", *names)),
+            *(f"--template {name}" for name in ("auto", *names())),
         )
     )
+
+
+def _read(name: str) -> tuple[str, str]:
+    return (TEMPLATES / f"{name}.jinja").read_text("utf-8"), f"templates/{name}.jinja"
 
 
 def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
@@ -188,12 +295,91 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
     return {name: token["content"] if isinstance(token, dict) else token for name, token in found.items() if token}
 
 
+def _tokens_missing(chat: ChatFormat) -> Finding | None:
+    """The template writes <|...|> tokens that the tokenizer takes for ordinary text."""
+    missing = [token for token in _written_tokens(chat) if not _is_one_token(chat, token)]
+    if not missing:
+        return None
+    ours = HEAD.match(chat.template_text)
+    return problem(
+        "template-tokens-missing",
+        f"The template ({chat.template_origin}) writes tokens that the tokenizer does not have.",
+        "Each would be learnt as a handful of ordinary characters, with no sign where a turn ends."
+        if ours
+        else "It is the model's own template, so this may be meant: a turn is marked by ordinary characters.",
+        *(f"--template {name}" for name in _fitting(chat)),
+        details={"missing": " ".join(missing)},
+        severity="error" if ours else "warning",
+    )
+
+
+def _written_tokens(chat: ChatFormat) -> list[str]:
+    try:
+        text = chat.question(PROBE[:1]) + chat.render(PROBE)
+    except TemplateError:
+        return []  # a template that refuses even this says so with the first row
+    return [token for token in dict.fromkeys(TOKEN_LITERAL.findall(chat.template_text)) if token in text]
+
+
+def _is_one_token(chat: ChatFormat, token: str) -> bool:
+    return len(chat.tokenizer.encode(token, add_special_tokens=False).ids) == 1
+
+
+def _fitting(chat: ChatFormat) -> list[str]:
+    """Names of the templates whose tokens the tokenizer has."""
+    others = {name: _chat_format(chat.tokenizer, *_read(name), chat.special_tokens) for name in names()}
+    return [
+        name
+        for name, other in others.items()
+        if all(_is_one_token(other, token) for token in (*_written_tokens(other), other.end_token))
+    ]
+
+
+def _end_token_missing(chat: ChatFormat) -> Finding | None:
+    if chat.end_token and chat.tokenizer.token_to_id(chat.end_token) is not None:
+        return None
+    return problem(
+        "end-token-missing",
+        f"The tokenizer has no token {chat.end_token}." if chat.end_token else "The model names no end token.",
+        "It closes every answer: without it the model never learns to stop.",
+        'name it in the model folder: tokenizer_config.json, "eos_token": "..."',
+        *(f"--template {name}" for name in _fitting(chat)),
+    )
+
+
+def _pad_equals_end(chat: ChatFormat) -> Finding | None:
+    if not chat.pad_token or chat.pad_token != chat.end_token:
+        return None
+    return problem(
+        "pad-equals-end",
+        f"{chat.pad_token} is padding and end token at once.",
+        "Here padding is masked by its place, so the end of an answer is trained all the same. "
+        "Tools that mask every padding token never train it, and their models do not stop.",
+        'for such tools: tokenizer_config.json, "pad_token": a token that no text contains',
+        severity="warning",
+    )
+
+
+class _Generation(Extension):
+    """{% generation %} marks the answer in some templates for transformers; here its body is rendered as it stands."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
 def _thinks(message: dict[str, Any]) -> bool:
-    return bool(message.get("reasoning_content")) or "</think>" in (message.get("content") or "")
+    """Whether the answer holds reasoning; an empty think block is none."""
+    before, closed, _ = (message.get("content") or "").partition("</think>")
+    reasoning = (message.get("reasoning_content") or "") + (before.split("<think>")[-1] if closed else "")
+    return bool(reasoning.strip("\n"))
 
 
-def _to_json(value: Any, indent: int | None = None, **_: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def _raise_exception(message: str) -> None:

@@ -1,0 +1,145 @@
+"""Text -> token ids, with special tokens that somebody typed into a message taken for plain text.
+
+Only the template may write real special tokens, or a row of data could end its turn and speak for somebody else. So
+typed ones are hidden before a template renders: they go by names that cannot occur. In the rendered text typed ones and
+the template's own can then be told apart, and a second tokenizer reads the names as the real ones.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from kit.errors import RowError
+
+NONCE = secrets.token_hex(8)  # letters and digits only: no escaping in a template changes them
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of rendered text; the trained pieces are answers with their end token.
+
+    `swapped` is set where special tokens were typed: the same text in which those stand as they were typed and the
+    template's own go by their names.
+    """
+
+    text: str
+    trained: bool
+    swapped: str | None = None
+
+    @property
+    def has_typed_special_tokens(self) -> bool:
+        return self.swapped is not None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer that knows typed special tokens from real ones."""
+
+    tokenizer: Tokenizer
+
+    @cached_property
+    def _specials(self) -> dict[str, tuple[int, AddedToken]]:
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {token.content: (id, token) for id, token in added.items() if token.special}
+
+    @cached_property
+    def _name_of(self) -> dict[str, str]:
+        """Special token -> its name; names are equally long, so that none begins another."""
+        return {special: f"{NONCE}{number:06}" for number, special in enumerate(self._specials)}
+
+    @cached_property
+    def _special_of(self) -> dict[str, str]:
+        return {name: special for special, name in self._name_of.items()}
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        return _any_of(self._name_of)
+
+    @cached_property
+    def _name_pattern(self) -> re.Pattern[str]:
+        return _any_of(self._special_of)
+
+    @cached_property
+    def _both_pattern(self) -> re.Pattern[str]:
+        return _any_of(self._name_of | self._special_of)
+
+    def special_in(self, text: str) -> str:
+        """The first special token typed in a text, "" if there is none."""
+        found = self._special_pattern.search(text)
+        return found[0] if found else ""
+
+    def hidden(self, value: Any) -> Any:
+        """Messages or tools in which typed special tokens go by their names. Raises RowError."""
+        try:
+            return _map_text(value, lambda text: self._special_pattern.sub(lambda typed: self._name_of[typed[0]], text))
+        except RecursionError:
+            raise RowError("data-nested-too-deep", "lists and objects are nested too deep") from None
+
+    def restored(self, text: str) -> str:
+        """The text with typed special tokens as they were typed."""
+        return self._name_pattern.sub(lambda name: self._special_of[name[0]], text) if NONCE in text else text
+
+    def segment(self, text: str, trained: bool) -> Segment:
+        """A piece of text that was rendered with hidden(...) messages. Raises RowError."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            character = repr(text[error.start])
+            raise RowError(
+                "data-half-character", f"{character} is half of a character: no tokenizer takes it"
+            ) from None
+        if NONCE not in text:
+            return Segment(text, trained)
+        other = self._name_of | self._special_of
+        return Segment(self.restored(text), trained, self._both_pattern.sub(lambda found: other[found[0]], text))
+
+    def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
+        """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
+        texts = [segment.text for segment in segments if segment.swapped is None]
+        encodings = iter(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        return [
+            next(encodings).ids if segment.swapped is None else self._literal_ids(segment.swapped)
+            for segment in segments
+        ]
+
+    def _literal_ids(self, swapped: str) -> list[int]:
+        literal, real_id = self._literal_tokenizer
+        return [real_id.get(id, id) for id in literal.encode(swapped, add_special_tokens=False).ids]
+
+    @cached_property
+    def _literal_tokenizer(self) -> tuple[Tokenizer, dict[int, int]]:
+        """A tokenizer that takes special tokens for text and names for special tokens; its ids -> the real ones.
+
+        Made for the first row that needs it. The text is not cut at the template's tokens and encoded bit by bit:
+        how a tokenizer splits text may depend on where it stands.
+        """
+        literal = Tokenizer.from_str(self.tokenizer.to_str())
+        literal.encode_special_tokens = True
+        real_id = {}
+        for special, (id, token) in self._specials.items():
+            flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip", "normalized")}
+            name = self._name_of[special]
+            literal.add_tokens([AddedToken(name, special=False, **flags)])
+            real_id[literal.token_to_id(name)] = id
+        return literal, real_id
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    """Matches any of the texts, the longest where one begins another."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+
+def _map_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Lists and objects with every text in them changed, keys too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {_map_text(key, change): _map_text(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_text(item, change) for item in value]
+    return value
