@@ -1,23 +1,17 @@
-"""One row of a data file -> one conversation. Each format is a function; `detect` picks it by the keys of a row."""
+"""One row of a data file -> one `Example`. A format is keys and a function; `detect` picks it by the rows' keys."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from kit.errors import RowError
+from kit.errors import USAGE, KitError, RowError, nearest, problem
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "human": "user",
-    "gpt": "assistant",
-    "observation": "tool",
-    "function_call": "assistant",
-    "function": "tool",
-}
+SAMPLE_ROWS = 100
+DEEPEST_LEVELS = 50  # of tools and their arguments; deeper JSON is broken, and templates that walk it run out of stack
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+ROLES = {role: role for role in ("system", "user", "assistant", "tool")} | SHAREGPT_ROLES | {"function": "tool"}
 
 
 @dataclass(frozen=True)
@@ -29,88 +23,211 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Example:
+    """What one row teaches: one conversation, the chosen and the rejected one of a pair, or plain text."""
+
+    conversations: tuple[Conversation, ...]
+    text: str | None = None
+    good: bool = True  # False: its annotators marked the answer as bad (KTO)
+
+
+@dataclass(frozen=True)
 class Format:
+    """A row has this format if it has all `keys`, and those of one of the formats it `wraps`."""
+
     name: str
     keys: tuple[str, ...]
-    convert: Callable[[dict[str, Any]], Conversation]
+    purpose: Literal["answers", "text", "preferences"]
+    convert: Callable[[dict[str, Any]], Example]
+    wraps: tuple["Format", ...] = ()
+
+    @property
+    def option(self) -> str:
+        """The name as it is typed: --data-format chat-messages"""
+        return self.name.lower().replace(" ", "-").replace("/", "-")
+
+    @property
+    def shape(self) -> str:
+        """The keys as text."""
+        return " and ".join(self.keys) + (" beside the keys of another format" if self.wraps else "")
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row has every key, with a value."""
+        has_keys = all(row.get(key) is not None for key in self.keys)
+        return has_keys and (not self.wraps or any(form.fits(row) for form in self.wraps))
 
 
-def convert(row: dict[str, Any], format: Format) -> Conversation | None:
-    """The conversation of one row; None for a row that its annotators marked as a bad answer (KTO's `label: false`).
+def by_name(name: str) -> Format:
+    """The format that is called so on the command line. Raises KitError."""
+    known = {form.option: form for form in FORMATS}
+    if name in known:
+        return known[name]
+    raise KitError(
+        problem(
+            "unknown-format",
+            f"There is no format {name}. {nearest(name, known)}".rstrip(),
+            "A format says which keys of a row are the question and the answer.",
+            *(f"--data-format {option:<18}({form.shape})" for option, form in known.items()),
+        ),
+        status=USAGE,
+    )
 
-    Raises RowError.
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Raise KitError for a mapping from a key that no format has: it would change nothing, in silence."""
+    known = {key for form in FORMATS for key in form.keys} | OPTIONAL_KEYS
+    for key, column in columns.items():
+        if key not in known:
+            raise KitError(
+                problem(
+                    "data-column-unknown",
+                    f"No format has a key {key}. {nearest(key, known)}".rstrip(),
+                    f"--data-columns {key}={column} reads ours=theirs, and {key} is none of ours.",
+                    f"our keys: {', '.join(sorted(known))}",
+                ),
+                status=USAGE,
+            )
+
+
+def detect(
+    rows: Sequence[Any], columns: Mapping[str, str] | None = None, origin: str = "the file"
+) -> tuple[Format, str]:
+    """The format that most of the first rows fit, and the reason; unreadable rows (RowError) are passed over.
+
+    A row that fits several formats has the one with the most mapped columns. Raises KitError.
     """
+    columns = columns or {}
+    sample = [row for row in rows if not isinstance(row, RowError)][:SAMPLE_ROWS]
+    order = sorted(FORMATS, key=lambda form: -len(columns.keys() & form.keys))
+    fitting: Counter[Format | None] = Counter()
+    for row in sample:
+        if isinstance(row, dict):
+            renamed = row | {key: row.get(column) for key, column in columns.items()}
+            fitting[next((form for form in order if form.fits(renamed)), None)] += 1
+    del fitting[None]
+    if not fitting:
+        raise _unknown_format(sample, origin)
+    form, count = fitting.most_common(1)[0]
+    return form, f"{count} of the first {len(sample)} rows have {form.shape}"
+
+
+def _unknown_format(sample: Sequence[Any], origin: str) -> KitError:
+    first = sample[0] if sample else None
+    keys = ", ".join(map(str, first))[:200] if isinstance(first, dict) else _kind(first)
+    keys = keys.encode(errors="backslashreplace").decode()  # a lone surrogate could not be printed
+    return KitError(
+        problem(
+            "data-format-unknown",
+            f"The rows of {origin} are in no known format.",
+            "Their keys say what is the question and what the answer, and none of the sets of keys below fits.",
+            "--data-columns question=COLUMN answer=COLUMN     (the file's names of the two columns)",
+            *(f"{form.name}: {{{form.shape}}}" for form in FORMATS),
+            details={"the first row has": keys if sample else "nothing that can be read"},
+        )
+    )
+
+
+def convert(row: Any, format: Format, columns: Mapping[str, str]) -> Example:
+    """What one row teaches; `columns` maps our key to the file's column. Raises RowError."""
+    if not isinstance(row, dict):
+        raise RowError("data-row-format", f"{_kind(row)} where an object should be")
+    if columns:
+        row = _renamed(row, columns)
     missing = [key for key in format.keys if key not in row]
     if missing:
-        raise RowError("data-row-format", f"no {' and no '.join(missing)} (the file began as {format.name} rows)")
-    if "chosen" in row and "rejected" in row:
-        raise RowError("data-preference-pair", "a pair of a chosen and a rejected answer")
-    if row.get("label") is False:
-        return None
-    conversation = format.convert(row)
-    _check(conversation.messages)
-    return conversation
+        raise _misfit(row, format, missing)
+    return format.convert(row)
 
 
-def detect(row: Any) -> Format | None:
-    """The first format whose keys the row has."""
-    if not isinstance(row, dict):
-        return None
-    return next((format for format in FORMATS if all(key in row for key in format.keys)), None)
+def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    for key, column in columns.items():
+        if column not in row:
+            raise RowError("data-field-missing", f"no {column} (the column mapped to {key})")
+    return row | {key: row[column] for key, column in columns.items()}
 
 
-def _check(messages: list[dict[str, Any]]) -> None:
-    if not any(message["role"] == "assistant" for message in messages):
-        raise RowError("data-no-answer", "no assistant turn: there is nothing to learn from")
-    for number, message in enumerate(messages, start=1):
-        says_something = message["content"].strip() or message.get("tool_calls")
-        if not says_something and message["role"] in ("assistant", "user"):
-            raise RowError("data-field-empty", f"turn {number} ({message['role']}) is empty")
+def _misfit(row: dict[str, Any], format: Format, missing: list[str]) -> RowError:
+    other = next((form for form in FORMATS if form.fits(row)), None)
+    if other:
+        return RowError("data-mixed-formats", f"{other.name} ({other.shape}) among rows of {format.name}")
+    return RowError("data-field-missing", f"no {' and no '.join(missing)}")
 
 
-def _text(row: dict[str, Any], key: str) -> str:
+def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise RowError("data-field-not-text", f"{key} is {type(value).__name__}, not text")
+        raise RowError("data-field-not-text", f"{key} is {_kind(value)}, not text")
     return value
 
 
-def _pair(question: str, answer: str, system: str = "") -> Conversation:
-    start = [{"role": "system", "content": system}] if system else []
-    return Conversation([*start, {"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+def _kind(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    kinds = {str: "text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    return "null" if value is None else kinds.get(type(value), type(value).__name__)
 
 
-def _from_alpaca(row: dict[str, Any]) -> Conversation:
-    question = "\n".join(filter(None, (_text(row, "instruction"), _text(row, "input"))))
-    pair = _pair(question, _text(row, "output"), _text(row, "system"))
-    earlier = []
-    for turn in row.get("history") or []:
-        if not (isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
-            raise RowError("data-field-not-text", "history is no list of [question, answer] pairs")
-        earlier += _pair(*turn).messages
-    head = [message for message in pair.messages if message["role"] == "system"]
-    return Conversation(head + earlier + pair.messages[len(head) :])
+def _json(value: str, field: str, code: str = "data-field-not-json") -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError(code, f"{field} does not parse as JSON: {error}") from None
 
 
-def _from_messages(row: dict[str, Any]) -> Conversation:
-    turns = row["messages"]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise RowError("data-field-not-text", "messages is no list of {role, content}")
-    return Conversation([_message(turn) for turn in turns], _tools(row))
+def _nests_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(item, levels - 1) for item in items)
+
+
+def _turns(value: Any, field: str) -> list[dict[str, Any]]:
+    """Messages from a list of {role, content} or {from, value}; a table's cell holds that list as JSON text."""
+    if value is None:
+        raise RowError("data-field-missing", f"{field} is null")
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _json(value, field)
+    if not isinstance(value, list):
+        raise RowError("data-field-not-text", f"{field} is {_kind(value)}, not a list of turns")
+    messages = []
+    for number, turn in enumerate(value, start=1):
+        try:
+            messages.append(_turn(turn))
+        except RowError as error:
+            raise RowError(error.code, f"turn {number} of {field}: {error}") from None
+    return messages
+
+
+def _turn(turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, dict):
+        raise RowError("data-field-not-text", f"{_kind(turn)}, not an object with role and content")
+    return sharegpt_message(turn) if "from" in turn else _message(turn)
+
+
+def sharegpt_message(turn: dict[str, Any]) -> dict[str, Any]:
+    """One {from, value} turn as a chat message."""
+    role, value = _role(turn.get("from")), _text(turn, "value")
+    if turn["from"] != "function_call":
+        return {"role": role, "content": value}
+    calls = _json(value, "function_call")
+    return {"role": role, "content": "", "tool_calls": _calls(calls if isinstance(calls, list) else [calls])}
 
 
 def _message(turn: dict[str, Any]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": _role(turn.get("role")), "content": ""}
-    if isinstance(turn.get("content"), list):
-        _add_parts(message, turn["content"])
+    if "role" not in turn:
+        raise RowError("data-field-missing", "no role")
+    message: dict[str, Any] = {"role": _role(turn["role"]), "content": ""}
+    content = turn.get("content")
+    if isinstance(content, list):
+        _add_parts(message, content)
     else:
         message["content"] = _text(turn, "content")
-    if turn.get("reasoning_content"):
-        message["reasoning_content"] = _text(turn, "reasoning_content")
+    for key in ("reasoning_content", "name", "tool_call_id"):
+        if turn.get(key):
+            message[key] = _text(turn, key)
     if turn.get("tool_calls"):
-        message["tool_calls"] = turn["tool_calls"]
+        message["tool_calls"] = message.get("tool_calls", []) + _calls(turn["tool_calls"])
     return message
 
 
@@ -118,63 +235,160 @@ def _add_parts(message: dict[str, Any], parts: list[Any]) -> None:
     """Content that comes as a list of typed parts: text, reasoning, tool calls."""
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
-        value = part.get("value", part.get("text")) if kind else None
+        value = next((part[key] for key in ("value", "text") if part.get(key) is not None), "") if kind else None
         if kind == "tool_call":
-            call = _json(value, "tool_call")
-            message.setdefault("tool_calls", []).append({"type": "function", "function": call})
+            call = _json(value, "tool_call") if isinstance(value, str) else value
+            message.setdefault("tool_calls", []).extend(_calls([call]))
         elif kind in ("text", "reasoning") and isinstance(value, str):
             key = "content" if kind == "text" else "reasoning_content"
             message[key] = message.get(key, "") + value
         else:
-            raise RowError("data-field-not-text", f"a part of kind {kind} is no text")
-
-
-def _from_sharegpt(row: dict[str, Any]) -> Conversation:
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise RowError("data-field-not-text", "conversations is no list of {from, value}")
-    start = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return Conversation(start + [sharegpt_message(turn) for turn in turns], _tools(row))
-
-
-def sharegpt_message(turn: dict[str, Any]) -> dict[str, Any]:
-    """One {from, value} turn as a chat message."""
-    message = {"role": _role(turn.get("from")), "content": _text(turn, "value")}
-    if turn.get("from") == "function_call":
-        call = _json(turn.get("value"), "function_call")
-        message |= {"content": "", "tool_calls": [{"type": "function", "function": call}]}
-    return message
+            shown = repr(kind[:40]) if isinstance(kind, str) else _kind(kind)
+            raise RowError("data-field-not-text", f"content holds a part of type {shown} that is no text")
 
 
 def _role(name: Any) -> str:
-    if name not in ROLES:
-        raise RowError("data-role-unknown", f"role {name!r} is none of {', '.join(ROLES)}")
-    return ROLES[name]
+    if isinstance(name, str) and name in ROLES:
+        return ROLES[name]
+    shown = repr(name[:40]) if isinstance(name, str) else _kind(name)
+    raise RowError("data-role-unknown", f"role {shown} is none of {', '.join(ROLES)}")
 
 
-def _tools(row: dict[str, Any]) -> list | None:
+def _calls(calls: Any) -> list[dict[str, Any]]:
+    if not isinstance(calls, list):
+        raise RowError("data-tool-schema", f"tool_calls is {_kind(calls)}, not a list")
+    return [_call(call) for call in calls]
+
+
+def _call(call: Any) -> dict[str, Any]:
+    """One call as templates take it; OpenAI gives the arguments as JSON text, which a template would quote again."""
+    function = call.get("function", call) if isinstance(call, dict) else call
+    if not isinstance(function, dict):
+        raise RowError("data-tool-schema", f"a tool call is {_kind(function)}, not an object with name and arguments")
+    identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    named = {"name": function.get("name"), "arguments": _arguments(function.get("arguments"))}
+    return identity | {"type": "function", "function": named}
+
+
+def _arguments(value: Any) -> Any:
+    if isinstance(value, str):
+        value = _json(value.strip() or "{}", "the text of arguments", "data-tool-schema")
+    if _nests_deeper(value, DEEPEST_LEVELS):
+        raise RowError("data-tool-schema", f"the arguments of a tool call nest more than {DEEPEST_LEVELS} levels deep")
+    return {} if value is None else value
+
+
+def _tools(row: Mapping[str, Any]) -> list | None:
     tools = row.get("tools")
+    if isinstance(tools, str):
+        tools = _json(tools.strip() or "null", "tools")
     if not tools:
         return None
-    return _json(tools, "tools")
+    if not isinstance(tools, list):
+        raise RowError("data-tool-schema", f"tools is {_kind(tools)}, not a list")
+    if _nests_deeper(tools, DEEPEST_LEVELS):
+        raise RowError("data-tool-schema", f"tools nest more than {DEEPEST_LEVELS} levels deep")
+    return tools
 
 
-def _json(value: Any, field: str) -> Any:
-    """A value that data sets give as JSON text or as itself."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise RowError("data-field-not-json", f"{field} does not parse: {error}") from None
+def _start(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    system = _text(row, "system")
+    return [{"role": "system", "content": system}] if system else []
 
 
-FORMATS = (
-    Format("chat messages", ("messages",), _from_messages),
-    Format("ShareGPT", ("conversations",), _from_sharegpt),
-    Format("Alpaca", ("instruction", "output"), _from_alpaca),
-    Format("question/answer", ("question", "answer"), lambda row: _pair(_text(row, "question"), _text(row, "answer"))),
-    Format(
-        "prompt/completion", ("prompt", "completion"), lambda row: _pair(_text(row, "prompt"), _text(row, "completion"))
-    ),
+def _said(row: Mapping[str, Any], key: str, role: str) -> list[dict[str, Any]]:
+    """The turns of a column that holds one side's text, one turn or a list of them."""
+    value = row.get(key)
+    if isinstance(value, list):
+        return _turns(value, key)
+    return [_turn(value)] if isinstance(value, dict) else [{"role": role, "content": _text(row, key)}]
+
+
+def _answers(row: Mapping[str, Any], messages: list[dict[str, Any]]) -> Example:
+    return Example((Conversation(messages, _tools(row)),))
+
+
+def _from_turns(key: str) -> Callable[[dict[str, Any]], Example]:
+    return lambda row: _answers(row, _start(row) + _turns(row[key], key))
+
+
+def _from_pair(question: str, answer: str) -> Callable[[dict[str, Any]], Example]:
+    return lambda row: _answers(row, _start(row) + _said(row, question, "user") + _said(row, answer, "assistant"))
+
+
+def _from_alpaca(row: dict[str, Any]) -> Example:
+    return _answers(row, [*_alpaca_question(row), {"role": "assistant", "content": _text(row, "output")}])
+
+
+def _alpaca_question(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    messages = _start(row)
+    history = row.get("history")
+    if not isinstance(history, list | None):
+        raise RowError("data-field-not-text", f"history is {_kind(history)}, not a list of [question, answer] pairs")
+    for turn in history or []:
+        if not (isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
+            raise RowError("data-field-not-text", "history holds something that is no [question, answer] pair of texts")
+        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    question = "\n".join(filter(None, (_text(row, "instruction"), _text(row, "input"))))
+    return [*messages, {"role": "user", "content": question}]
+
+
+def _from_preference(row: dict[str, Any]) -> Example:
+    question = _preference_question(row)
+    chosen, rejected = (_after(question, _said(row, key, "assistant")) for key in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise RowError("data-pair-same", "chosen and rejected are the same")
+    first = next(((ours, theirs) for ours, theirs in zip(chosen, rejected, strict=False) if ours != theirs), ())
+    if any(message["role"] != "assistant" for message in first):
+        raise RowError("data-pair-questions-differ", "chosen and rejected differ before they come to an answer")
+    tools = _tools(row)
+    return Example((Conversation(chosen, tools), Conversation(rejected, tools)))
+
+
+def _preference_question(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The turns before the two answers; none where both are whole conversations."""
+    given = ("instruction", "conversations", "messages", "prompt", "question")
+    key = next((key for key in given if row.get(key) is not None), None)
+    if key == "instruction":
+        return _alpaca_question(row)
+    if key is None and not isinstance(row["chosen"], list):
+        raise RowError("data-field-missing", f"no question in any of {', '.join(given)}")
+    return _start(row) + (_said(row, key, "user") if key else [])
+
+
+def _after(question: list[dict[str, Any]], answer: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation that ends in this answer, which may be a whole conversation already."""
+    first = answer[0]["role"] if answer else "assistant"
+    if first in ("assistant", "tool"):
+        return question + answer
+    return [turn for turn in question if turn["role"] == "system" and first != "system"] + answer
+
+
+def _from_kto(row: dict[str, Any]) -> Example:
+    form = next((form for form in ANSWERS if all(key in row for key in form.keys)), None)
+    if form is None:
+        raise RowError(
+            "data-field-missing", f"a label without the keys of {' or '.join(form.name for form in ANSWERS)}"
+        )
+    label = row["label"]
+    if not isinstance(label, bool | int | float) or label not in (0, 1):
+        shown = repr(label[:40]) if isinstance(label, str) else _kind(label)
+        raise RowError("data-label-unknown", f"label is {shown}; it must be true (1) or false (0)")
+    return Example(form.convert(row).conversations, good=bool(label))
+
+
+ANSWERS = (
+    Format("chat messages", ("messages",), "answers", _from_turns("messages")),
+    Format("ShareGPT", ("conversations",), "answers", _from_turns("conversations")),
+    Format("Alpaca", ("instruction", "output"), "answers", _from_alpaca),
+    Format("question/answer", ("question", "answer"), "answers", _from_pair("question", "answer")),
+    Format("prompt/completion", ("prompt", "completion"), "answers", _from_pair("prompt", "completion")),
 )
+# The first that fits a row is taken: what another format would overlook comes first.
+FORMATS = (
+    Format("preference", ("chosen", "rejected"), "preferences", _from_preference),
+    Format("KTO", ("label",), "answers", _from_kto, wraps=ANSWERS),
+    *ANSWERS,
+    Format("text", ("text",), "text", lambda row: Example((), text=_text(row, "text"))),
+)
+OPTIONAL_KEYS = {"system", "input", "history", "tools"}
