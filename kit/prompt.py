@@ -12,38 +12,26 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import tokenizers
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from envcheck.facts import Finding
-from kit.errors import KitError, RowError, nearest, problem, stop_on_errors
+from kit.errors import KitError, nearest, problem, stop_on_errors
 from kit.models import Model, read_json
+from kit.rendering import ChatTemplate, TemplateError
 from kit.tokens import Encoder, Segment
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 IGNORED = -100  # torch's and transformers' label for "not trained"
 SEAM_CHARACTERS = 32  # on each side; a tokenizer decides what melts together within a word or a run of blanks
-# Some templates write the day into the prompt. Data must not change overnight: it is always the day that Llama 3.1's
-# template itself falls back to.
-TODAY = date(2024, 7, 26)
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
 TOKEN_LITERAL = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>")
 PROBE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-
-
-class TemplateError(RowError):
-    """The template cannot render these messages; the text says why."""
-
-    def __init__(self, text: str):
-        super().__init__("data-template", text)
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ class ChatFormat:
             self.tokenizer.to_str(),
             self.template_text,
             json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__]),
-            *(Path(__file__).with_name(file).read_text("utf-8") for file in ("prompt.py", "tokens.py")),
+            *(Path(__file__).with_name(file).read_text("utf-8") for file in ("prompt.py", "rendering.py", "tokens.py")),
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -103,24 +91,15 @@ class ChatFormat:
     # rendering
 
     @cached_property
-    def _template(self) -> jinja2.Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _raise_exception, "strftime_now": TODAY.strftime}
-        return environment.from_string(self.template_text)
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.template_text)
 
     def render(self, messages: list[dict[str, Any]], tools: list | None = None, **variables: object) -> str:
         """The conversation as text. Raises TemplateError."""
         try:
             return self._template.render(messages=messages, tools=tools, **self.special_tokens, **variables)
-        except jinja2.TemplateError as error:
+        except TemplateError as error:
             raise TemplateError(self._encoder.restored(str(error))) from None
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise TemplateError(
-                f"the template does not take such messages ({self._encoder.restored(str(error))})"
-            ) from None
 
     def question(self, messages: list[dict[str, Any]], tools: list | None = None, thinking: bool = False) -> str:
         """The text that the model is asked with: everything up to the first token of its answer."""
@@ -360,27 +339,8 @@ def _pad_equals_end(chat: ChatFormat) -> Finding | None:
     )
 
 
-class _Generation(Extension):
-    """{% generation %} marks the answer in some templates for transformers; here its body is rendered as it stands."""
-
-    tags = frozenset({"generation"})
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
 def _thinks(message: dict[str, Any]) -> bool:
     """Whether the answer holds reasoning; an empty think block is none."""
     before, closed, _ = (message.get("content") or "").partition("</think>")
     reasoning = (message.get("reasoning_content") or "") + (before.split("<think>")[-1] if closed else "")
     return bool(reasoning.strip("\n"))
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -359,3 +360,35 @@ def test_an_end_token_that_is_not_there_is_an_error(load_changed, eos: str | Non
 
 def test_samples_are_plain_records() -> None:
     assert Sample(1, [5, 6], [IGNORED, 6]).trained_tokens == 1
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "m.role",
+        "m.nothing is defined",
+        "m.nothing.more",
+        "m.items is callable",
+        "m.__class__",
+        "m.role.__class__.__mro__",
+        "m.role.strip('r')",
+        "m.role.format_map({})",
+        "m.role.title()",
+        "m.clear()",
+        "loop.index0 ~ loop.last ~ loop.first ~ loop.index ~ loop.length",
+        "loop._iterator",
+    ],
+)
+def test_the_short_way_through_the_sandbox_gives_what_the_sandbox_gives(expression: str) -> None:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    text = "{% for m in messages %}{{ " + expression + " }}{% endfor %}"
+    messages = [{"role": "user", "items": "a key with the name of a method"}]
+    try:
+        expected = ImmutableSandboxedEnvironment().from_string(text).render(messages=messages)
+    except TemplateError as error:
+        with pytest.raises(prompt.TemplateError, match=f"^{re.escape(str(error))}$"):
+            chat_with(text).render(messages)
+    else:
+        assert chat_with(text).render(messages) == expected
