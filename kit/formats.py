@@ -103,7 +103,8 @@ def detect(
     for row in sample:
         if isinstance(row, dict):
             renamed = row | {key: row.get(column) for key, column in columns.items()}
-            fitting[next((form for form in order if form.fits(renamed)), None)] += 1
+            views = (renamed, dict.fromkeys(renamed, True))  # where values are null, the keys alone must do
+            fitting[next((form for view in views for form in order if form.fits(view)), None)] += 1
     del fitting[None]
     if not fitting:
         raise _unknown_format(sample, origin)
