@@ -372,7 +372,7 @@ def _from_kto(row: dict[str, Any]) -> Example:
             "data-field-missing", f"a label without the keys of {' or '.join(form.name for form in ANSWERS)}"
         )
     label = row["label"]
-    if not isinstance(label, bool | int | float) or label not in (0, 1):
+    if label not in (0, 1):
         shown = repr(label[:40]) if isinstance(label, str) else _kind(label)
         raise RowError("data-label-unknown", f"label is {shown}; it must be true (1) or false (0)")
     return Example(form.convert(row).conversations, good=bool(label))
