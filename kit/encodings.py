@@ -1,0 +1,104 @@
+"""How the text of a file is encoded: told by its mark, checked, and never guessed in silence."""
+
+import codecs
+import shlex
+from pathlib import Path
+
+from envcheck.facts import Finding
+from kit.errors import KitError, problem
+
+GUESSED_BYTES = 1 << 16
+UNKNOWN = "GB18030"  # in the commands, where the encoding could not be guessed
+BOMS = {  # UTF-32 before UTF-16, whose mark its own begins with
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def find(name: str, path: Path, head: bytes, whole: bool) -> tuple[str, tuple[Finding, ...]]:
+    """The encoding, and a warning where other programs would stumble; `whole`: the head is the whole file.
+
+    Raises KitError for text that is neither UTF-8 nor begins with the byte order mark of UTF-16 or UTF-32.
+    """
+    mark = next((mark for mark in BOMS if head.startswith(mark)), None)
+    if mark is None:
+        _check_utf8(name, path, head, whole)
+        return "utf-8", ()
+    encoding = BOMS[mark]
+    if encoding == "utf-8-sig":
+        return encoding, (_marked(name, path),)
+    return encoding, (
+        problem(
+            "data-not-utf8",
+            f"{name} is {encoding.upper()} and is read as that.",
+            "Its byte order mark says so. Other programs expect UTF-8.",
+            *_conversions(path, encoding),
+            severity="warning",
+        ),
+    )
+
+
+def _marked(name: str, path: Path) -> Finding:
+    return problem(
+        "data-byte-order-mark",
+        f"{name} begins with a byte order mark.",
+        "It is no part of the text and is passed over; other programs take it for the first character.",
+        _in_python(path, "utf-8-sig"),
+        severity="warning",
+    )
+
+
+def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
+    """Raises KitError where most of what is not ASCII is not UTF-8: then the whole file is written in another way."""
+    lines = head.split(b"\n")
+    others = [number for number, line in enumerate(lines, start=1) if not line.isascii()]
+    wrong = {}
+    for number in others:
+        try:
+            codecs.utf_8_decode(lines[number - 1], "strict", whole or number < len(lines))
+        except UnicodeDecodeError as error:
+            wrong[number] = f"line {number}, byte {error.start + 1} (0x{error.object[error.start]:02X})"
+    if 4 * head.count(0) > len(head):  # every other byte of English text is 0 in UTF-16
+        place, guess = "line 1 (bytes that are 0)", "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    elif 2 * len(wrong) > len(others):
+        place = next(iter(wrong.values()))
+        guess = _guess(b"\n".join(lines[number - 1] for number in wrong))
+    else:
+        return  # a broken line in a good file is named when it is read
+    raise KitError(
+        problem(
+            "data-not-utf8",
+            f"{name} is not UTF-8.",
+            "Its text would become other characters, so it must be converted first.",
+            *_conversions(path, guess or UNKNOWN),
+            *([] if guess else [f"(with the file's real encoding in place of {UNKNOWN})"]),
+            details={"first in": place, "looks like": guess or "no known encoding"},
+        )
+    )
+
+
+def _guess(text: bytes) -> str | None:
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(text[:GUESSED_BYTES]).best()
+    return best.encoding if best else None
+
+
+def _conversions(path: Path, encoding: str) -> tuple[str, str]:
+    unix = encoding.upper().replace("_", "-")
+    return (
+        f"iconv -f {unix} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(_converted(path)))}",
+        f"{_in_python(path, encoding)}        (on Windows)",
+    )
+
+
+def _in_python(path: Path, encoding: str) -> str:
+    read = f"Path({str(path)!r}).read_bytes().decode({encoding!r})"
+    return f'python -c "from pathlib import Path; Path({str(_converted(path))!r}).write_bytes({read}.encode())"'
+
+
+def _converted(path: Path) -> Path:
+    return path.with_name(f"utf8-{path.name}")

@@ -1,0 +1,136 @@
+"""A data set on the hub -> the Arrow files of one of its splits, fetched and cached by the `datasets` library."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envcheck.facts import Finding
+from kit.errors import KitError, nearest, problem
+from kit.models import HUB_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+SHOWN_NAMES, SHOWN_CHARACTERS = 20, 200
+
+
+def find(name: str) -> list[Path]:
+    """The files behind `owner/name`, `owner/name:split` or `owner/name:config:split`; without a name, `train`.
+
+    Raises KitError: no such data set, config or split; a login that is needed; no network; rows that cannot be built.
+    """
+    repo, *choice = name.split(":")
+    config = choice[0] if len(choice) == 2 else None
+    split = choice[-1] if choice else "train"
+    _ask(repo)
+    builder = _built(repo, config)
+    splits = list(builder.info.splits)
+    if split not in splits:
+        start = f"{repo}:{config}" if config else repo
+        raise KitError(_no_such("split", split, splits, repo, [f"--data {start}:{name}" for name in splits]))
+    return [Path(file["filename"]) for file in builder.as_dataset(split).cache_files]
+
+
+def _ask(repo: str) -> None:
+    """Raises KitError for a data set that is not there or not open to the user, and for no network.
+
+    The question has no retries, so that no network is told in seconds; offline it is not asked.
+    """
+    import httpx
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if HfApi().dataset_info(repo, timeout=HUB_TIMEOUT_S).gated:
+            HfApi().auth_check(repo, repo_type="dataset")
+    except GatedRepoError:
+        raise KitError(_gated(repo)) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise KitError(_missing(repo)) from None
+    except HfHubHTTPError as error:
+        refused = error.response.status_code in (401, 403)
+        raise KitError(_gated(repo) if refused else _unreachable(repo, error)) from None
+    except (OSError, httpx.HTTPError) as error:
+        raise KitError(_unreachable(repo, error)) from None
+
+
+def _built(repo: str, config: str | None) -> "DatasetBuilder":
+    """The data set in Arrow files. Scripts of a data set are never run: the library no longer can."""
+    import datasets
+    import httpx
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it would tell a server of every load
+    try:
+        configs = datasets.get_dataset_config_names(repo)
+        default = datasets.get_dataset_default_config_name(repo)
+        if (config or default) not in configs:
+            fix = [f"--data {repo}:{name}:train" for name in configs]
+            raise KitError(_no_such("configuration", config, configs, repo, fix))
+        builder = datasets.load_dataset_builder(repo, config)
+        builder.download_and_prepare()
+    except (ConnectionError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+        raise KitError(_unreachable(repo, error)) from None
+    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError, TypeError) as error:
+        raise KitError(_unreadable(repo, error.__cause__ or error)) from None
+    return builder
+
+
+def _missing(repo: str) -> Finding:
+    return problem(
+        "data-hub-missing",
+        f"The hub has no data set {repo}, or it is not open to you. There is no such file or folder here either.",
+        "A name that does not exist and one that needs a login get the same answer.",
+        f"check the path, or the spelling on https://huggingface.co/datasets/{repo}",
+        "hf auth login        (if the data set is private)",
+    )
+
+
+def _gated(repo: str) -> Finding:
+    return problem(
+        "data-hub-gated",
+        f"The data set {repo} is not open to you.",
+        "Its owners ask for a login, and some for consent to their terms.",
+        f"ask for access on https://huggingface.co/datasets/{repo}",
+        "hf auth login",
+    )
+
+
+def _unreachable(repo: str, error: Exception) -> Finding:
+    from huggingface_hub import constants
+
+    folder = f"data/{repo.split('/')[1]}"
+    return problem(
+        "data-hub-offline",
+        f"{repo} is no file or folder here, and the hub cannot be asked for it.",
+        "HF_HUB_OFFLINE is set, and the data set was not downloaded before."
+        if constants.HF_HUB_OFFLINE
+        else f"The connection failed: {type(error).__name__}.",
+        "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "HF_HUB_OFFLINE=1 takes it from an earlier download",
+        f"hf download {repo} --repo-type dataset --local-dir {folder}     (where there is a connection; then copy it)",
+        f"--data {folder}",
+    )
+
+
+def _no_such(kind: str, name: str | None, known: list[str], repo: str, fix: list[str]) -> Finding:
+    return problem(
+        "data-hub-split",
+        f"{repo} has no {kind} {name}. {nearest(name, known)}".rstrip()
+        if name
+        else f"{repo} has several {kind}s, and none is the default.",
+        "Data sets on the hub are named owner/name, owner/name:split or owner/name:configuration:split.",
+        *fix[:SHOWN_NAMES],
+        details={f"{kind}s": ", ".join(known[:SHOWN_NAMES])},
+    )
+
+
+def _unreadable(repo: str, error: BaseException) -> Finding:
+    folder = f"data/{repo.split('/')[1]}"
+    return problem(
+        "data-hub-unreadable",
+        f"The rows of {repo} cannot be built.",
+        f"{type(error).__name__}: {str(error).strip()[:SHOWN_CHARACTERS]}",
+        f"hf download {repo} --repo-type dataset --local-dir {folder}",
+        f"--data {folder}        (its files as they are)",
+    )

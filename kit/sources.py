@@ -1,0 +1,352 @@
+"""What was given as data -> the files it stands for, each with its kind and encoding and the reason for them."""
+
+import codecs
+import csv
+import difflib
+import io
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from envcheck.facts import Finding
+from kit import encodings, hub_data
+from kit.errors import KitError, RowError, nearest, problem
+from kit.readers import (
+    DECODER,
+    UNREADABLE,
+    Raw,
+    Source,
+    csv_reader,
+    key_of_rows,
+    may_be_cut,
+    rows,
+    sha256,
+    start_of,
+)
+
+__all__ = ["Raw", "Source", "find", "rows", "sha256"]
+
+SAMPLE_BYTES = 1 << 20
+FIRST_ROWS = 20
+KINDS = {
+    ".jsonl": "json lines",
+    ".ndjson": "json lines",
+    ".json": "json lines",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "text",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+TABLE_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
+READ_FROM = f"Rows are read from {', '.join(KINDS)}."
+# Files that lie beside data in its folder: they are read only when they are given themselves.
+NOT_ROWS = re.compile(r"(readme|license|requirements.*|state|dataset_(infos?|dict)|(.*[._-])?config)\.(json|txt)", re.I)
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+){0,2}")
+SURELY_JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # in a file whose ending says csv or text
+
+
+class NoData(NamedTuple):
+    """Something that people give for data: known by its ending, or else by its first bytes."""
+
+    what: str
+    fix: str
+    endings: tuple[str, ...]
+    magic: tuple[bytes, ...]
+
+
+NO_DATA = (
+    NoData("a spreadsheet", "open it and save it as CSV UTF-8", (".xlsx", ".xls", ".ods"), (b"\xd0\xcf\x11\xe0",)),
+    NoData("a document", "save its text as .txt in UTF-8", (".pdf", ".docx", ".doc", ".odt", ".rtf"), (b"%PDF",)),
+    NoData(
+        "an archive",
+        "unpack it and give the files inside",
+        (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z"),
+        (b"PK\x03\x04", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ", b"(\xb5/\xfd", b"7z\xbc\xaf"),
+    ),
+    NoData(
+        "an image",
+        "give rows of text",
+        (".png", ".jpg", ".jpeg", ".gif", ".webp"),
+        (b"\x89PNG", b"\xff\xd8\xff", b"GIF8"),
+    ),
+    NoData("a database", "export the table as CSV", (".db", ".sqlite"), (b"SQLite format 3",)),
+    NoData("a Git-LFS pointer, not the data", "git lfs pull", (), (b"version https://git-lfs",)),
+    NoData(
+        "a web page", "download the file itself, not the page that shows it", (), (b"<!DOCTYPE", b"<!doctype", b"<html")
+    ),
+)
+
+
+def find(given: Sequence[str]) -> list[Source]:
+    """The data files that the names stand for: files, folders (searched to the bottom), patterns, data sets on the hub.
+
+    In a folder, hidden files and those of NOT_ROWS (README.txt, config.json) are no data. Raises one KitError with the
+    problems of all names.
+    """
+    found: list[Source] = []
+    problems: list[Finding] = []
+    for name in given:
+        try:
+            files = _files(name)
+        except KitError as error:
+            problems += error.findings
+            continue
+        for shown, path in files:
+            try:
+                found.append(_source(shown, path))
+            except KitError as error:
+                problems += error.findings
+    if problems:
+        raise KitError(*problems)
+    return found
+
+
+def _files(name: str) -> list[tuple[str, Path]]:
+    """(name to show, path) of each file that a given name stands for."""
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return _in_folder(name, path)
+        if path.exists():
+            return [(name, path)]
+        if matches := _matches(name, path):
+            return [file for match in matches for file in _files(str(match))]
+        if HUB_NAME.fullmatch(name) and path.suffix.lower() not in KINDS:
+            files = hub_data.find(name)
+            return [(name if len(files) == 1 else f"{name}/{file.name}", file) for file in files]
+        raise KitError(_missing(name, path))
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
+        raise KitError(_unreadable(name, error)) from None
+
+
+def _matches(name: str, path: Path) -> list[Path]:
+    """What fits a pattern that the shell left as it was; like the shell's, it does not find hidden files."""
+    if not any(sign in name for sign in "*?["):
+        return []
+    try:
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except (ValueError, NotImplementedError):  # no pattern at all, such as a**
+        return []
+    return [match for match in found if not any(part.startswith(".") for part in {*match.parts} - {*path.parts})]
+
+
+def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in inside.parts)
+        if _is_data(path.name) and not is_hidden and path.is_file():
+            found.append((f"{name.rstrip('/')}/{inside.as_posix()}", path))
+    if found:
+        return found
+    raise KitError(
+        problem(
+            "data-file-missing",
+            f"There is no data file in the folder {name}.",
+            f"{READ_FROM} Hidden files and those such as README.txt and config.json are passed over.",
+            f"--data {name.rstrip('/')}/FILE",
+            details={"files there": _listed(path.name for path in folder.iterdir())},
+        )
+    )
+
+
+def _is_data(name: str) -> bool:
+    return Path(name).suffix.lower() in KINDS and not NOT_ROWS.fullmatch(name)
+
+
+def _missing(name: str, path: Path) -> Finding:
+    folder = path.parent
+    there = sorted(item.name for item in folder.iterdir() if _is_data(item.name)) if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, there) or there
+    return problem(
+        "data-file-missing",
+        f"There is no file {name}. {nearest(path.name, there)}".rstrip(),
+        "The path is taken as it is typed, from the folder you are in."
+        if folder.is_dir()
+        else f"There is no folder {folder} either.",
+        *(f"--data {folder / other}" for other in near[:3]),
+        "--data examples/identity.jsonl",
+        details={"data files there": _listed(there)},
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return (", ".join(names[:5]) or "none") + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _unreadable(name: str, error: Exception | str) -> Finding:
+    return problem(
+        UNREADABLE,
+        f"{name} cannot be read.",
+        getattr(error, "strerror", None) or str(error),
+        f"ls -l {shlex.quote(name)}        (may you read it, and is it whole?)",
+        "make or download the file again",
+    )
+
+
+def _empty(name: str, what: str) -> KitError:
+    return KitError(
+        problem("data-file-empty", f"{name} {what}.", "There is nothing to learn from.", "make the file again")
+    )
+
+
+def _source(name: str, path: Path) -> Source:
+    try:
+        if not path.is_file():
+            raise OSError("It is a pipe or a device, and the rows are read twice.")
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(SAMPLE_BYTES)
+    except OSError as error:
+        raise KitError(_unreadable(name, error)) from None
+    if not head:
+        raise _empty(name, "is empty")
+    ending = path.suffix.lower()
+    _refuse_no_data(name, ending, head)
+    magic = next((magic for magic in TABLE_MAGIC if head.startswith(magic)), None)
+    kind = TABLE_MAGIC[magic] if magic else KINDS.get(ending, "")
+    source = Source(name, path, kind, "its first bytes" if magic else "its ending", size_bytes)
+    if kind not in TABLE_MAGIC.values():
+        source = _text_source(source, head)
+    return _with_a_row(source)
+
+
+def _refuse_no_data(name: str, ending: str, head: bytes) -> None:
+    known = next((known for known in NO_DATA if ending in known.endings), None)
+    known = known or next((known for known in NO_DATA if head.startswith(known.magic)), None)
+    if known:
+        raise KitError(problem("data-file-unknown", f"{name} is {known.what}.", READ_FROM, known.fix))
+
+
+def _with_a_row(source: Source) -> Source:
+    first = next(rows(source), None)
+    if first is None:
+        raise _empty(source.name, "holds no row")
+    if isinstance(first.value, RowError) and first.value.code == UNREADABLE:
+        raise KitError(_unreadable(source.name, str(first.value)))
+    return source
+
+
+def _text_source(source: Source, head: bytes) -> Source:
+    whole = len(head) < SAMPLE_BYTES
+    encoding, findings = encodings.find(source.name, source.path, head, whole)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(head, whole)
+    source = replace(source, encoding=encoding, findings=findings)
+    if source.kind == "text" and not SURELY_JSON.match(text):
+        return _paragraphs(source, text)
+    if source.kind in ("csv", "tsv") and not SURELY_JSON.match(text):
+        return _cells(source, text, whole)
+    first = text.lstrip()[:1]
+    if first == "[":
+        return replace(source, kind="json list", reason="the first character is [")
+    if first == "{":
+        return _objects(source, text, whole)
+    if source.kind:
+        return source
+    raise KitError(
+        problem(
+            "data-file-unknown",
+            f"{source.name} has no ending of a data file, and its content does not tell what it is.",
+            READ_FROM,
+            "give it the ending of its kind: .txt for plain text",
+            details={"it begins with": start_of(text)},
+        )
+    )
+
+
+def _objects(source: Source, text: str, whole: bool) -> Source:
+    """One object a line; or one object in all, which is a row or holds the list of them."""
+    lines = replace(source, kind="json lines", reason="the first character is {")
+    if not _is_one_object(text, whole):
+        return lines
+    try:
+        content = json.loads(source.path.read_text(source.encoding))
+    except (ValueError, RecursionError):
+        return lines
+    key = key_of_rows(content)
+    if key is not None:
+        return replace(source, kind="json list", reason=f"the file is one object, and its list {key!r} holds the rows")
+    if "\n" in text.strip():
+        return replace(source, kind="json list", reason="the file is one object, which is the only row")
+    return lines
+
+
+def _is_one_object(text: str, whole: bool) -> bool:
+    """Whether nothing follows the first object, or the text ends within it."""
+    try:
+        _, end = DECODER.raw_decode(text, text.index("{"))
+    except json.JSONDecodeError as error:
+        return not whole and may_be_cut(text, error)
+    except (ValueError, RecursionError):
+        return False
+    return not text[end:].strip()
+
+
+def _paragraphs(source: Source, text: str) -> Source:
+    if "" in map(str.strip, text.strip().split("\n")):
+        return replace(source, separator="\n\n", reason="its ending; blank lines part the rows")
+    return replace(source, separator="\n", reason="its ending; there is no blank line, so every line is a row")
+
+
+def _cells(source: Source, text: str, whole: bool) -> Source:
+    """With the separator that splits the header, and a warning where it is not the usual one."""
+    usual = "\t" if source.kind == "tsv" else ","
+    separator, first = usual, _first_rows(text, usual, whole)
+    if first and len(first[0]) == 1:
+        split = {sign: _first_rows(text, sign, whole) for sign in SEPARATORS}
+        separator = next((sign for sign in split if _is_even(split[sign])), usual)
+        first = split[separator]
+    _check_header(source, [name.strip() for name in first[0]] if first else [])
+    if separator == usual:
+        return replace(source, separator=separator)
+    warning = problem(
+        "data-csv-separator",
+        f"{source.name} is read with {SEPARATORS[separator]} between its cells.",
+        f"With {SEPARATORS[usual]}, as its ending says, every row would be a single cell.",
+        f"save it with {SEPARATORS[usual]} between the cells",
+        details={"columns": ", ".join(first[0])},
+        severity="warning",
+    )
+    return replace(source, separator=separator, findings=(*source.findings, warning))
+
+
+def _first_rows(text: str, separator: str, whole: bool) -> list[list[str]]:
+    found = []
+    try:
+        for cells in filter(None, csv_reader(io.StringIO(text, newline=""), separator)):
+            found.append(cells)
+            if len(found) == FIRST_ROWS:
+                return found
+    except csv.Error:
+        return found  # the line is named when it is read
+    return found if whole else found[:-1]
+
+
+def _is_even(cells: list[list[str]]) -> bool:
+    return len(cells) > 1 and len(cells[0]) > 1 and len({len(row) for row in cells}) == 1
+
+
+def _check_header(source: Source, names: list[str]) -> None:
+    odd = sorted({name or "(no name)" for name in names if not name or names.count(name) > 1})
+    if names and not odd:
+        return
+    raise KitError(
+        problem(
+            "data-csv-header",
+            f"The first row of {source.name} does not name the columns.",
+            "Rows are read by the names of their columns: each needs one of its own.",
+            "write the names into the first row, such as question,answer",
+            "df.to_csv(FILE, index=False)        (pandas writes its index as a column without a name)",
+            details={"missing or twice": ", ".join(odd) or "all: a quote in the first row is not closed"},
+        )
+    )
