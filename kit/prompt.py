@@ -145,14 +145,11 @@ class ChatFormat:
 
     def _stay_apart(self, pieces: list[str]) -> bool:
         """Whether pieces encoded one by one have the ids of the whole, as far as the characters at each seam tell."""
-        for left, right in itertools.pairwise(pieces):
-            left, right = left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]
-            whole, *apart = self.encode(
-                [self._encoder.segment(text, trained=False) for text in (left + right, left, right)]
-            )
-            if whole != [*itertools.chain(*apart)]:
-                return False
-        return True
+        seams = ((left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]) for left, right in itertools.pairwise(pieces))
+        return all(self._ids(left + right) == self._ids(left) + self._ids(right) for left, right in seams)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._encoder.encode_one(self._encoder.segment(text, trained=False))
 
     def _sample_segments(self, pieces: list[str]) -> list[Segment]:
         return [self._encoder.segment(text, trained=number % 2 == 1) for number, text in enumerate(pieces)]
@@ -182,7 +179,7 @@ class ChatFormat:
     ) -> list[int]:
         """What the tuned model is asked with. Raises TemplateError."""
         text = self.question(self._encoder.hidden(messages), self._encoder.hidden(tools), thinking)
-        return self.encode([self._encoder.segment(text, trained=False)])[0]
+        return self._ids(text)
 
     def samples(self, messages: list[dict[str, Any]], tools: list | None = None, row: int = 0) -> list[Sample]:
         """The samples of one conversation. Raises TemplateError."""

@@ -102,14 +102,14 @@ class Encoder:
         """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
         texts = [segment.text for segment in segments if segment.swapped is None]
         encodings = iter(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        return [
-            next(encodings).ids if segment.swapped is None else self._literal_ids(segment.swapped)
-            for segment in segments
-        ]
+        return [next(encodings).ids if segment.swapped is None else self.encode_one(segment) for segment in segments]
 
-    def _literal_ids(self, swapped: str) -> list[int]:
+    def encode_one(self, segment: Segment) -> list[int]:
+        """The same for one piece, without the start of a batch's threads."""
+        if segment.swapped is None:
+            return self.tokenizer.encode(segment.text, add_special_tokens=False).ids
         literal, real_id = self._literal_tokenizer
-        return [real_id.get(id, id) for id in literal.encode(swapped, add_special_tokens=False).ids]
+        return [real_id.get(id, id) for id in literal.encode(segment.swapped, add_special_tokens=False).ids]
 
     @cached_property
     def _literal_tokenizer(self) -> tuple[Tokenizer, dict[int, int]]:

@@ -1,13 +1,16 @@
 """Every template with the real Qwen3 tokenizer: text and ids against transformers, masks against TRL's templates."""
 
 import json
+import random
 import unicodedata
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from benchmarks import trl_masks
+from benchmarks.trl_masks import runs
 from kit import prompt
+from kit.formats import Conversation
 from kit.models import Model
 from kit.prompt import IGNORED, ChatFormat, Sample, TemplateError
 
@@ -112,13 +115,6 @@ def answers_of(messages: list) -> list[int]:
     return [index for index, message in enumerate(messages) if message["role"] == "assistant"]
 
 
-def trained_runs(sample: Sample) -> list[tuple[int, int]]:
-    """(start, end) of each stretch of trained ids."""
-    trained = [False, *(label != IGNORED for label in sample.labels), False]
-    edges = [place for place in range(len(trained) - 1) if trained[place] != trained[place + 1]]
-    return list(zip(edges[::2], edges[1::2], strict=True))
-
-
 def expected_answer(template: str, message: dict, is_thinking_kept: bool) -> str:
     """What is trained for a message, written down without the template: reasoning, content, calls, end token."""
     content, reasoning = message["content"], (message.get("reasoning_content") or "").strip("\n")
@@ -154,7 +150,7 @@ def test_answers_are_trained_behind_the_ids_they_are_asked_with(
 ) -> None:
     chat, tokenizer = load_chat(template), load_transformers(template)
     messages, tools = CONVERSATIONS[name], tools_for(name)
-    spans = [(sample, *run) for sample in chat.samples(messages, tools) for run in trained_runs(sample)]
+    spans = [(sample, *run) for sample in chat.samples(messages, tools) for run in runs(sample)]
     assert len(spans) == len(answers_of(messages))
     for index, (sample, start, end) in zip(answers_of(messages), spans, strict=True):
         message = messages[index]
@@ -174,12 +170,12 @@ def test_answers_are_trained_behind_the_ids_they_are_asked_with(
 @pytest.mark.parametrize("template", ONE_SAMPLE)
 def test_a_conversation_is_one_sample_where_the_template_never_looks_back(load_chat, template: str) -> None:
     (sample,) = load_chat(template).samples(CONVERSATIONS["system"])
-    assert len(trained_runs(sample)) == 2
+    assert len(runs(sample)) == 2
 
 
 @pytest.mark.parametrize("template", ["qwen3", "qwen3-no-thinking"])
 def test_each_answer_is_a_sample_where_the_template_changes_earlier_ones(load_chat, template: str) -> None:
-    assert [len(trained_runs(sample)) for sample in load_chat(template).samples(CONVERSATIONS["system"])] == [1, 1]
+    assert [len(runs(sample)) for sample in load_chat(template).samples(CONVERSATIONS["system"])] == [1, 1]
 
 
 def test_an_answer_that_melts_into_the_header_ends_the_sample(load_chat) -> None:
@@ -225,17 +221,11 @@ def test_the_head_names_the_end_token(load_chat) -> None:
 
 
 def trl_sample(tokenizer, training_template: str, messages: list, tools: list | None = None) -> Sample:
-    text = (resources.files("trl") / "chat_templates" / f"{training_template}.jinja").read_text(encoding="utf-8")
-    made = tokenizer.apply_chat_template(
-        messages, tools=tools, chat_template=text, return_assistant_tokens_mask=True, return_dict=True
-    )
-    ids = made["input_ids"]
-    masks = made["assistant_masks"]
-    return Sample(0, ids, [id if mask else IGNORED for id, mask in zip(ids, masks, strict=True)])
+    return trl_masks.trl_chat(tokenizer, trl_masks.trl_template(training_template), Conversation(messages, tools))
 
 
 def texts(tokenizer, sample: Sample) -> list[str]:
-    return [tokenizer.decode(sample.ids[start:end]) for start, end in trained_runs(sample)]
+    return [tokenizer.decode(sample.ids[start:end]) for start, end in runs(sample)]
 
 
 def test_qwen3_instruct_differs_from_trl_in_the_newline_after_the_end_token(load_chat, load_transformers) -> None:
@@ -289,3 +279,67 @@ def test_qwen3s_own_differs_from_trl_in_earlier_think_blocks_too(load_chat, load
     # Qwen3 asks for the second answer without the first one's reasoning, so it is trained without. Theirs keeps it.
     asked, kept = (tokenizer.decode(sample.ids) for sample in (second, theirs))
     assert kept == asked.replace("assistant\n2<", "assistant\n<think>\none and one\n</think>\n\n2<") + "\n"
+
+
+def test_the_benchmark_takes_no_difference_for_another(load_chat, load_transformers) -> None:
+    tokenizer = load_transformers("qwen3-thinking")
+    ids = trl_masks.known_ids(tokenizer)
+    for template in ("qwen3", "qwen3-thinking"):
+        for name in ("two turns", *THINKING, *CALLING):
+            ours = load_chat(template).samples(CONVERSATIONS[name], tools_for(name))
+            theirs = trl_sample(tokenizer, "qwen3_training", CONVERSATIONS[name], tools_for(name))
+            names, is_explained = trl_masks.explain(template, ours, theirs, ids)
+            assert is_explained
+            assert "final-newline" in names
+            start = runs(ours[0])[0][0]
+            for place in (1, start - 1, start, len(ours[0].ids) - 1):
+                assert not trl_masks.explain(template, [other_id(ours[0], place), *ours[1:]], theirs, ids)[1]
+                assert not trl_masks.explain(template, [other_label(ours[0], place), *ours[1:]], theirs, ids)[1]
+            assert not trl_masks.explain(template, ours[1:], theirs, ids)[1]
+
+
+def other_id(sample: Sample, place: int) -> Sample:
+    return Sample(sample.row, [*sample.ids[:place], 0, *sample.ids[place + 1 :]], sample.labels)
+
+
+def other_label(sample: Sample, place: int) -> Sample:
+    label = sample.ids[place] if sample.labels[place] == IGNORED else IGNORED
+    return Sample(sample.row, sample.ids, [*sample.labels[:place], label, *sample.labels[place + 1 :]])
+
+
+PIECES = [
+    "a",
+    "word",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    ".",
+    "?!",
+    "9",
+    "12",
+    "é",
+    "e\u0301",
+    "你好",
+    "👩‍👩‍👧",
+    "</",
+    "<think>",
+]
+PIECES += ["</think>", "<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|im_", "end|>", "<tool_call>", "### Response:\n"]
+
+
+@pytest.mark.parametrize("template", prompt.names())
+def test_whatever_the_texts_answers_are_trained_behind_what_is_asked(load_chat, template: str) -> None:
+    chat, dice = load_chat(template), random.Random(0)
+    special = {id for id, token in chat.tokenizer.get_added_tokens_decoder().items() if token.special}
+    for _ in range(100):
+        texts = ["".join(dice.choices(PIECES, k=dice.randint(1, 6))) for _ in range(6)]
+        messages = [[user, answer][number % 2](text) for number, text in enumerate(texts)]
+        spans = [(sample, start) for sample in chat.samples(messages) for start, _ in runs(sample)]
+        for index, (sample, start) in zip(answers_of(messages), spans, strict=True):
+            past = messages[:index]
+            assert sample.ids[:start] in (chat.prompt_ids(past), chat.prompt_ids(past, thinking=True)), messages
+            turns = [message["role"] for message in past]
+            written = chat.prompt_ids([{"role": role, "content": "a"} for role in turns])
+            assert [id for id in sample.ids[:start] if id in special] == [id for id in written if id in special]
