@@ -59,22 +59,30 @@ def _built(repo: str, config: str | None) -> "DatasetBuilder":
     """The data set in Arrow files. Scripts of a data set are never run: the library no longer can."""
     import datasets
     import httpx
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub import constants
 
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it would tell a server of every load
     try:
-        configs = datasets.get_dataset_config_names(repo)
-        default = datasets.get_dataset_default_config_name(repo)
-        if (config or default) not in configs:
-            fix = [f"--data {repo}:{name}:train" for name in configs]
-            raise KitError(_no_such("configuration", config, configs, repo, fix))
+        if not constants.HF_HUB_OFFLINE:
+            _check_config(repo, config)
         builder = datasets.load_dataset_builder(repo, config)
         builder.download_and_prepare()
-    except (ConnectionError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+    except (ConnectionError, httpx.HTTPError) as error:
         raise KitError(_unreachable(repo, error)) from None
     except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError, TypeError) as error:
+        if constants.HF_HUB_OFFLINE:  # what was not downloaded is missed in many ways
+            raise KitError(_unreachable(repo, error)) from None
         raise KitError(_unreadable(repo, error.__cause__ or error)) from None
     return builder
+
+
+def _check_config(repo: str, config: str | None) -> None:
+    import datasets
+
+    known = datasets.get_dataset_config_names(repo)
+    if (config or datasets.get_dataset_default_config_name(repo)) not in known:
+        fix = [f"--data {repo}:{name}:train" for name in known]
+        raise KitError(_no_such("configuration", config, known, repo, fix))
 
 
 def _missing(repo: str) -> Finding:
