@@ -1,133 +1,23 @@
-"""Every option of a run, written once: a field of `Run` is the flag, the key in a file, the help and the default.
-
-`load` joins preset, file and flags, in that order, and remembers where each value came from.
-"""
+"""Preset, file and flags, in that order -> a command's options; where each value came from is remembered."""
 
 import argparse
 import json
-import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, TypeVar
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from envcheck import settings
 from envcheck.facts import Facts, Finding
 from kit.errors import USAGE, KitError, nearest, problem
+from kit.options import Command, DataCommand, Rows, Run
 
 PRESETS = Path(__file__).parent / "presets"
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class Run(BaseModel):
-    """One fine-tuning run, complete: two runs with equal options on equal data are the same run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    preset: str = "auto"
-    """Starting values: cpu, rtx5080, or auto (by the machine)."""
-    model: str = "tiny"
-    """A folder, a name on the hub (owner/name), or `tiny`, the small model that comes with the kit."""
-    data: Path | None = None
-    """Training rows: a .jsonl or .json file of chat messages, Alpaca, question/answer or prompt/completion rows."""
-    output: Path | None = None
-    """Run folder. Default: runs/<data>-<model>."""
-
-    backend: Literal["auto", "unsloth", "hf"] = "auto"
-    """Who loads and adapts the model. auto: Unsloth, or plain transformers + PEFT where Unsloth cannot start."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train. auto: the graphics card where torch can use one, else the CPU."""
-    load_in_4bit: bool = True
-    """Base weights in 4-bit NF4 with double quantisation (QLoRA); off: 16 bit."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Number format of the arithmetic. auto: bf16 where the machine computes it natively."""
-    template: str = "auto"
-    """Chat template: auto (the model's own), or a name from templates/."""
-    max_length_tokens: PositiveInt = 1024
-    """Longest sample. Longer ones are never cut: see --long-rows."""
-    long_rows: Literal["stop", "drop"] = "stop"
-    """Rows that are too long. stop: up to 1 % are left out and named, more end the run; drop: all are left out."""
-
-    lora_rank: PositiveInt = 16
-    """Rank r of the update that each adapted layer learns."""
-    lora_alpha: PositiveInt = 16
-    """Scale: the update is multiplied by alpha / rank."""
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Above 0 leaves Unsloth's fast path."""
-    adapter_precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of adapter, gradients and optimiser states; bf16 halves them and rounds every update."""
-    target_modules: tuple[str, ...] = LINEAR_LAYERS
-    """Names of the linear layers that get an adapter."""
-
-    batch_size: PositiveInt = 8
-    """Samples that each optimiser step averages over (the effective batch)."""
-    micro_batch_size: PositiveInt = 1
-    """Samples that are in memory at once; batch_size must be a multiple of it."""
-    gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
-    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the machine."""
-    pin_memory: Literal["auto", "on", "off"] = "auto"
-    """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
-    epochs: PositiveFloat = 3.0
-    """Passes over the data."""
-    max_steps: PositiveInt | None = None
-    """Stop after this many optimiser steps, whatever the epochs say."""
-    learning_rate: PositiveFloat = 2e-4
-    """Highest step size, reached after the warm-up."""
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup_pct: Annotated[float, Field(ge=0, le=100)] = 5.0
-    """Share of the steps over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Pull of the adapter's weights towards zero."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients longer than this are scaled down."""
-    optimizer: Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused"] = "auto"
-    """auto: adamw_8bit on a graphics card, adamw_torch_fused on a CPU."""
-    seed: int = 3407
-    """Of the adapter's start, the order of the rows and the choice of the held-out ones."""
-
-    held_out_rows: Annotated[int, Field(ge=0)] = 64
-    """Rows kept out of training to measure the loss on; at most a tenth of the data, chosen by content and seed."""
-    prompts: tuple[str, ...] = ()
-    """Questions answered before and after training. Default: three of the held-out rows."""
-    sample_tokens: PositiveInt = 64
-    """Longest answer to those questions."""
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> "Run":
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-            )
-        return self
-
-    @property
-    def accumulation_steps(self) -> int:
-        return self.batch_size // self.micro_batch_size
-
-    def steps(self, samples: int) -> int:
-        """Optimiser steps over that many samples; the last one of an epoch may average over fewer of them."""
-        return self.max_steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))
-
-
-class Command(BaseModel):
-    """Fine-tune a language model with LoRA: python -m kit.train --preset rtx5080 --data my.jsonl"""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run: Annotated[Run, tyro.conf.arg(name="")]
-    config: Path | None = None
-    """A TOML or YAML file of the options above; runs/x/run.toml repeats a run."""
-    plan: bool = False
-    """Say what the run will need and whether it fits, and stop."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the result as JSON on standard output."""
-
-    origins: Annotated[dict[str, str], tyro.conf.Suppress] = {}
+Options = TypeVar("Options", bound=BaseModel)
 
 
 def preset_names() -> list[str]:
@@ -181,26 +71,54 @@ def load(argv: list[str], facts: Callable[[], Facts]) -> Command:
 
     Raises KitError (status 2): unknown option, key or preset; a value of the wrong kind; a file that cannot be read.
     """
-    given = _options_in(argv)
+    argv = _plain(argv)
+    given = _options_in(argv, Command, Run)
     if "help" in given:
         tyro.cli(Command, args=["--help"], prog="python -m kit.train")
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--preset")
-    peek.add_argument("--config", type=Path)
-    early, _ = peek.parse_known_args(argv)
-
-    from_file = _checked(_read_file(early.config), early.config) if early.config else {}
+    early = _early(argv)
+    from_file = _from_file(early.config)
     preset = early.preset or from_file.get("preset", "auto")
     chosen = preset_for(facts()) if preset == "auto" else preset
     from_preset = _checked(_read_preset(chosen), f"preset {chosen}")
-    base = _run({**from_preset, **from_file, "preset": preset})
-    command = _parse(argv, base)
+    base = _made(Run, {**from_preset, **from_file, "preset": preset})
+    command = _parse(argv, Command(run=base), "kit.train")
 
     origins = dict.fromkeys(Run.model_fields, "default")
     origins |= dict.fromkeys(from_preset, f"preset {chosen}")
     origins |= dict.fromkeys(from_file, f"file {early.config}")
     origins |= dict.fromkeys(given & set(origins), "flag")
     return command.model_copy(update={"origins": origins})
+
+
+def load_rows(argv: list[str]) -> DataCommand:
+    """Flags over file -> DataCommand; of a run's file only what concerns its rows is taken. Raises like `load`."""
+    argv = _plain(argv)
+    if "help" in _options_in(argv, DataCommand, Rows):
+        tyro.cli(DataCommand, args=["--help"], prog="python -m kit.data")
+    from_file = _from_file(_early(argv).config)
+    base = _made(Rows, {name: value for name, value in from_file.items() if name in Rows.model_fields})
+    command = _parse(argv, DataCommand(rows=base), "kit.data")
+    if not command.files:
+        return command
+    rows = _made(Rows, command.rows.model_dump() | {"data": command.files})
+    return command.model_copy(update={"rows": rows})
+
+
+def _plain(argv: list[str]) -> list[str]:
+    """`--data.on-error` may be typed for `--data-on-error`."""
+    return [f"--data-{word[7:]}" if word.startswith("--data.") else word for word in argv]
+
+
+def _early(argv: list[str]) -> argparse.Namespace:
+    """The two options that decide where the others start from."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--preset")
+    peek.add_argument("--config", type=Path)
+    return peek.parse_known_args(argv)[0]
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    return _checked(_read_file(path), path) if path else {}
 
 
 def to_toml(run: Run, origins: dict[str, str]) -> str:
@@ -223,10 +141,11 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _options_in(argv: list[str]) -> set[str]:
+def _options_in(argv: list[str], command: type[BaseModel], options: type[BaseModel]) -> set[str]:
     """Names of the options given, checked against the known ones."""
-    known = {*Run.model_fields, "config", "plan", "json", "help"}
-    switches = {f"no_{name}" for name, field in Run.model_fields.items() if field.annotation is bool}
+    hidden = {"run", "rows", "files", "json_output", "origins"}
+    known = {*options.model_fields, *command.model_fields, "json", "help"} - hidden
+    switches = {f"no_{name}" for name, field in options.model_fields.items() if field.annotation is bool}
     given, unknown = set(), []
     for word in argv:
         if word in ("-h", "--help"):
@@ -253,16 +172,16 @@ def _unknown(kind: str, name: str, known: Iterable[str], details: Mapping[str, o
     )
 
 
-def _parse(argv: list[str], base: Run) -> Command:
+def _parse(argv: list[str], default: Options, module: str) -> Options:
     try:
-        return tyro.cli(Command, args=argv, default=Command(run=base), prog="python -m kit.train")
+        return tyro.cli(type(default), args=argv, default=default, prog=f"python -m {module}")
     except ValidationError as error:
         raise KitError(*_wrong_values(error), status=USAGE) from None
 
 
-def _run(values: dict[str, Any]) -> Run:
+def _made(kind: type[Options], values: dict[str, Any]) -> Options:
     try:
-        return Run(**values)
+        return kind(**values)
     except ValidationError as error:
         raise KitError(*_wrong_values(error), status=USAGE) from None
 
@@ -270,7 +189,7 @@ def _run(values: dict[str, Any]) -> Run:
 def _wrong_values(error: ValidationError) -> list[Finding]:
     found = []
     for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"] if part != "run") or "options"
+        name = ".".join(str(part) for part in item["loc"] if part not in ("run", "rows")) or "options"
         found.append(
             problem(
                 "wrong-value",

@@ -6,8 +6,8 @@ A low bound may say "will not fit"; only the high bound says "fits".
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from kit.config import Run
 from kit.data import DataReport
+from kit.options import Run
 
 GIB = 1 << 30
 NF4_BLOCK = 64  # weights that share one scale
@@ -133,7 +133,7 @@ def plan(config: dict[str, Any], run: Run, data: DataReport | None, available_by
         shape = Shape.of(config)
     except (KeyError, TypeError):
         return None
-    length = min(run.max_length_tokens, data.longest_tokens) if data else run.max_length_tokens
+    length = data.longest_tokens if data else run.max_length_tokens
     parts = (
         _weights(shape, run),
         *_trained(shape, run),
@@ -210,6 +210,6 @@ def _reasons(run: Run, length: int, data: DataReport | None) -> tuple[str, ...]:
     longest = "the longest sample of the data" if data else "max_length_tokens: no data was given"
     return (
         f"one micro-batch is {run.micro_batch_size} x {length} tokens ({longest})",
-        f"{run.accumulation_steps} micro-batches make one optimiser step of {run.batch_size} samples",
+        f"one optimiser step takes {run.batch_size} samples, shorter ones together up to as many tokens at once",
         f"gradient checkpointing {run.gradient_checkpointing}",
     )

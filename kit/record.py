@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kit import config
-from kit.config import Command, Run
 from kit.errors import KitError, problem
+from kit.files import write_whole
 from kit.models import Model
+from kit.options import Command, Run
 
 STACK = (
     "torch",
@@ -67,7 +68,8 @@ class Result:
 
 
 def default_output(run: Run, model: Model) -> Path:
-    return Path("runs") / f"{Path(run.data or 'run').stem}-{Path(model.name).name}"
+    data = Path(run.data[0]).stem if run.data else "run"
+    return Path("runs") / f"{data}-{Path(model.name).name}"
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,11 @@ class RunFolder:
         self.write_text("run.toml", config.to_toml(command.run, command.origins))
 
     def write_text(self, name: str, text: str) -> None:
-        """Written beside, then renamed: the file is whole or absent."""
-        beside = self.path / f".{name}.part"
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path / name)
+        write_whole(self.path / name, [text])
+
+    def write_lines(self, name: str, items: Iterable[Any]) -> None:
+        """A .jsonl file of the items."""
+        write_whole(self.path / name, (json.dumps(item, ensure_ascii=False) + "\n" for item in items))
 
     def write_json(self, name: str, record: Any) -> None:
         self.write_text(name, json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
@@ -222,7 +222,7 @@ def manifest(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "model": {"name": model.name, "architectures": model.config.get("architectures")},
-        "data": {"file": asked["data"], "sha256": data_sha256},
+        "data": {"files": asked["data"], "sha256": data_sha256},
         "options": {
             name: {"value": value, "origin": command.origins.get(name, "default")} for name, value in asked.items()
         },

@@ -10,15 +10,13 @@ from typing import Any
 
 from kit import backend
 from kit.backend import Loaded
-from kit.config import Run
-from kit.data import Data
+from kit.data import Data, Question
 from kit.errors import KitError, problem
-from kit.formats import Conversation
+from kit.options import Run
 from kit.prompt import ChatFormat
 from kit.record import Answer, Result, RunFolder
 
 Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
-QUESTIONS = 3  # held-out rows asked where the run names no prompts
 
 
 class Interrupted(Exception):
@@ -91,7 +89,7 @@ def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolde
     """
     watch = Watch(folder, run.steps(len(data.train)), show)
     trainer_folder = folder.path / "checkpoints"
-    trainer = backend.trainer(loaded, run, data.train, data.held_out, trainer_folder, watch)
+    trainer = backend.trainer(loaded, run, data.train, trainer_folder, watch)
     loss_before = _held_out_loss(trainer, data, show, "base model")
     before = _answers(loaded, run, data, chat, show)
     watch.started_s = time.perf_counter()
@@ -126,19 +124,19 @@ def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolde
 
 
 def _held_out_loss(trainer: Any, data: Data, show: Show, name: str) -> float | None:
-    if not data.held_out:
+    if not len(data.held_out):
         return None
-    return backend.held_out_loss(trainer, lambda batch, batches: show(name, batch, batches, ""))
+    return backend.held_out_loss(trainer, data.held_out, lambda batch, batches: show(name, batch, batches, ""))
 
 
 def _answers(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, show: Show) -> tuple[Answer, ...]:
-    asked = [Conversation([{"role": "user", "content": text}]) for text in run.prompts] or data.questions[:QUESTIONS]
+    own = [Question(text, chat.prompt_ids([{"role": "user", "content": text}])) for text in run.prompts]
+    asked = own or data.questions
     answers = []
     with backend.answering(loaded):
-        for number, conversation in enumerate(asked, start=1):
-            prompt = chat.question(conversation.messages, conversation.tools)
-            text, tokens, seconds = backend.answer(loaded, prompt, run.sample_tokens)
-            answers.append(Answer(conversation.messages[-1]["content"], text, tokens, round(tokens / seconds, 1)))
+        for number, question in enumerate(asked, start=1):
+            text, tokens, seconds = backend.answer(loaded, question.ids, run.sample_tokens)
+            answers.append(Answer(question.text, text, tokens, round(tokens / seconds, 1)))
             show("answers", number, len(asked), "")
     return tuple(answers)
 

@@ -1,5 +1,6 @@
 """Records -> the terminal: talk on standard error, plain lines where it is no terminal."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from kit.record import Result
 
 LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
 console = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())  # for what was asked for: reports, samples
 
 
 def say(text: str, style: str = "") -> None:
@@ -38,12 +40,13 @@ def findings(items: tuple[Finding, ...]) -> None:
 def data(data: Data) -> None:
     """Where every row went."""
     seen = data.report
-    left_out = ", ".join(f"{count} left out ({reason})" for reason, count in seen.rows_left_out.items() if count)
-    say(
-        f"data      {seen.file}: {seen.format} rows; {seen.rows_read} read = {seen.rows_trained} to train"
-        f" + {seen.rows_held_out} held out{' + ' + left_out if left_out else ''}"
-    )
-    share_pct = 100 * seen.trained_tokens / seen.tokens
+    for file in seen.files:
+        weight = {0: " (to measure on)", 1: ""}.get(file["weight"], f" (weight {file['weight']:g})")
+        say(f"data      {file['name']}: {file['format']} rows{weight}")
+    left_out = "".join(f" + {count:,} left out ({code})" for code, count in seen.rows_left_out.items())
+    kept = f"{seen.rows_trained:,} to train + {seen.rows_held_out:,} held out"
+    say(f"          {seen.rows_read:,} read = {kept}{left_out}")
+    share_pct = 100 * seen.trained_tokens / max(1, seen.tokens)
     say(f"          {seen.samples} samples of {seen.median_tokens} (median) to {seen.longest_tokens} tokens;")
     say(f"          {seen.tokens:,} tokens, {share_pct:.0f} % of them trained (the answers)")
 

@@ -17,8 +17,9 @@ from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
 from kit import config, data, memory, models, prompt, record, screen
-from kit.config import Command, Run
-from kit.errors import INTERRUPTED, KitError, stop_on_errors
+from kit.data.batches import budget_tokens, padding_share
+from kit.errors import INTERRUPTED, KitError, problem, stop_on_errors
+from kit.options import Command, Run
 from kit.record import Result, RunFolder
 
 
@@ -64,10 +65,25 @@ def prepare(command: Command, facts: Facts) -> Prepared:
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
     model = models.find(run.model)
     chat = prompt.load(model, run.template)
-    rows = data.read(run, chat) if run.data or not command.plan else None
+    rows = _rows(run, chat) if run.data or not command.plan else None
     available_bytes = settings.choose(config.seen_by(run, facts)).memory_bytes.value
     plan = memory.plan(model.config, run, rows.report if rows else None, available_bytes)
     return Prepared(command, run, reasons, facts, findings, model, chat, rows, plan)
+
+
+def _rows(run: Run, chat: prompt.ChatFormat) -> data.Data:
+    with screen.progress() as shown:
+        rows = data.read(run, chat, shown)
+    if "preferences" in rows.report.purpose:
+        raise KitError(
+            problem(
+                "data-preference-pairs",
+                "The rows are pairs of a chosen and a rejected answer.",
+                "This command trains on answers; training on preferences is not there yet.",
+                "python -m kit.data FILE       (checks such pairs)",
+            )
+        )
+    return rows
 
 
 def train(prepared: Prepared) -> Result:
@@ -90,9 +106,10 @@ def train(prepared: Prepared) -> Result:
     for text in notes:
         screen.note(text)
     with screen.busy(f"loading {model.name}"):
-        loaded = backend.adapt(backend.load(model, run, chosen), run)
+        loaded = backend.adapt(backend.load(model, run, chosen, prepared.chat), run)
     folder.open(prepared.command)
-    folder.write_json("data.json", rows.report.to_json())
+    folder.write_json("data.json", rows.report.to_json() | {"padding_pct": padding_pct(prepared)})
+    folder.write_lines("left_out.jsonl", rows.left_out())
     folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
 
     def keep(status: str, result: Result | None) -> None:
@@ -127,9 +144,16 @@ def show(prepared: Prepared) -> None:
     screen.say(f"model     {prepared.model.name}, template {prepared.chat.template_origin}")
     if prepared.data:
         screen.data(prepared.data)
+        screen.say(f"          {padding_pct(prepared)} % of what is computed is padding")
         screen.findings(prepared.data.findings)
     if prepared.plan:
         screen.plan(prepared.plan, "graphics card" if run.device == "cuda" else "CPU")
+
+
+def padding_pct(prepared: Prepared) -> float:
+    run, lengths = prepared.run, prepared.data.train.lengths
+    share = padding_share(lengths, run.batch_size, budget_tokens(lengths, run.micro_batch_size), run.seed)
+    return round(100 * share, 1)
 
 
 def show_plan(prepared: Prepared) -> None:

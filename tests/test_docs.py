@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import readme
-from kit.config import Run
+from kit.options import Run
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

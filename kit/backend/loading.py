@@ -9,9 +9,10 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.backend.silence import silence
-from kit.config import Run
 from kit.errors import KitError, nearest, problem
 from kit.models import Model
+from kit.options import Run
+from kit.prompt import ChatFormat
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def start(run: Run) -> Backend:
     return Backend("unsloth", "Unsloth started")
 
 
-def load(model: Model, run: Run, backend: Backend) -> Loaded:
-    """The base model, in 4-bit NF4 with double quantisation or in 16 bit, and its tokenizer.
+def load(model: Model, run: Run, backend: Backend, chat: ChatFormat) -> Loaded:
+    """The base model, in 4-bit NF4 with double quantisation or in 16 bit, and its tokenizer with the run's template.
 
     Raises KitError: weights that cannot be read, or not enough memory for them.
     """
@@ -75,6 +76,9 @@ def load(model: Model, run: Run, backend: Backend) -> Loaded:
         raise KitError(_cannot_load(model, run, error)) from error
     if run.load_in_4bit and not getattr(loaded, "is_loaded_in_4bit", False):
         raise KitError(_not_in_4bit(backend))
+    tokenizer.chat_template = chat.template_text  # saved with the adapter: who asks it later asks as it was trained
+    if chat.end_token:
+        tokenizer.eos_token = chat.end_token
     return Loaded(loaded, tokenizer, backend, run.device)
 
 

@@ -1,13 +1,16 @@
 """TRL's trainer over samples that are tokenised and masked already, and the loss on held-out ones."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from kit.backend.loading import Loaded
 from kit.backend.silence import silence
-from kit.config import Run
-from kit.prompt import IGNORED, Sample
+from kit.data.batches import EpochSampler, budget_tokens, micro_batches
+from kit.data.store import Samples
+from kit.options import Run
+from kit.prompt import IGNORED
 
 
 class Listener(Protocol):
@@ -18,17 +21,14 @@ class Listener(Protocol):
     def stop_requested(self) -> bool: ...
 
 
-def trainer(
-    loaded: Loaded, run: Run, train: list[Sample], held_out: list[Sample], scratch: Path, listener: Listener
-) -> Any:
+def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: Listener) -> Any:
     """TRL's SFTTrainer over samples that are tokenised and masked already; `listener` hears of every optimiser step."""
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     arguments = SFTConfig(
         output_dir=str(scratch),
-        per_device_train_batch_size=run.micro_batch_size,
-        per_device_eval_batch_size=run.micro_batch_size,
-        gradient_accumulation_steps=run.accumulation_steps,
+        per_device_train_batch_size=run.batch_size,  # a whole step: the trainer below splits it by tokens
+        gradient_accumulation_steps=1,
         num_train_epochs=run.epochs,
         max_steps=run.max_steps or -1,
         learning_rate=run.learning_rate,
@@ -46,6 +46,8 @@ def trainer(
         loss_type={"unsloth": "nll", "hf": "chunked_nll"}[loaded.backend.name],  # Unsloth chunks what it calls "nll"
         max_length=None,  # kit.data has seen to the length: nothing is cut here
         packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         eval_strategy="no",
         save_strategy="no",
         logging_steps=1,
@@ -55,13 +57,15 @@ def trainer(
         dataloader_pin_memory=run.pin_memory == "on",
     )
     with silence():
-        made = SFTTrainer(
+        made = _trainer_class()(
             model=loaded.model,
             processing_class=loaded.tokenizer,
             args=arguments,
             train_dataset=_dataset(train),
-            eval_dataset=_dataset(held_out) if held_out else None,
         )
+    made.sampler = EpochSampler(train.lengths, run.batch_size, run.seed)
+    made.micro_batch_size = run.micro_batch_size
+    made.budget_tokens = budget_tokens(train.lengths, run.micro_batch_size)
     _set_adapter_precision(loaded.model, run)
     _replace_printer(made, listener)
     return made
@@ -78,13 +82,57 @@ def _set_adapter_precision(model: Any, run: Run) -> None:
             weight.data = weight.data.to(precision)
 
 
-def _dataset(samples: list[Sample]) -> Any:
+def _trainer_class() -> Any:
+    """TRL's trainer, made late: Unsloth replaces the class when it is imported."""
+    from trl import SFTTrainer
+
+    class StepTrainer(SFTTrainer):
+        """Gets the samples of a whole optimiser step at once and runs them in micro-batches of at most budget_tokens.
+
+        The loss is the mean over the trained tokens of the step, however it is split.
+        """
+
+        def _get_train_sampler(self, *_: Any) -> EpochSampler:
+            return self.sampler
+
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+            parts = list(_parts(inputs, self._places(inputs)))
+            loss = 0.0
+            for number, part in enumerate(parts, start=1):
+                with self.accelerator.no_sync(model) if number < len(parts) else contextlib.nullcontext():
+                    loss = loss + super().training_step(model, part, num_items_in_batch)
+            return loss
+
+        def _places(self, inputs: dict[str, Any]) -> list[list[int]]:
+            """Which samples go together: by tokens, or as many at a time on every card where several must keep step."""
+            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            if self.accelerator.num_processes == 1:
+                return list(micro_batches(lengths, self.budget_tokens))
+            order, size = sorted(range(len(lengths)), key=lambda place: -lengths[place]), self.micro_batch_size
+            return [order[start : start + size] for start in range(0, len(order), size)]
+
+    return StepTrainer
+
+
+def _parts(inputs: dict[str, Any], places: list[list[int]]) -> Iterator[dict[str, Any]]:
+    """The rows of each micro-batch, without the padding that they do not need."""
+    lengths = inputs["attention_mask"].sum(dim=1)
+    for rows in places:
+        longest = int(lengths[rows].max())
+        yield {name: values[rows, :longest] for name, values in inputs.items()}
+
+
+def _dataset(samples: Samples) -> Any:
+    """The samples' numbers as a data set, which are looked up as they are asked for: TRL takes no other kind."""
     import datasets
 
     datasets.disable_progress_bars()
-    return datasets.Dataset.from_dict(
-        {"input_ids": [sample.ids for sample in samples], "labels": [sample.labels for sample in samples]}
-    )
+
+    def look_up(rows: dict[str, list[int]]) -> dict[str, list[list[int]]]:
+        found = [samples[index] for index in rows["index"]]
+        return {"input_ids": [sample.ids for sample in found], "labels": [sample.labels for sample in found]}
+
+    return datasets.Dataset.from_dict({"index": range(len(samples))}).with_transform(look_up)
 
 
 def _replace_printer(trainer: Any, listener: Listener) -> None:
@@ -103,18 +151,21 @@ def _replace_printer(trainer: Any, listener: Listener) -> None:
     trainer.add_callback(Tell())
 
 
-def held_out_loss(trainer: Any, told: Callable[[int, int], None]) -> float:
-    """Mean over all trained tokens of the held-out rows, in nats; `told` hears of each batch.
+def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], None]) -> float:
+    """Mean over all trained tokens of the samples, in nats; `told` hears of each batch.
 
     Trainer.evaluate averages over batches instead, which gives the tokens of short answers more weight.
     """
     import torch
 
-    batches = trainer.get_eval_dataloader()
+    batches = list(micro_batches(samples.lengths.tolist(), trainer.budget_tokens))
     model = trainer.model
     model.eval()
     total, tokens = 0.0, 0
-    for number, batch in enumerate(batches, start=1):
+    for number, places in enumerate(batches, start=1):
+        found = [samples[place] for place in places]
+        batch = trainer.data_collator([{"input_ids": sample.ids, "labels": sample.labels} for sample in found])
+        batch = {name: values.to(trainer.args.device) for name, values in batch.items()}
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
         with torch.no_grad(), trainer.compute_loss_context_manager(), silence():
             total += float(model(**batch, use_cache=False).loss) * count

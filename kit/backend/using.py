@@ -10,15 +10,16 @@ from kit.backend.loading import Loaded
 from kit.backend.silence import silence
 
 
-def answer(loaded: Loaded, prompt: str, longest_tokens: int) -> tuple[str, int, float]:
-    """Greedy answer to a rendered prompt: the text without its end token, its tokens, and the seconds it took."""
+def answer(loaded: Loaded, prompt: list[int], longest_tokens: int) -> tuple[str, int, float]:
+    """Greedy answer to a prompt's ids: the text without its end token, its tokens, and the seconds it took."""
     import torch
 
-    ids = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(loaded.model.device)
+    ids = torch.tensor([prompt], device=loaded.model.device)
     start_s = time.perf_counter()
     with torch.no_grad(), silence():
         output = loaded.model.generate(
-            **ids,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=longest_tokens,
             do_sample=False,
             pad_token_id=loaded.tokenizer.pad_token_id,
@@ -27,7 +28,7 @@ def answer(loaded: Loaded, prompt: str, longest_tokens: int) -> tuple[str, int, 
             top_p=None,
             top_k=None,
         )
-    new = output[0][ids["input_ids"].shape[1] :]
+    new = output[0][ids.shape[1] :]
     return loaded.tokenizer.decode(new, skip_special_tokens=True).strip(), len(new), time.perf_counter() - start_s
 
 

@@ -16,6 +16,37 @@ ROOT = Path(__file__).parents[2]
 QWEN3 = ROOT / "tests" / "data" / "qwen3"
 
 
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'transformers', 'unsloth', 'trl', 'peft', 'bitsandbytes', 'datasets'):
+            raise ImportError(f'{name} is imported')
+sys.meta_path.insert(0, Blocker())
+import importlib
+sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def without_heavy_libraries():
+    """Run a module's main in a process where importing torch and its like is an error."""
+
+    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", BLOCKER, module, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Encoded data of the tests goes nowhere near the user's; child processes too."""
+    os.environ["KIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["KIT_CACHE"]
+
+
 @pytest.fixture(scope="session")
 def kit_train():
     """Run `python -m kit.train ...` in a process of its own, from the repository root."""

@@ -13,34 +13,48 @@ pytestmark = pytest.mark.slow
 FIVE_STEPS = """
 import json, sys
 from pathlib import Path
-from kit import backend, config, data, models, prompt
-run = config.Run(device="cpu", precision="bf16", optimizer="adamw_torch_fused", gradient_checkpointing="off",
-                 pin_memory="off", micro_batch_size=4, max_steps=5,
-                 learning_rate=2e-3, data=Path("examples/identity.jsonl"), backend=sys.argv[1])
+from kit import backend, data, models, prompt
+from kit.options import Run
+asked = json.loads(sys.argv[1])
+run = Run(**dict(device="cpu", precision="bf16", optimizer="adamw_torch_fused", gradient_checkpointing="off",
+                 pin_memory="off", micro_batch_size=4, max_steps=5, learning_rate=2e-3,
+                 data="examples/identity.jsonl") | asked)
 class Steps:
     losses = []
     def on_step(self, step, metrics): self.losses.append(metrics["loss"])
     def stop_requested(self): return False
 model = models.find("tiny")
-rows = data.read(run, prompt.load(model, "auto"))
+chat = prompt.load(model, run.template)
+rows = data.read(run, chat)
 chosen = backend.start(run)
-loaded = backend.adapt(backend.load(model, run, chosen), run)
+loaded = backend.adapt(backend.load(model, run, chosen, chat), run)
 quantised = sum(type(module).__module__.startswith("bitsandbytes") for module in loaded.model.modules())
 start = {name: value for name, value in loaded.model.state_dict().items() if "lora_" in name}
 digest = float(sum(value.double().abs().sum() for value in start.values()))
 trained = sum(value.numel() for value in loaded.model.parameters() if value.requires_grad)
-trainer = backend.trainer(loaded, run, rows.train, rows.held_out, Path(sys.argv[2]) / "scratch", Steps())
+trainer = backend.trainer(loaded, run, rows.train, Path(sys.argv[2]) / "scratch", Steps())
 if sys.argv[3] == "evaluate-first":
-    backend.held_out_loss(trainer, lambda *_: None)
+    backend.held_out_loss(trainer, rows.held_out, lambda *_: None)
+parts, seen = [], []
+step, look_up = trainer.training_step, trainer.data_collator
+def counting(model, inputs, items):
+    parts.append(len(trainer._places(inputs)))
+    return step(model, inputs, items)
+def collating(examples):
+    seen.append([tuple(example["input_ids"]) for example in examples])
+    return look_up(examples)
+trainer.training_step, trainer.data_collator = counting, collating
 trainer.train()
+by_ids = {tuple(sample.ids): sample.row for sample in rows.train}
 backend.save_adapter(loaded, Path(sys.argv[2]) / "adapter")
 print(json.dumps({"losses": Steps.losses, "start": digest, "linear4bit": quantised, "trained": trained,
-                  "backend": chosen.name}))
+                  "backend": chosen.name, "parts": parts, "rows": [[by_ids[ids] for ids in batch] for batch in seen]}))
 """
 
 
-def five_steps(backend: str, folder: Path, evaluate: str = "") -> dict:
-    done = subprocess.run([sys.executable, "-c", FIVE_STEPS, backend, str(folder), evaluate],
+def five_steps(backend: str, folder: Path, evaluate: str = "", **options: object) -> dict:
+    asked = json.dumps({"backend": backend, **options})
+    done = subprocess.run([sys.executable, "-c", FIVE_STEPS, asked, str(folder), evaluate],
                           cwd=ROOT, capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -60,9 +74,30 @@ def test_both_backends_give_the_same_losses(trained) -> None:
     assert unsloth["losses"][-1] < unsloth["losses"][0]
 
 
+@pytest.mark.parametrize("backend", ["unsloth", "hf"])
+def test_a_step_is_the_same_however_it_is_split(backend: str, tmp_path) -> None:
+    """In one piece or sample by sample, the loss is the mean over the step's trained tokens. In fp32: no rounding."""
+    options = {"precision": "fp32", "load_in_4bit": False, "batch_size": 8}
+    whole = five_steps(backend, tmp_path / "whole", micro_batch_size=8, **options)
+    single = five_steps(backend, tmp_path / "single", micro_batch_size=1, **options)
+    assert max(whole["parts"]) == 1
+    assert max(single["parts"]) > 2
+    assert whole["rows"] == single["rows"]
+    assert whole["losses"] == pytest.approx(single["losses"], rel=1e-5)
+
+
+def test_two_epochs_see_every_row_twice_in_two_orders(tmp_path) -> None:
+    got = five_steps("unsloth", tmp_path, max_steps=None, epochs=2, batch_size=16)
+    rows = [row for batch in got["rows"] for row in batch]
+    half = len(rows) // 2
+    assert sorted(rows[:half]) == sorted(rows[half:]) == sorted(set(rows))
+    assert rows[:half] != rows[half:]
+    assert [len(batch) for batch in got["rows"]] == [16] * 5 + [2] + [16] * 5 + [2]
+
+
 def test_all_seven_linears_of_all_layers_are_quantised_and_adapted(trained) -> None:
     from kit import memory, models
-    from kit.config import LINEAR_LAYERS
+    from kit.options import LINEAR_LAYERS
 
     shape = memory.Shape.of(models.find("tiny").config)
     for got in trained.values():

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from envcheck.facts import Facts, Gpu
-from kit import config
-from kit.config import Run
+from kit import config, options
 from kit.errors import USAGE, KitError
+from kit.options import Run
 
 
 def load(*argv: str, facts: Facts | None = None) -> config.Command:
@@ -69,10 +69,13 @@ def test_every_option_is_a_flag_with_help(capsys) -> None:
         load("--help")
     assert stop.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    (run,) = (node for node in ast.parse(inspect.getsource(config)).body if getattr(node, "name", "") == "Run")
+    classes = [
+        node for node in ast.parse(inspect.getsource(options)).body if getattr(node, "name", "") in ("Rows", "Run")
+    ]
     docstrings = {
         field.target.id: following.value.value
-        for field, following in itertools.pairwise(run.body)
+        for node in classes
+        for field, following in itertools.pairwise(node.body)
         if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr)
     }
     assert docstrings.keys() == Run.model_fields.keys()
@@ -87,7 +90,8 @@ def test_every_option_is_a_flag_with_help(capsys) -> None:
         (["--lerning-rate", "1"], "unknown-option", "--learning-rate"),
         (["--preset", "rtx580"], "unknown-preset", "rtx5080"),
         (["--learning-rate", "-1"], "wrong-value", "learning_rate"),
-        (["--batch-size", "8", "--micro-batch-size", "3"], "wrong-value", "multiple"),
+        (["--data", "a.jsonl", "--data-weights", "1", "2"], "wrong-value", "2 numbers for 1 of data"),
+        (["--data-columns", "question"], "wrong-value", "ours=theirs"),
         (["--config", "nowhere.toml"], "config-unreadable", "nowhere.toml"),
     ],
 )
@@ -140,3 +144,31 @@ def test_steps_count_the_short_last_batch() -> None:
     assert Run(epochs=1).steps(9) == 2
     assert Run(epochs=2.5).steps(80) == 25
     assert Run(max_steps=7).steps(10_000) == 7
+
+
+def test_data_options_may_be_typed_with_a_point() -> None:
+    command = load(
+        "--preset", "cpu", "--data", "a.jsonl", "b.jsonl", "--data.on-error", "skip", "--data.weights", "1", "2"
+    )
+    assert (command.run.data_on_error, command.run.data_weights) == ("skip", (1.0, 2.0))
+    assert command.origins["data_on_error"] == "flag"
+
+
+class TestRowsOptions:
+    """python -m kit.data takes the options that concern rows, and the file of a run."""
+
+    def test_files_stand_for_themselves(self) -> None:
+        command = config.load_rows(["a.jsonl", "b.jsonl", "--show", "2"])
+        assert (command.rows.data, command.show) == (("a.jsonl", "b.jsonl"), 2)
+
+    def test_a_runs_file_gives_its_rows(self, tmp_path) -> None:
+        file = tmp_path / "run.toml"
+        file.write_text('data = "a.jsonl"\nlearning_rate = 1e-3\nmax_length_tokens = 77\n')
+        command = config.load_rows(["--config", str(file), "--long-rows", "cut"])
+        assert (command.rows.data, command.rows.max_length_tokens, command.rows.long_rows) == (("a.jsonl",), 77, "cut")
+
+    @pytest.mark.parametrize("argv", [["a.jsonl", "--learning-rate", "1"], ["a.jsonl", "--data-weights", "1", "2"]])
+    def test_other_options_are_findings(self, argv: list[str]) -> None:
+        with pytest.raises(KitError) as error:
+            config.load_rows(argv)
+        assert error.value.status == 2

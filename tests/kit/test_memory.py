@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kit import memory
-from kit.config import LINEAR_LAYERS, Run
 from kit.memory import GIB, Shape
+from kit.options import LINEAR_LAYERS, Run
 
 QWEN3 = Path(__file__).parents[1] / "data" / "qwen3"
 PUBLISHED = {

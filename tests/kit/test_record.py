@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.config import Command, Run
 from kit.errors import KitError
+from kit.options import Command, Run
 from kit.record import Answer, Result, RunFolder
 
 RESULT = Result(

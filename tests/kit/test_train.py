@@ -11,16 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BLOCKER = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'transformers', 'unsloth', 'trl', 'peft', 'bitsandbytes', 'datasets'):
-            raise ImportError(f'{name} is imported')
-sys.meta_path.insert(0, Blocker())
-from kit.train import main
-sys.exit(main(sys.argv[1:]))
-"""
 QUICK = (
     "--preset",
     "cpu",
@@ -35,19 +25,14 @@ QUICK = (
 )
 
 
-def without_heavy_libraries(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", BLOCKER, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
-def test_help_needs_no_heavy_library() -> None:
-    done = without_heavy_libraries("--help")
+def test_help_needs_no_heavy_library(without_heavy_libraries) -> None:
+    done = without_heavy_libraries("kit.train", "--help")
     assert done.returncode == 0
     assert "--max-length-tokens" in done.stdout
 
 
-def test_plan_needs_no_heavy_library_and_writes_nothing(tmp_path) -> None:
-    done = without_heavy_libraries(*QUICK, "--output", tmp_path / "x", "--plan", "--json")
+def test_plan_needs_no_heavy_library_and_writes_nothing(without_heavy_libraries, tmp_path) -> None:
+    done = without_heavy_libraries("kit.train", *QUICK, "--output", tmp_path / "x", "--plan", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["verdict"] in ("fits", "tight", "will not fit", "unknown")
@@ -55,9 +40,9 @@ def test_plan_needs_no_heavy_library_and_writes_nothing(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_of_a_model_without_data(qwen3_folder) -> None:
+def test_plan_of_a_model_without_data(without_heavy_libraries, qwen3_folder) -> None:
     (qwen3_folder / "model.safetensors").write_bytes(bytes(64))
-    done = without_heavy_libraries("--preset", "cpu", "--model", qwen3_folder, "--plan")
+    done = without_heavy_libraries("kit.train", "--preset", "cpu", "--model", qwen3_folder, "--plan")
     assert done.returncode == 0, done.stderr
     assert "596,049,920 weights, 10,092,544 trained" in done.stderr
 
@@ -76,11 +61,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_a_finding_before_anything_is_loaded(name: str) -> None:
+def test_bad_input_is_a_finding_before_anything_is_loaded(without_heavy_libraries, name: str) -> None:
     arguments, status, text = BAD[name]
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "examples").iterdir()}
     preset = [] if "--preset" in arguments else ["--preset", "cpu"]
-    done = without_heavy_libraries(*preset, *arguments)
+    done = without_heavy_libraries("kit.train", *preset, *arguments)
     assert done.returncode == status, done.stderr
     assert text in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,0 +1,150 @@
+"""The data stage against the bare tokenizer on the same rows: speed, peak memory by number of rows, second start.
+
+python -m benchmarks.data_speed [--data FILE] [--rows 1000000] [--repeats 3]
+
+FILE is a .jsonl of question/answer rows (GSM8K), repeated with changes up to the number of rows. Each figure is taken
+in a process of its own; bare and kit take turns.
+"""
+
+import argparse
+import itertools
+import json
+import lzma
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import measure
+
+QWEN3 = measure.ROOT / "tests" / "data" / "qwen3"
+CHUNK_ROWS = 1000
+
+
+def chat_format(folder: Path):
+    """The real Qwen3 tokenizer with its template."""
+    from kit import models, prompt
+
+    files = {path.name: path for path in folder.iterdir()}
+    return prompt.load(models.Model("qwen3", str(folder), {}, files), "auto")
+
+
+def unpack_qwen3(folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(lzma.decompress((QWEN3 / "tokenizer.json.xz").read_bytes()))
+    shutil.copy(QWEN3 / "tokenizer_config.json", folder)
+
+
+def write_rows(source: Path, rows: int, target: Path) -> None:
+    """The source's rows again and again, each time with another number in its question."""
+    lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    with target.open("w", encoding="utf-8") as file:
+        for number, row in zip(range(rows), itertools.cycle(lines), strict=False):
+            changed = {"question": f"{row['question']} (Exercise {number})", "answer": row["answer"]}
+            file.write(json.dumps(changed, ensure_ascii=False) + "\n")
+
+
+def texts(path: Path, chat) -> Iterator[list[str]]:
+    """The very texts that the kit encodes, a chunk at a time."""
+    from kit import formats
+
+    with path.open(encoding="utf-8") as file:
+        while lines := list(itertools.islice(file, CHUNK_ROWS)):
+            found = []
+            for line in lines:
+                example = formats.convert(json.loads(line), formats.by_name("question-answer"), {})
+                for pieces in chat.segments(example.conversations[0].messages, None):
+                    found.append("".join(piece.text for piece in pieces))
+            yield found
+
+
+def bare(path: Path, folder: Path) -> dict:
+    """Only the time inside the tokenizer counts, not reading and rendering."""
+    chat = chat_format(folder)
+    seconds, tokens = 0.0, 0
+    for chunk in texts(path, chat):
+        start_s = time.perf_counter()
+        encoded = chat.tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+        seconds += time.perf_counter() - start_s
+        tokens += sum(len(one.ids) for one in encoded)
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def kit(path: Path, folder: Path) -> dict:
+    """File to samples on disk, chosen and counted; `seconds` is the whole stage."""
+    from kit import data
+    from kit.options import Rows
+
+    chat = chat_format(folder)
+    start_s = time.perf_counter()
+    seen = data.read(Rows(data=str(path)), chat)
+    seconds = time.perf_counter() - start_s
+    report = seen.report
+    assert report.rows_read == report.rows_trained + report.rows_held_out + sum(report.rows_left_out.values())
+    return {"seconds": seconds, "tokens": report.tokens, "rows": report.rows_read}
+
+
+def in_process(part: str, path: Path, folder: Path, cache: Path) -> dict:
+    done = measure.must(measure.run("-m", "benchmarks.data_speed", "--part", part, "--data", path, "--folder", folder,
+                                    env={"KIT_CACHE": str(cache)}))  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=measure.ROOT / "examples" / "gsm8k.jsonl")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--part", choices=["bare", "kit"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        figures = {"bare": bare, "kit": kit}[args.part](args.data, args.folder)
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        json.dump(figures | {"peak_gib": round(peak_bytes / measure.GIB, 3)}, sys.stdout)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        measure.write("data_speed", measured(args, Path(scratch)))
+
+
+def measured(args: argparse.Namespace, scratch: Path) -> dict:
+    folder = scratch / "qwen3"
+    folder.mkdir()
+    unpack_qwen3(folder)
+    sizes = [args.rows // 10, args.rows // 4, args.rows // 2, args.rows]
+    files = {rows: scratch / f"rows-{rows}.jsonl" for rows in sizes}
+    for rows, path in files.items():
+        write_rows(args.data, rows, path)
+    ratios, pairs = [], []
+    for number in range(args.repeats):
+        alone = in_process("bare", files[sizes[0]], folder, scratch / "none")
+        whole = in_process("kit", files[sizes[0]], folder, scratch / f"cache-{number}")
+        ratios.append(round(alone["seconds"] / whole["seconds"], 3))
+        pairs.append({"bare_s": round(alone["seconds"], 2), "kit_s": round(whole["seconds"], 2)})
+    by_rows = {}
+    for rows in sizes:
+        first = in_process("kit", files[rows], folder, scratch / "cache")
+        second = in_process("kit", files[rows], folder, scratch / "cache")
+        by_rows[rows] = {
+            "first_s": round(first["seconds"], 2),
+            "second_s": round(second["seconds"], 2),
+            "tokens": first["tokens"],
+            "rows_per_s": round(rows / first["seconds"]),
+            "peak_gib": first["peak_gib"],
+            "second_peak_gib": second["peak_gib"],
+        }
+    alone = in_process("bare", files[args.rows], folder, scratch / "none")
+    return {
+        "rows": args.rows,
+        "cores": os.cpu_count(),
+        "speed_of_bare_tokenizer": measure.spread(ratios) | {"rows": sizes[0], "each": pairs},
+        "speed_of_bare_tokenizer_all_rows": round(alone["seconds"] / by_rows[args.rows]["first_s"], 3),
+        "by_rows": by_rows,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Check data before it is trained on, and see what the model will see.
+
+    python -m kit.data my.jsonl                          verdict, counts, lengths, every problem with its line
+    python -m kit.data my.jsonl --show 3                 rows with the trained tokens marked
+    python -m kit.data my.jsonl --fix clean.jsonl        a copy without the bad rows, and the list of what was removed
+
+Exit status: 0 fit to train on, 1 not, 2 wrong usage. Nothing is trained and torch is not needed.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+
+from rich.table import Table
+from rich.text import Text
+
+from kit import config, data, models, prompt, screen
+from kit.data.clean import clean
+from kit.data.preview import Preview
+from kit.errors import FAILED, INTERRUPTED, KitError
+from kit.options import DataCommand
+
+BAR_CHARACTERS = 40
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; every error that the user can mend ends here as a finding."""
+    try:
+        command = config.load_rows(sys.argv[1:] if argv is None else argv)
+        return check(command)
+    except KitError as error:
+        screen.findings(error.findings)
+        return error.status
+    except KeyboardInterrupt:
+        screen.say("interrupted")
+        return INTERRUPTED
+
+
+def check(command: DataCommand) -> int:
+    rows = command.rows
+    chat = prompt.load(models.find(rows.model), rows.template)
+    with screen.progress() as shown:
+        seen = data.look(rows, chat, shown)
+    fit = not any(finding.severity == "error" for finding in seen.findings)
+    shown_rows = Preview(seen, chat, command.show)
+    if command.json_output:
+        print(json.dumps(_to_json(seen, fit, shown_rows), ensure_ascii=False, indent=1))
+    else:
+        show(seen, rows.model, fit)
+        if command.show:
+            screen.out.print(shown_rows)
+    if command.fix:
+        removed, kept, gone = clean(seen, rows, command.fix)
+        screen.say(f"{command.fix}: {kept:,} rows kept; {removed}: {gone:,} rows removed, and why")
+    return 0 if fit else FAILED
+
+
+def show(seen: data.Data, model: str, fit: bool) -> None:
+    """Counts, lengths, findings, verdict."""
+    report = seen.report
+    for file in report.files:
+        screen.out.print(Text(f"{file['name']}: {file['format']} ({file['format_reason']}); {file['kind']}"))
+    screen.out.print(Text(f"tokens of {model}, template {report.template}\n"))
+    screen.out.print(_counts(seen))
+    if report.histogram:
+        screen.out.print(_lengths(report))
+    screen.findings(seen.findings)
+    warnings = sum(finding.severity == "warning" for finding in seen.findings)
+    words = "fit to train on" + (f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "")
+    verdict = Text(f"\nverdict: {words if fit else 'not fit to train on'}", style="bold green" if fit else "bold red")
+    screen.out.print(verdict)
+
+
+def _counts(seen: data.Data) -> Table:
+    report = seen.report
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("rows read", f"{report.rows_read:,}")
+    table.add_row("= to train on", f"{report.rows_trained:,}")
+    table.add_row("+ to measure on", f"{report.rows_held_out:,}")
+    for code, count in report.rows_left_out.items():
+        table.add_row(f"+ left out: {code}", f"{count:,}")
+    for name, count in (("cut", report.rows_cut), ("said before", report.rows_twice)):
+        table.add_row(f"of them {name}", f"{count:,}")
+    share_pct = 100 * report.trained_tokens / max(1, report.tokens)
+    table.add_row("samples in an epoch", f"{report.samples:,}")
+    table.add_row("tokens", f"{report.tokens:,}")
+    table.add_row("trained tokens", f"{report.trained_tokens:,} ({share_pct:.0f} %)")
+    return table
+
+
+def _lengths(report: data.DataReport) -> Table:
+    """Samples by length, one bar a bin."""
+    most = max(count for _, count in report.histogram)
+    title = f"length in tokens (median {report.median_tokens:,}, longest {report.longest_tokens:,})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("up to", "right"), ("samples", "right"), ("", "left")):
+        table.add_column(name, justify=justify)
+    for longest, count in report.histogram:
+        table.add_row(f"{longest:,}", f"{count:,}", "█" * -(-BAR_CHARACTERS * count // most))
+    return table
+
+
+def _to_json(seen: data.Data, fit: bool, shown: Preview) -> dict:
+    report = {"fit": fit, **seen.report.to_json(), "findings": [asdict(finding) for finding in seen.findings]}
+    return report | ({"rows": shown.to_json()} if shown.rows else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Files -> a stored data set, in one pass: rows are read and rendered while a worker thread tokenises those before."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from kit import checks, formats, sources
+from kit.data import store
+from kit.errors import RowError
+from kit.formats import Conversation, Example, Format
+from kit.options import Rows
+from kit.prompt import ChatFormat, Segment, TemplateError
+from kit.sources import Raw, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1  # of what is stored: a change of the encoding or of the checks makes older entries of the cache unknown
+CHUNK_ROWS = 1000
+DETECTED_ROWS = 100
+BAD_ANSWER = "data-marked-bad"  # no error: the row says itself that its answer is not to be learnt
+Told = Callable[[int, int], None]  # bytes read, rows read
+
+
+@dataclass(slots=True)
+class Parsed:
+    """A row on its way: what is known of it, and its samples as pieces of text."""
+
+    source: int
+    number: int
+    line: int
+    samples: list[list[Segment]]
+    question: int = 0
+    asked: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    warnings: list[str] | None = None
+
+
+def key_of(rows: Rows, files: list[Source], chat: ChatFormat) -> str:
+    """The hash of all that decides what is stored: the bytes of the files, what encodes them, and how they are read."""
+    parts = [VERSION, chat.fingerprint, rows.data_format, rows.columns]
+    parts += [[file.kind, file.encoding, sources.sha256(file)] for file in files]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def encode(rows: Rows, files: list[Source], chat: ChatFormat, key: str, told: Told) -> store.Stored:
+    """Every row of the files, encoded or with the reason why not. Raises KitError for a file in no known format."""
+    with store.new(key) as folder:
+        writer = store.Writer(folder)
+        head = []
+        try:
+            for number, file in enumerate(files):
+                head.append(_encode_file(rows, number, file, chat, writer, told))
+        finally:
+            writer.close()
+        (folder / store.HEAD).write_text(json.dumps({"files": head}), encoding="utf-8")
+    return store.find(key)
+
+
+def _encode_file(
+    rows: Rows, number: int, file: Source, chat: ChatFormat, writer: store.Writer, told: Told
+) -> dict[str, Any]:
+    """Write the file's rows; returns what data.json says of the file."""
+    read_bytes = 0
+
+    def hear(count_bytes: int) -> None:
+        nonlocal read_bytes
+        read_bytes = count_bytes
+
+    raws = sources.rows(file, hear)
+    first = list(islice(raws, DETECTED_ROWS))
+    form, reason = _format(rows, file, first)
+    parsed = (_parse(number, raw, form, rows.columns, chat) for raw in chain(first, raws))
+    count = 0
+    for samples, table in _in_worker(parsed, chat):
+        writer.add(samples, table)
+        count += len(table)
+        told(read_bytes, count)
+    return {
+        "name": file.name,
+        "kind": file.kind,
+        "kind_reason": file.reason,
+        "format": form.name,
+        "format_reason": reason,
+        "purpose": form.purpose,
+        "sha256": sources.sha256(file),
+        "rows": count,
+        "findings": [asdict(finding) for finding in file.findings],
+    }
+
+
+def _format(rows: Rows, file: Source, first: list[Raw]) -> tuple[Format, str]:
+    if rows.data_format != "auto":
+        return formats.by_name(rows.data_format), "named by --data-format"
+    return formats.detect([raw.value for raw in first], rows.columns, file.name)
+
+
+def _in_worker(parsed: Iterable[Parsed], chat: ChatFormat) -> Iterator[tuple["pa.RecordBatch", "pa.RecordBatch"]]:
+    """Batches in order; the tokenizer works outside Python's lock: one chunk is encoded while the next is rendered."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: deque = deque()
+        while chunk := list(islice(parsed, CHUNK_ROWS)):
+            waiting.append(worker.submit(_batch, chunk, chat))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _parse(source: int, raw: Raw, form: Format, columns: dict[str, str], chat: ChatFormat) -> Parsed:
+    row = Parsed(source, raw.number, raw.line, [])
+    try:
+        if isinstance(raw.value, RowError):
+            raise raw.value
+        example = formats.convert(raw.value, form, columns)
+        row.warnings = _checked(example, chat)
+        row.asked = _asked(example)
+        row.question = _hash(" ".join(row.asked.split()).casefold().encode("utf-8", "surrogatepass"))
+        if example.good:
+            row.samples = _samples(example, chat)
+        else:
+            row.code = BAD_ANSWER
+    except RowError as error:
+        row.code, row.detail = error.code, str(error)
+    except TemplateError as error:
+        row.code, row.detail = "data-template", str(error)
+    return row
+
+
+def _checked(example: Example, chat: ChatFormat) -> list[str] | None:
+    """Warnings as [code, detail, code, detail, ...]; None for the usual row, which has none."""
+    found = []
+    for conversation in example.conversations:
+        found += checks.check(conversation)
+    if example.text is not None:
+        checks.check_text(example.text)
+        if token := chat.special_in(example.text):
+            found.append(("data-text-with-markers", f"holds {token}"))
+    elif token := next(filter(None, map(chat.special_in, _texts(example.conversations))), ""):
+        found.append(("data-special-token-typed", f"holds {token}"))
+    return list(chain.from_iterable(found)) or None
+
+
+def _texts(conversations: Iterable[Conversation]) -> Iterator[str]:
+    for conversation in conversations:
+        for message in conversation.messages:
+            yield message["content"]
+            if "reasoning_content" in message:
+                yield message["reasoning_content"]
+
+
+def _samples(example: Example, chat: ChatFormat) -> list[list[Segment]]:
+    found = [] if example.text is None else [chat.text_segments(example.text)]
+    for conversation in example.conversations:
+        found += chat.segments(conversation.messages, conversation.tools)
+    if not any(piece.trained and piece.text for pieces in found for piece in pieces):
+        raise RowError("data-nothing-trained", "the template leaves nothing of the answers")
+    return found
+
+
+def _asked(example: Example) -> str:
+    """What is asked first: the message before the first answer, or the plain text."""
+    if example.text is not None:
+        return example.text
+    before = ""
+    for message in example.conversations[0].messages:
+        if message["role"] == "assistant":
+            break
+        before = message["content"]
+    return before
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _batch(chunk: list[Parsed], chat: ChatFormat) -> tuple["pa.RecordBatch", "pa.RecordBatch"]:
+    """Token ids and trained spans of the samples of a chunk, and the lines of its rows."""
+    import numpy as np
+    import pyarrow as pa
+
+    pieces = [piece for row in chunk for sample in row.samples for piece in sample]
+    encoded = iter(chat.encode(pieces))
+    ids: list[int] = []
+    spans: list[int] = []
+    id_ends, span_ends, contents = [0], [0], []
+    for row in chunk:
+        begin = len(ids)
+        for sample in row.samples:
+            start = len(ids)
+            for piece in sample:
+                before = len(ids) - start
+                ids += next(encoded)
+                if piece.trained:
+                    spans += (before, len(ids) - start)
+            id_ends.append(len(ids))
+            span_ends.append(len(spans))
+        contents.append((begin, len(ids)))
+    flat = np.array(ids, dtype=np.int32)
+    samples = pa.record_batch(
+        [_lists(id_ends, flat), _lists(span_ends, np.array(spans, dtype=np.int32))], schema=store.samples_schema()
+    )
+    columns = {
+        "source": [row.source for row in chunk],
+        "number": [row.number for row in chunk],
+        "line": [row.line for row in chunk],
+        "samples": [len(row.samples) for row in chunk],
+        "question": [row.question for row in chunk],
+        "content": [_hash(flat[begin:end].tobytes()) for begin, end in contents],
+        "asked": [None if row.asked is None else _storable(row.asked) for row in chunk],
+        "code": [row.code for row in chunk],
+        "detail": [None if row.detail is None else _storable(row.detail) for row in chunk],
+        "warnings": [row.warnings for row in chunk],
+    }
+    schema = store.rows_schema()
+    return samples, pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _lists(ends: list[int], values: Any) -> "pa.ListArray":
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values, pa.int32()))
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which JSON may hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")

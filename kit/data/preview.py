@@ -1,0 +1,67 @@
+"""Samples as the model sees them, the trained tokens marked: in a terminal, and as HTML in a notebook."""
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich.console import Group
+from rich.text import Text
+
+from kit.data import Data
+from kit.prompt import IGNORED, ChatFormat, Sample
+
+TRAINED, OTHER = "bold green", "dim"
+OPEN, CLOSE = "⟦", "⟧"  # around trained text, for screens without colour and people who do not see it
+CARD = "border:1px solid #8886;border-radius:6px;padding:.6em .8em;margin:.5em 0;white-space:pre-wrap;line-height:1.5"
+MARK = "background:#2da44e33;border-bottom:2px solid #2da44e"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The first `rows` rows to train on, to print with rich or to end a notebook cell with."""
+
+    data: Data
+    chat: ChatFormat
+    rows: int = 3
+
+    def samples(self) -> list[Sample]:
+        """Those of the first rows, in the order of the files."""
+        wanted = sorted(set(self.data.train.row[: 100 * self.rows].tolist()))[: self.rows]
+        return [self.data.train[index] for index in range(len(self.data.train)) if self.data.train.row[index] in wanted]
+
+    def title(self, sample: Sample) -> str:
+        place = self.data.choice.place(sample.row)
+        return f"{place}: {len(sample.ids)} tokens, {sample.trained_tokens} trained"
+
+    def __rich__(self) -> Group:
+        parts = []
+        for sample in self.samples():
+            text = Text(self.title(sample) + "\n", style="bold")
+            for piece, trained in stretches(sample, self.chat):
+                text.append(f"{OPEN}{piece}{CLOSE}" if trained else piece, style=TRAINED if trained else OTHER)
+            parts.append(text.append("\n"))
+        return Group(*parts)
+
+    def _repr_html_(self) -> str:
+        return "".join(self._card(sample) for sample in self.samples())
+
+    def _card(self, sample: Sample) -> str:
+        words = "".join(
+            f'<span style="{MARK}">{html.escape(piece)}</span>' if trained else html.escape(piece)
+            for piece, trained in stretches(sample, self.chat)
+        )
+        return f'<div style="{CARD}"><b>{html.escape(self.title(sample))}</b>\n{words}</div>'
+
+    def to_json(self) -> list[dict]:
+        return [
+            {"row": self.title(sample), "pieces": list(map(list, stretches(sample, self.chat)))}
+            for sample in self.samples()
+        ]
+
+
+def stretches(sample: Sample, chat: ChatFormat) -> Iterator[tuple[str, bool]]:
+    """(decoded text, trained) for each run of tokens that are trained or not."""
+    pairs = zip(sample.ids, (label != IGNORED for label in sample.labels), strict=True)
+    for trained, run in groupby(pairs, key=lambda pair: pair[1]):
+        yield chat.tokenizer.decode([token for token, _ in run], skip_special_tokens=False), trained

@@ -1,0 +1,230 @@
+"""Encoded rows on disk: written in one pass, read through memory maps, found again by the hash of what they came from.
+
+A stored data set is a folder of two Arrow files: `samples.arrow` (token ids and trained spans) and `rows.arrow` (what
+became of each row). Memory therefore does not grow with the tokens.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kit.prompt import IGNORED, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+SAMPLES, ROWS, HEAD = "samples.arrow", "rows.arrow", "head.json"
+CACHE_LIMIT_BYTES = 20 << 30  # the data sets used longest ago are deleted beyond this
+
+
+def cache_folder() -> Path:
+    """Where encoded data sets are kept: $KIT_CACHE, or the user's cache folder."""
+    given = os.environ.get("KIT_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "finetune-kit" / "data"
+
+
+def samples_schema() -> "pa.Schema":
+    """ids: the tokens; spans: start, stop, start, stop ... of the trained ones among them."""
+    import pyarrow as pa
+
+    return pa.schema([("ids", pa.list_(pa.int32())), ("spans", pa.list_(pa.int32()))])
+
+
+def rows_schema() -> "pa.Schema":
+    """One line a row, also for the rows that cannot be trained on; `code` and `detail` say why not."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("source", pa.int16()),
+            ("number", pa.int64()),
+            ("line", pa.int64()),
+            ("samples", pa.int32()),
+            ("question", pa.uint64()),  # hash of what is asked: rows of one question belong to one side of the split
+            ("content", pa.uint64()),  # hash of the token ids
+            ("asked", pa.string()),  # the text before the first answer, to show
+            ("code", pa.string()),
+            ("detail", pa.string()),
+            ("warnings", pa.list_(pa.string())),  # code, detail, code, detail ...
+        ]
+    )
+
+
+class Writer:
+    """Two Arrow files under construction; `add` takes one batch of each."""
+
+    def __init__(self, folder: Path):
+        import pyarrow as pa
+
+        self.samples = pa.ipc.new_file(str(folder / SAMPLES), samples_schema())
+        self.rows = pa.ipc.new_file(str(folder / ROWS), rows_schema())
+
+    def add(self, samples: "pa.RecordBatch", rows: "pa.RecordBatch") -> None:
+        self.samples.write_batch(samples)
+        self.rows.write_batch(rows)
+
+    def close(self) -> None:
+        self.samples.close()
+        self.rows.close()
+
+
+@contextmanager
+def new(key: str) -> Iterator[Path]:
+    """A folder to write into; whole under its key in the cache afterwards, gone after an error."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=cache))
+    try:
+        yield folder
+        shutil.rmtree(cache / key, ignore_errors=True)  # one that could not be read
+        with contextlib.suppress(OSError):  # another process was first: its files are the same
+            folder.rename(cache / key)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _keep_within(cache, CACHE_LIMIT_BYTES)
+
+
+def _keep_within(cache: Path, limit_bytes: int) -> None:
+    """Delete the data sets used longest ago; the newest one always stays."""
+    folders = sorted(cache.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    total_bytes = 0
+    for number, folder in enumerate(folders):
+        total_bytes += sum(file.stat().st_size for file in folder.glob("*"))
+        if number and total_bytes > limit_bytes:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def find(key: str) -> "Stored | None":
+    """The data set of that key, if it is in the cache and can be read."""
+    folder = cache_folder() / key
+    try:
+        stored = Stored(folder, json.loads((folder / HEAD).read_text(encoding="utf-8")))
+        stored.rows  # noqa: B018 opened here, so that a broken file is not found later
+        stored.batches  # noqa: B018
+        os.utime(folder)
+    except (OSError, ValueError):
+        return None
+    return stored
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An encoded data set. `head` holds what is said of the whole: its files and their findings."""
+
+    folder: Path
+    head: dict[str, Any]
+
+    @cached_property
+    def rows(self) -> "pa.Table":
+        import pyarrow as pa
+
+        with pa.memory_map(str(self.folder / ROWS)) as file:
+            return pa.ipc.open_file(file).read_all()
+
+    @cached_property
+    def batches(self) -> list[tuple["np.ndarray", ...]]:
+        """(offsets and values of the ids, offsets and values of the spans) of each batch of samples."""
+        import pyarrow as pa
+
+        with pa.memory_map(str(self.folder / SAMPLES)) as file:
+            reader = pa.ipc.open_file(file)
+            columns = [reader.get_batch(number).columns for number in range(reader.num_record_batches)]
+        return [
+            tuple(part.to_numpy() for column in pair for part in (column.offsets, column.values)) for pair in columns
+        ]
+
+    @cached_property
+    def first_of_batch(self) -> list[int]:
+        """Number of the first sample of each batch."""
+        firsts = [0]
+        for offsets, *_ in self.batches:
+            firsts.append(firsts[-1] + len(offsets) - 1)
+        return firsts
+
+    @cached_property
+    def lengths(self) -> "np.ndarray":
+        """Tokens of each sample."""
+        import numpy as np
+
+        return np.concatenate([np.diff(offsets) for offsets, *_ in self.batches] or [np.zeros(0, np.int32)])
+
+    def sample(self, number: int) -> tuple["np.ndarray", "np.ndarray"]:
+        """(ids, spans as [start, stop] pairs) of a sample."""
+        batch = bisect_right(self.first_of_batch, number) - 1
+        place = number - self.first_of_batch[batch]
+        id_offsets, ids, span_offsets, spans = self.batches[batch]
+        pairs = spans[span_offsets[place] : span_offsets[place + 1]].reshape(-1, 2)
+        return ids[id_offsets[place] : id_offsets[place + 1]], pairs
+
+    @cached_property
+    def first_trained(self) -> "np.ndarray":
+        """Place of the first trained token of each sample."""
+        import numpy as np
+
+        return np.concatenate([spans[offsets[:-1]] for _, _, offsets, spans in self.batches] or [np.zeros(0, np.int32)])
+
+    @cached_property
+    def trained(self) -> "np.ndarray":
+        """Trained tokens of each sample."""
+        import numpy as np
+
+        counts = []
+        for _, _, offsets, spans in self.batches:
+            ends = np.concatenate([[0], np.cumsum(spans[1::2] - spans[0::2])])
+            counts.append(ends[offsets[1:] // 2] - ends[offsets[:-1] // 2])
+        return np.concatenate(counts or [np.zeros(0, np.int64)])
+
+
+@dataclass(frozen=True)
+class Samples(Sequence):
+    """Chosen samples, or stretches of them, read when they are asked for.
+
+    number, start, stop, row (arrays of one length): the sample's number in the store, the tokens taken of it, its row.
+    """
+
+    stored: Stored
+    number: "np.ndarray"
+    start: "np.ndarray"
+    stop: "np.ndarray"
+    row: "np.ndarray"
+
+    @property
+    def lengths(self) -> "np.ndarray":
+        return self.stop - self.start
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def __getitem__(self, index: int) -> Sample:
+        import numpy as np
+
+        start, stop = self.start[index], self.stop[index]
+        ids, spans = self.stored.sample(int(self.number[index]))
+        labels = np.full(len(ids), IGNORED, np.int64)
+        for first, last in spans:
+            labels[first:last] = ids[first:last]
+        return Sample(int(self.row[index]), ids[start:stop].tolist(), labels[start:stop].tolist())
+
+    def trained_tokens(self) -> int:
+        """Trained tokens of all of them."""
+        import numpy as np
+
+        total = int(self.stored.trained[self.number].sum())
+        shortened = np.flatnonzero(self.lengths != self.stored.lengths[self.number])
+        for index in shortened:  # few: the rows that were cut
+            total -= int(self.stored.trained[self.number[index]])
+            total += self[int(index)].trained_tokens
+        return total

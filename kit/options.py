@@ -1,0 +1,157 @@
+"""Every option, written once: a field is the flag, the key in a file, the help and the default."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Rows(BaseModel):
+    """Which rows are trained on, and as what text: python -m kit.data my.jsonl"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "tiny"
+    """A folder, a name on the hub (owner/name), or `tiny`, the small model that comes with the kit."""
+    data: tuple[str, ...] = ()
+    """Training rows: files, folders, or data sets on the hub (owner/name, owner/name:split)."""
+    data_format: str = "auto"
+    """What the rows are, such as alpaca, sharegpt, text or kto. auto: by the keys of the first rows."""
+    data_columns: tuple[str, ...] = ()
+    """Columns by other names, as ours=theirs: --data-columns question=prompt answer=response"""
+    data_weights: tuple[PositiveFloat, ...] = ()
+    """One number for each of --data: how often its rows are used in an epoch; 0.5 draws half of them."""
+    data_on_error: Literal["stop", "skip"] = "stop"
+    """Rows that cannot be trained on. stop: they end the run; skip: they are left out and written down."""
+    eval_data: tuple[str, ...] = ()
+    """Rows to measure the loss on, instead of some held out of --data."""
+    held_out_rows: Annotated[int, Field(ge=0)] = 64
+    """Rows kept out of training to measure the loss on; at most a tenth of the data, chosen by content and seed."""
+    template: str = "auto"
+    """Chat template: auto (the model's own), or a name from templates/."""
+    max_length_tokens: PositiveInt = 1024
+    """Longest sample. Longer ones are never cut in silence: see --long-rows."""
+    long_rows: Literal["stop", "drop", "cut"] = "stop"
+    """Rows that are too long. stop: up to 1 % are left out and named, more end the run; drop: all are left out;
+    cut: answers lose their end, plain text goes on in a further sample."""
+    seed: int = 3407
+    """Of the adapter's start, the order of the rows and the choice of the held-out ones."""
+
+    @field_validator("data", "eval_data", "data_columns", "data_weights", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path | int | float) else value
+
+    @model_validator(mode="after")
+    def _matching_lists(self) -> "Rows":
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} of data")
+        if odd := [pair for pair in self.data_columns if not all(pair.partition("="))]:
+            raise ValueError(f"data_columns takes ours=theirs, not {odd[0]}")
+        return self
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our name of a column -> the file's."""
+        return dict(pair.split("=", 1) for pair in self.data_columns)
+
+
+class Run(Rows):
+    """One fine-tuning run, complete: two runs with equal options on equal data are the same run."""
+
+    preset: str = "auto"
+    """Starting values: cpu, rtx5080, or auto (by the machine)."""
+    output: Path | None = None
+    """Run folder. Default: runs/<data>-<model>."""
+
+    backend: Literal["auto", "unsloth", "hf"] = "auto"
+    """Who loads and adapts the model. auto: Unsloth, or plain transformers + PEFT where Unsloth cannot start."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train. auto: the graphics card where torch can use one, else the CPU."""
+    load_in_4bit: bool = True
+    """Base weights in 4-bit NF4 with double quantisation (QLoRA); off: 16 bit."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Number format of the arithmetic. auto: bf16 where the machine computes it natively."""
+
+    lora_rank: PositiveInt = 16
+    """Rank r of the update that each adapted layer learns."""
+    lora_alpha: PositiveInt = 16
+    """Scale: the update is multiplied by alpha / rank."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Above 0 leaves Unsloth's fast path."""
+    adapter_precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of adapter, gradients and optimiser states; bf16 halves them and rounds every update."""
+    target_modules: tuple[str, ...] = LINEAR_LAYERS
+    """Names of the linear layers that get an adapter."""
+
+    batch_size: PositiveInt = 8
+    """Samples that each optimiser step averages over (the effective batch)."""
+    micro_batch_size: PositiveInt = 1
+    """Samples of the full length that are in memory at once; shorter ones go together up to as many tokens."""
+    gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
+    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the machine."""
+    pin_memory: Literal["auto", "on", "off"] = "auto"
+    """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
+    epochs: PositiveFloat = 3.0
+    """Passes over the data."""
+    max_steps: PositiveInt | None = None
+    """Stop after this many optimiser steps, whatever the epochs say."""
+    learning_rate: PositiveFloat = 2e-4
+    """Highest step size, reached after the warm-up."""
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_pct: Annotated[float, Field(ge=0, le=100)] = 5.0
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Pull of the adapter's weights towards zero."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients longer than this are scaled down."""
+    optimizer: Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused"] = "auto"
+    """auto: adamw_8bit on a graphics card, adamw_torch_fused on a CPU."""
+
+    prompts: tuple[str, ...] = ()
+    """Questions answered before and after training. Default: three of the held-out rows."""
+    sample_tokens: PositiveInt = 64
+    """Longest answer to those questions."""
+
+    def steps(self, samples: int) -> int:
+        """Optimiser steps over that many samples; the last one of an epoch may average over fewer of them."""
+        return self.max_steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))
+
+
+class Command(BaseModel):
+    """Fine-tune a language model with LoRA: python -m kit.train --preset rtx5080 --data my.jsonl"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    config: Path | None = None
+    """A TOML or YAML file of the options above; runs/x/run.toml repeats a run."""
+    plan: bool = False
+    """Say what the run will need and whether it fits, and stop."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the result as JSON on standard output."""
+
+    origins: Annotated[dict[str, str], tyro.conf.Suppress] = {}
+
+
+class DataCommand(BaseModel):
+    """Check data before it is trained on, and see what the model will see: python -m kit.data my.jsonl"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The same as --data."""
+    rows: Annotated[Rows, tyro.conf.arg(name="")]
+    show: Annotated[int, Field(ge=0)] = 0
+    """Print so many rows as the model sees them, with the trained tokens marked."""
+    fix: Path | None = None
+    """Write the rows that can be trained on to this .jsonl file, and beside it which were removed and why."""
+    config: Path | None = None
+    """A TOML or YAML file of options; runs/x/run.toml checks the data of that run."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the report as JSON on standard output."""
