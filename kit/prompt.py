@@ -107,7 +107,10 @@ class ChatFormat:
         return self.render(messages, tools, add_generation_prompt=True, **options)
 
     def segments(self, messages: list[dict[str, Any]], tools: list | None = None) -> Iterator[list[Segment]]:
-        """The samples of one conversation, each as its pieces in order. Raises TemplateError."""
+        """The samples of one conversation, each as its pieces in order.
+
+        Raises RowError; it is a TemplateError where the template does not take the conversation.
+        """
         messages, tools = self._encoder.hidden(messages), self._encoder.hidden(tools)
         pieces: list[str] = []  # in turn: what is asked, what is answered
         for index, message in enumerate(messages):
@@ -131,7 +134,7 @@ class ChatFormat:
         """A row of plain text: all of it is trained, up to an end token.
 
         Special tokens in it are real ones: such rows often are conversations that a template has rendered already.
-        `special_in` tells where that may be a surprise.
+        `special_in` tells where that may be a surprise. Raises RowError.
         """
         start = self._start_of_text if not text.startswith(self._start_of_text) else ""
         end = self.end_token if not text.rstrip().endswith(self.end_token) else ""
@@ -177,12 +180,12 @@ class ChatFormat:
     def prompt_ids(
         self, messages: list[dict[str, Any]], tools: list | None = None, thinking: bool = False
     ) -> list[int]:
-        """What the tuned model is asked with. Raises TemplateError."""
+        """What the tuned model is asked with. Raises RowError."""
         text = self.question(self._encoder.hidden(messages), self._encoder.hidden(tools), thinking)
         return self._ids(text)
 
     def samples(self, messages: list[dict[str, Any]], tools: list | None = None, row: int = 0) -> list[Sample]:
-        """The samples of one conversation. Raises TemplateError."""
+        """The samples of one conversation. Raises RowError."""
         return [Sample.of(row, pieces, self.encode(pieces)) for pieces in self.segments(messages, tools)]
 
 
