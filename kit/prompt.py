@@ -201,8 +201,13 @@ def load(model: Model, template: str) -> ChatFormat:
         if "chat_template.jinja" in model.files
         else settings.get("chat_template")
     )
-    text, origin = _choose(template, own, model)
-    chat = _chat_format(_tokenizer(model), text, origin, _special_tokens(settings))
+    tokenizer, special_tokens = _tokenizer(model), _special_tokens(settings)
+    if isinstance(own, list):  # several named templates: the one called "default"
+        own = next((item["template"] for item in own if item["name"] == "default"), None)
+    if template == "auto" and not own:
+        raise KitError(_no_template(model, _fitting(tokenizer, special_tokens)))
+    text, origin = (own, f"{model.name}'s own") if template == "auto" else _read(template)
+    chat = _chat_format(tokenizer, text, origin, special_tokens)
     stop_on_errors(chat.findings)
     return chat
 
@@ -237,33 +242,26 @@ def _chat_format(tokenizer: Tokenizer, text: str, origin: str, special_tokens: d
     return ChatFormat(tokenizer, text, origin, special_tokens, end_token)
 
 
-def _choose(template: str, own: Any, model: Model) -> tuple[str, str]:
-    if isinstance(own, list):  # several named templates: the one called "default"
-        own = next((item["template"] for item in own if item["name"] == "default"), None)
-    if template == "auto" and own:
-        return own, f"{model.name}'s own"
-    if template in names():
-        return _read(template)
-    if template == "auto":
-        raise KitError(
-            problem(
-                "model-has-no-chat-template",
-                f"{model.name} has no chat template.",
-                "It is a base model: how questions and answers are marked is your choice.",
-                *(f"--template {name}" for name in names()),
-            )
-        )
-    raise KitError(
-        problem(
-            "unknown-template",
-            f"There is no template {template}. {nearest(template, names())}".rstrip(),
-            "Templates are the files in templates/.",
-            *(f"--template {name}" for name in ("auto", *names())),
-        )
+def _no_template(model: Model, fitting: list[str]) -> Finding:
+    return problem(
+        "model-has-no-chat-template",
+        f"{model.name} has no chat template.",
+        "It is a base model: how questions and answers are marked is your choice.",
+        *(f"--template {name}" for name in fitting),
     )
 
 
 def _read(name: str) -> tuple[str, str]:
+    """Text and origin of a template in templates/."""
+    if name not in names():
+        raise KitError(
+            problem(
+                "unknown-template",
+                f"There is no template {name}. {nearest(name, names())}".rstrip(),
+                "Templates are the files in templates/.",
+                *(f"--template {known}" for known in ("auto", *names())),
+            )
+        )
     return (TEMPLATES / f"{name}.jinja").read_text("utf-8"), f"templates/{name}.jinja"
 
 
@@ -286,7 +284,7 @@ def _tokens_missing(chat: ChatFormat) -> Finding | None:
         "Each would be learnt as a handful of ordinary characters, with no sign where a turn ends."
         if ours
         else "It is the model's own template, so this may be meant: a turn is marked by ordinary characters.",
-        *(f"--template {name}" for name in _fitting(chat)),
+        *(f"--template {name}" for name in _fitting(chat.tokenizer, chat.special_tokens)),
         details={"missing": " ".join(missing)},
         severity="error" if ours else "warning",
     )
@@ -304,13 +302,13 @@ def _is_one_token(chat: ChatFormat, token: str) -> bool:
     return len(chat.tokenizer.encode(token, add_special_tokens=False).ids) == 1
 
 
-def _fitting(chat: ChatFormat) -> list[str]:
+def _fitting(tokenizer: Tokenizer, special_tokens: dict[str, str]) -> list[str]:
     """Names of the templates whose tokens the tokenizer has."""
-    others = {name: _chat_format(chat.tokenizer, *_read(name), chat.special_tokens) for name in names()}
+    chats = {name: _chat_format(tokenizer, *_read(name), special_tokens) for name in names()}
     return [
         name
-        for name, other in others.items()
-        if all(_is_one_token(other, token) for token in (*_written_tokens(other), other.end_token))
+        for name, chat in chats.items()
+        if all(_is_one_token(chat, token) for token in (*_written_tokens(chat), chat.end_token))
     ]
 
 
@@ -322,7 +320,7 @@ def _end_token_missing(chat: ChatFormat) -> Finding | None:
         f"The tokenizer has no token {chat.end_token}." if chat.end_token else "The model names no end token.",
         "It closes every answer: without it the model never learns to stop.",
         'name it in the model folder: tokenizer_config.json, "eos_token": "..."',
-        *(f"--template {name}" for name in _fitting(chat)),
+        *(f"--template {name}" for name in _fitting(chat.tokenizer, chat.special_tokens)),
     )
 
 

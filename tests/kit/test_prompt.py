@@ -316,6 +316,7 @@ def test_a_model_without_template_asks_for_one(tmp_path) -> None:
         prompt.load(bare, "auto")
     assert only_finding(error).id == "model-has-no-chat-template"
     assert "--template chatml" in only_finding(error).fix
+    assert "--template llama-3" not in only_finding(error).fix, "its tokens are not in this tokenizer"
 
 
 def test_the_models_own_tokens_are_known(tiny_chat) -> None:
