@@ -52,7 +52,10 @@ def _marked(name: str, path: Path) -> Finding:
 
 
 def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
-    """Raises KitError where most of what is not ASCII is not UTF-8: then the whole file is written in another way."""
+    """Raises KitError where most of what is not ASCII is not UTF-8: then the whole file is written in another way.
+
+    One or two wrong lines among others are broken lines of a good file, named when they are read.
+    """
     lines = head.split(b"\n")
     others = [number for number, line in enumerate(lines, start=1) if not line.isascii()]
     wrong = {}
@@ -63,11 +66,11 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
             wrong[number] = f"line {number}, byte {error.start + 1} (0x{error.object[error.start]:02X})"
     if 4 * head.count(0) > len(head):  # every other byte of English text is 0 in UTF-16
         place, guess = "line 1 (bytes that are 0)", "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
-    elif 2 * len(wrong) > len(others):
+    elif 2 * len(wrong) > len(others) and not len(wrong) <= BROKEN_LINES < len(lines) - len(wrong):
         place = next(iter(wrong.values()))
         guess = _guess(b"\n".join(lines[number - 1] for number in wrong))
     else:
-        return  # a broken line in a good file is named when it is read
+        return
     raise KitError(
         problem(
             "data-not-utf8",

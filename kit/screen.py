@@ -33,6 +33,7 @@ def note(text: str) -> None:
 
 def findings(items: tuple[Finding, ...]) -> None:
     if items:
+        out.file.flush()  # both may go into one file
         console.print()
         console.out(report.render_all(items, colour=report.colour_wanted(console.file)))
 

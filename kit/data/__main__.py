@@ -59,14 +59,16 @@ def show(seen: data.Data, model: str, fit: bool) -> None:
     """Counts, lengths, findings, verdict."""
     report = seen.report
     for file in report.files:
-        screen.out.print(Text(f"{file['name']}: {file['format']} ({file['format_reason']}); {file['kind']}"))
+        screen.out.print(Text(f"{file['name']}: {file['kind']} ({file['kind_reason']})"))
+        screen.out.print(Text(f"{file['format']} rows: {file['format_reason']}"))
     screen.out.print(Text(f"tokens of {model}, template {report.template}\n"))
     screen.out.print(_counts(seen))
     if report.histogram:
         screen.out.print(_lengths(report))
     screen.findings(seen.findings)
     warnings = sum(finding.severity == "warning" for finding in seen.findings)
-    words = "fit to train on" + (f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "")
+    purpose = "" if report.purpose != "preferences" else " (on preferences, which kit.train does not do yet)"
+    words = f"fit to train on{purpose}" + (f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "")
     verdict = Text(f"\nverdict: {words if fit else 'not fit to train on'}", style="bold green" if fit else "bold red")
     screen.out.print(verdict)
 
@@ -81,8 +83,9 @@ def _counts(seen: data.Data) -> Table:
     table.add_row("+ to measure on", f"{report.rows_held_out:,}")
     for code, count in report.rows_left_out.items():
         table.add_row(f"+ left out: {code}", f"{count:,}")
-    for name, count in (("cut", report.rows_cut), ("said before", report.rows_twice)):
-        table.add_row(f"of them {name}", f"{count:,}")
+    for name, count in (("cut", report.rows_cut), ("repeat an earlier one", report.rows_twice)):
+        if count:
+            table.add_row(f"of these {name}", f"{count:,}")
     share_pct = 100 * report.trained_tokens / max(1, report.tokens)
     table.add_row("samples in an epoch", f"{report.samples:,}")
     table.add_row("tokens", f"{report.tokens:,}")

@@ -168,7 +168,7 @@ def _too_long(choice: Choice, longest: "np.ndarray", too_long: "np.ndarray") -> 
     details = {
         "too long": f"{count} of {len(known)} rows ({share_pct:.1f} %)",
         "longest row": f"{known.max()} tokens",
-        "first rows": ", ".join(str(place) for place, _ in choice.places(too_long)),
+        "first rows": ", ".join(str(place.number) for place, _ in choice.places(too_long)),
     }
     enough = int(np.quantile(known, 0.99, method="inverted_cdf"))
     if share_pct > LONG_ROWS_PCT and choice.options.long_rows == "stop":

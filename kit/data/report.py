@@ -11,8 +11,10 @@ PLACES_SHOWN = 5
 FURTHER_WHY = {
     "data-line-does-not-parse": "A broken line is often half of a row: what stands around it may be wrong too.",
     "data-not-utf8": "Text is read as UTF-8: other bytes would become other characters.",
+    "data-nul-character": "The character that ends text in many programs: what stands behind it would be lost there.",
+    "data-value-unreadable": "The table holds a value that is no text, number, list or record.",
+    "data-file-unreadable": "The file is damaged here: what follows was not read.",
     "data-csv-cells": "A row with another number of cells has its texts in the wrong columns.",
-    "data-half-character": "Such text cannot be encoded: it was cut in the middle of a character.",
     "data-template": "The chat template refuses this conversation.",
     "data-nothing-trained": "Every label would be masked: the row costs time and teaches nothing.",
     "data-text-with-markers": "The text seems rendered by a template already: all of it is trained, questions too.",
@@ -22,6 +24,9 @@ FURTHER_WHY = {
     "data-answer-cut-away": "Nothing of the answer stands before the limit: such a row teaches nothing.",
 }
 FURTHER_ADVICE = {
+    "data-file-unreadable": "make or download the file again",
+    "data-csv-cells": 'put cells with a comma or a line break in double quotes, or save the table as .jsonl',
+
     "data-text-with-markers": "give chat messages instead, and only the answers are trained",
     "data-special-token-typed": "nothing: it is encoded as plain text, here and when the model is asked",
     "data-duplicates": "python -m kit.data FILE --fix clean.jsonl        (keeps the first of each)",
