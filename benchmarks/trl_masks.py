@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from kit import formats, models, prompt
+from kit import models, prompt
 from kit.errors import RowError
 from kit.prompt import IGNORED, ChatFormat, Sample
+from kit.rows import formats
 
 QWEN3 = measure.ROOT / "tests" / "data" / "qwen3"
 CHAT_TEMPLATES = {  # ours: TRL's

@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
 
-from kit.formats import sharegpt_message
+from kit.rows.formats import sharegpt_message
 
 SEED = 3407
 BLOCK_TOKENS = 1024

@@ -9,14 +9,13 @@ ROOT = Path(__file__).parents[1]
 KIT_LAYERS = (
     ("errors", "files", "options"),
     ("config", "models"),
-    ("formats", "tokens", "rendering", "hub_data", "readers", "encodings"),
-    ("checks", "sources", "prompt"),
+    ("rows", "prompt"),
     ("data",),
     ("memory", "backend", "record"),
     ("runner", "screen"),
     ("train", "data.__main__"),
 )
-FOLDERS = ("backend", "data")
+FOLDERS = ("rows", "prompt", "data", "backend")
 LONGEST_FILE_LINES = 400
 HEAVY = {"unsloth", "torch", "trl", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"}
 
@@ -78,7 +77,7 @@ def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", KIT_FILES, ids=lambda path: f"{name_of(path)}.{path.stem}")
 def test_heavy_libraries_are_imported_in_backend_only_and_late(path: Path) -> None:
     heavy = {(name, top) for name, top in imports(path) if name.split(".")[0] in HEAVY}
-    allowed = {"backend": HEAVY, "hub_data": {"datasets"}}.get(name_of(path), set())
+    allowed = {"backend": HEAVY, "hub": {"datasets"}}.get("hub" if path.stem == "hub" else name_of(path), set())
     assert {name.split(".")[0] for name, _ in heavy} <= allowed
     assert not any(top for _, top in heavy), "the first import decides who patches whom: import inside a function"
 

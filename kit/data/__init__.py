@@ -1,7 +1,7 @@
 """Data files -> the samples to train on and to measure on, with a report whose counts add up.
 
-files (kit.sources) -> rows -> conversations (kit.formats, kit.checks) -> text and masks (kit.prompt) -> stored data set
-(encode, store) -> choice (choose). Nothing is cut or left out without being counted; no torch here.
+files -> rows -> conversations (kit.rows) -> text and masks (kit.prompt) -> stored data set (encode, store) -> choice
+(choose). Nothing is cut or left out without being counted; no torch here.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from envcheck.facts import Finding
-from kit import formats, sources
 from kit.data import encode, store
 from kit.data.choose import Choice, choose
 from kit.data.report import DataReport
@@ -20,7 +19,8 @@ from kit.data.store import Samples
 from kit.errors import USAGE, KitError, problem, stop_on_errors
 from kit.options import Rows
 from kit.prompt import ChatFormat
-from kit.sources import Source
+from kit.rows import formats, sources
+from kit.rows.sources import Source
 
 __all__ = ["Data", "DataReport", "Question", "look", "read"]
 

@@ -67,10 +67,10 @@ def show(seen: data.Data, model: str, fit: bool) -> None:
         screen.out.print(_lengths(report))
     screen.findings(seen.findings)
     warnings = sum(finding.severity == "warning" for finding in seen.findings)
-    purpose = "" if report.purpose != "preferences" else " (on preferences, which kit.train does not do yet)"
-    words = f"fit to train on{purpose}" + (f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "")
-    verdict = Text(f"\nverdict: {words if fit else 'not fit to train on'}", style="bold green" if fit else "bold red")
-    screen.out.print(verdict)
+    words = "fit to train on" if fit else "not fit to train on"
+    words += f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+    words += " (preferences: kit.train does not train on them yet)" if report.purpose == "preferences" else ""
+    screen.out.print(Text(f"\nverdict: {words}", style="bold green" if fit else "bold red"))
 
 
 def _counts(seen: data.Data) -> Table:

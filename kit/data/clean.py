@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kit import sources
 from kit.data import Data
 from kit.data.choose import NOT_DRAWN, TOO_LONG, Choice
 from kit.data.encode import BAD_ANSWER
 from kit.errors import KitError, RowError, problem
 from kit.files import write_whole
 from kit.options import Rows
+from kit.rows import sources
 
 
 def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:

@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit import checks, formats, sources
+import kit
 from kit.data import store
 from kit.errors import RowError
-from kit.formats import Conversation, Example, Format
 from kit.options import Rows
-from kit.prompt import ChatFormat, Segment, TemplateError
-from kit.sources import Raw, Source
+from kit.prompt import ChatFormat, Segment
+from kit.rows import checks, formats, sources
+from kit.rows.formats import Conversation, Example, Format
+from kit.rows.sources import Raw, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1  # of what is stored: a change of the encoding or of the checks makes older entries of the cache unknown
+CODE = ("rows/*.py", "prompt/*.py", "data/encode.py", "data/store.py")  # a change of it makes older entries unknown
 CHUNK_ROWS = 1000
 DETECTED_ROWS = 100
 BAD_ANSWER = "data-marked-bad"  # no error: the row says itself that its answer is not to be learnt
@@ -43,8 +45,9 @@ class Parsed:
 
 
 def key_of(rows: Rows, files: list[Source], chat: ChatFormat) -> str:
-    """The hash of all that decides what is stored: the bytes of the files, what encodes them, and how they are read."""
-    parts = [VERSION, chat.fingerprint, rows.data_format, rows.columns]
+    """The hash of all that decides what is stored: the files' bytes, what encodes them, how they are read, the code."""
+    code = [path.read_text("utf-8") for pattern in CODE for path in sorted(Path(kit.__file__).parent.glob(pattern))]
+    parts = [code, chat.fingerprint, rows.data_format, rows.columns]
     parts += [[file.kind, file.encoding, sources.sha256(file)] for file in files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -119,22 +122,22 @@ def _parse(source: int, raw: Raw, form: Format, columns: dict[str, str], chat: C
         if isinstance(raw.value, RowError):
             raise raw.value
         example = formats.convert(raw.value, form, columns)
-        row.warnings = _checked(example, chat)
+        warnings = _checked(example, chat)
         row.asked = _asked(example)
         row.question = _hash(" ".join(row.asked.split()).casefold().encode("utf-8", "surrogatepass"))
         if example.good:
             row.samples = _samples(example, chat)
+            warnings += _not_rendered(example.conversations, row.samples)
         else:
             row.code = BAD_ANSWER
+        row.warnings = list(chain.from_iterable(warnings)) or None
     except RowError as error:
-        row.code, row.detail = error.code, str(error)
-    except TemplateError as error:
-        row.code, row.detail = "data-template", str(error)
+        row.code, row.detail, row.samples = error.code, str(error), []
     return row
 
 
-def _checked(example: Example, chat: ChatFormat) -> list[str] | None:
-    """Warnings as [code, detail, code, detail, ...]; None for the usual row, which has none."""
+def _checked(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
+    """Warnings as (code, detail). Raises RowError."""
     found = []
     for conversation in example.conversations:
         found += checks.check(conversation)
@@ -144,7 +147,23 @@ def _checked(example: Example, chat: ChatFormat) -> list[str] | None:
             found.append(("data-text-with-markers", f"holds {token}"))
     elif token := next(filter(None, map(chat.special_in, _texts(example.conversations))), ""):
         found.append(("data-special-token-typed", f"holds {token}"))
-    return list(chain.from_iterable(found)) or None
+    return found
+
+
+def _not_rendered(conversations: Iterable[Conversation], samples: list[list[Segment]]) -> list[tuple[str, str]]:
+    """Warnings on what a row holds and the template leaves out: reasoning, tools."""
+    found = []
+    for conversation in conversations:
+        reasoning = [message.get("reasoning_content") for message in conversation.messages]
+        if not (conversation.tools or any(reasoning)):
+            continue
+        text = "".join(piece.text for sample in samples for piece in sample)
+        if any(thought and thought.strip() not in text for thought in reasoning):
+            found.append(("data-reasoning-not-rendered", "reasoning_content is left out"))
+        if conversation.tools and "name" in (tool := conversation.tools[0]).get("function", tool):
+            name = tool.get("function", tool)["name"]
+            found += [] if name in text else [("data-tools-not-rendered", f"tool {name} is left out")]
+    return found
 
 
 def _texts(conversations: Iterable[Conversation]) -> Iterator[str]:

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.checks import ADVICE, WHY
 from kit.errors import problem
+from kit.rows.checks import ADVICE, WHY
 
 PLACES_SHOWN = 5
 FURTHER_WHY = {
@@ -14,21 +14,25 @@ FURTHER_WHY = {
     "data-nul-character": "The character that ends text in many programs: what stands behind it would be lost there.",
     "data-value-unreadable": "The table holds a value that is no text, number, list or record.",
     "data-file-unreadable": "The file is damaged here: what follows was not read.",
+    "data-nested-too-deep": "Templates write lists and objects by going into them, and there is an end to that.",
     "data-csv-cells": "A row with another number of cells has its texts in the wrong columns.",
     "data-template": "The chat template refuses this conversation.",
     "data-nothing-trained": "Every label would be masked: the row costs time and teaches nothing.",
     "data-text-with-markers": "The text seems rendered by a template already: all of it is trained, questions too.",
     "data-special-token-typed": "Typed into a message it could end the turn and speak for somebody else.",
+    "data-reasoning-not-rendered": "The template has no place for it: what the model thought would be lost.",
+    "data-tools-not-rendered": "The template has no place for them: the model would call what it was never told of.",
     "data-duplicates": "A row that stands twice is learnt twice.",
     "data-evaluation-leak": "A question that was trained on says nothing when it is asked in the evaluation.",
     "data-answer-cut-away": "Nothing of the answer stands before the limit: such a row teaches nothing.",
 }
 FURTHER_ADVICE = {
     "data-file-unreadable": "make or download the file again",
-    "data-csv-cells": 'put cells with a comma or a line break in double quotes, or save the table as .jsonl',
-
+    "data-csv-cells": "put cells with a comma or a line break in double quotes, or save the table as .jsonl",
     "data-text-with-markers": "give chat messages instead, and only the answers are trained",
     "data-special-token-typed": "nothing: it is encoded as plain text, here and when the model is asked",
+    "data-reasoning-not-rendered": "--template qwen3-thinking        (keeps it), or nothing, if it shall not be learnt",
+    "data-tools-not-rendered": "--template NAME        (one with tools, such as qwen3)",
     "data-duplicates": "python -m kit.data FILE --fix clean.jsonl        (keeps the first of each)",
     "data-evaluation-leak": "--data-on-error skip        (leaves these rows out of training)",
     "data-answer-cut-away": "--max-length-tokens N       (longer), or --long-rows drop",

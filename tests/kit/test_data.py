@@ -1,6 +1,7 @@
 """Rows of every format to samples: counts that add up, and the line of everything that is wrong."""
 
 import json
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit import data
+from kit import data, models, prompt
 from kit.data import encode, store
+from kit.data.report import finding_on_rows
 from kit.errors import KitError
 from kit.options import Rows
 from kit.prompt import IGNORED
 
+ROOT = Path(__file__).parents[2]
 PAIR = {"question": "How much is 2+2?", "answer": "4"}
 FORMATS = {
     "chat messages": {
@@ -413,3 +416,25 @@ def test_any_json_adds_up_or_is_a_finding(tiny_chat, tmp_path: Path, rows: list)
         return
     assert adds_up(got)
     assert got.report.rows_read == len(rows) + 1
+
+
+def test_what_the_template_leaves_out_is_told(qwen3_folder, write_rows) -> None:
+    files = {path.name: path for path in qwen3_folder.iterdir()}
+    model = models.Model("qwen3", str(qwen3_folder), {}, files)
+    row = {
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b", "reasoning_content": "why"},
+        ]
+    }
+    for template, told in (("qwen3", []), ("qwen3-instruct-2507", ["data-reasoning-not-rendered"])):
+        got = read(write_rows([row]), chat=prompt.load(model, template))
+        assert [finding.id for finding in got.findings] == told
+
+
+def test_every_code_of_a_row_has_a_reason() -> None:
+    texts = [path.read_text() for part in ("rows", "prompt", "data") for path in (ROOT / "kit" / part).glob("*.py")]
+    codes = {code for text in texts for code in re.findall(r'RowError\(\s*"([\w-]+)"', text)}
+    assert len(codes) > 15
+    for code in codes:
+        assert finding_on_rows(code, 1, [], "error").why

@@ -254,7 +254,7 @@ def test_a_template_that_breaks_is_a_template_error(text: str) -> None:
 def test_half_a_character_is_named(qwen3_chat) -> None:
     with pytest.raises(RowError, match=r"\\ud83d") as error:
         qwen3_chat.samples([_say("smile \ud83d"), TURNS[2]])
-    assert error.value.code == "data-half-character"
+    assert error.value.code == "data-lone-surrogate"
 
 
 def test_endless_nesting_is_named(qwen3_chat) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from envcheck.facts import Finding
-from kit import encodings, hub_data
 from kit.errors import KitError, RowError, nearest, problem
-from kit.readers import (
+from kit.rows import encodings, hub
+from kit.rows.readers import (
     DECODER,
     UNREADABLE,
     Raw,
@@ -121,7 +121,7 @@ def _files(name: str) -> list[tuple[str, Path]]:
         if matches := _matches(name, path):
             return [file for match in matches for file in _files(str(match))]
         if HUB_NAME.fullmatch(name) and path.suffix.lower() not in KINDS:
-            files = hub_data.find(name)
+            files = hub.find(name)
             return [(name if len(files) == 1 else f"{name}/{file.name}", file) for file in files]
         raise KitError(_missing(name, path))
     except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home

@@ -8,6 +8,7 @@ from envcheck.facts import Finding
 from kit.errors import KitError, problem
 
 GUESSED_BYTES = 1 << 16
+BROKEN_LINES = 2
 UNKNOWN = "GB18030"  # in the commands, where the encoding could not be guessed
 BOMS = {  # UTF-32 before UTF-16, whose mark its own begins with
     codecs.BOM_UTF8: "utf-8-sig",

@@ -91,7 +91,7 @@ class Encoder:
         except UnicodeEncodeError as error:
             character = repr(text[error.start])
             raise RowError(
-                "data-half-character", f"{character} is half of a character: no tokenizer takes it"
+                "data-lone-surrogate", f"{character} is half of a character: no tokenizer takes it"
             ) from None
         if NONCE not in text:
             return Segment(text, trained)

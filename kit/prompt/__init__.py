@@ -23,10 +23,10 @@ from tokenizers import Tokenizer
 from envcheck.facts import Finding
 from kit.errors import KitError, nearest, problem, stop_on_errors
 from kit.models import Model, read_json
-from kit.rendering import ChatTemplate, TemplateError
-from kit.tokens import Encoder, Segment
+from kit.prompt.rendering import ChatTemplate, TemplateError
+from kit.prompt.tokens import Encoder, Segment
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parents[2] / "templates"
 IGNORED = -100  # torch's and transformers' label for "not trained"
 SEAM_CHARACTERS = 32  # on each side; a tokenizer decides what melts together within a word or a run of blanks
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
@@ -73,12 +73,11 @@ class ChatFormat:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with everything that decides ids and labels: tokenizer, template, special tokens, this code."""
+        """Changes with everything but the code that decides ids and labels: tokenizer, template, special tokens."""
         parts = (
             self.tokenizer.to_str(),
             self.template_text,
             json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__]),
-            *(Path(__file__).with_name(file).read_text("utf-8") for file in ("prompt.py", "rendering.py", "tokens.py")),
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -43,7 +43,7 @@ FIND = """
 import sys, json
 import kit, datasets.config  # kit first: it turns off what phones home
 datasets.config.S3_DATASETS_BUCKET_PREFIX = datasets.config.HF_ENDPOINT + "/counted"
-from kit import sources
+from kit.rows import sources
 from kit.errors import KitError
 try:
     found = sources.find(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Data files -> rows -> conversations: sources, readers, encodings, hub; formats and checks."""
