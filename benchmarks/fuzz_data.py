@@ -26,13 +26,19 @@ from kit.options import Rows
 
 LONGEST_S = 20  # an input that takes longer is a hang
 SEEDS = (
-    b'{"question": "How much is 2+2?", "answer": "4"}\n{"question": "\xe4\xbd\xa0\xe5\xa5\xbd", "answer": "hi"}\n',
-    b'[{"instruction": "Add", "input": "1 2", "output": "3"},\n {"instruction": "Say", "input": "", "output": "so"}]',
-    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
-    b'question,answer\n"a, b",c\nd,"e\nf"\n',
-    b"question\tanswer\na\tb\nc\td\n",
-    b"One paragraph\nof text.\n\nAnother one.\n",
-    b'\xff\xfe{\x00"\x00t\x00e\x00x\x00t\x00"\x00:\x00"\x00a\x00"\x00}\x00\n\x00',
+    (
+        ".jsonl",
+        b'{"question": "How much is 2+2?", "answer": "4"}\n{"question": "\xe4\xbd\xa0\xe5\xa5\xbd", "answer": "hi"}\n',
+    ),
+    (
+        ".json",
+        b'[{"instruction": "Add", "input": "1 2", "output": "3"},\n {"instruction": "Say", "input": "", "output": "so"}]',
+    ),
+    (".jsonl", b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'),
+    (".csv", b'question,answer\n"a, b",c\nd,"e\nf"\n'),
+    (".tsv", b"question\tanswer\na\tb\nc\td\n"),
+    (".txt", b"One paragraph\nof text.\n\nAnother one.\n"),
+    (".jsonl", b'\xff\xfe{\x00"\x00t\x00e\x00x\x00t\x00"\x00:\x00"\x00a\x00"\x00}\x00\n\x00'),
 )
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow")
 
@@ -46,13 +52,13 @@ pieces = st.sampled_from(
 @st.composite
 def raw_bytes(draw: Callable) -> tuple[str, bytes]:
     """A real file with a few stretches of it taken out, put in or doubled; now and then bytes out of nowhere."""
-    content = draw(st.sampled_from(SEEDS) | st.binary(max_size=200))
+    ending, content = draw(st.sampled_from(SEEDS) | st.tuples(st.sampled_from(ENDINGS), st.binary(max_size=200)))
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(content)))
         end = draw(st.integers(place, min(len(content), place + 20)))
         put = draw(pieces | st.binary(max_size=6) | st.just(content[place:end] * 2))
         content = content[:place] + put + content[end:]
-    return draw(st.sampled_from(ENDINGS)), content
+    return draw(st.just(ending) | st.sampled_from(ENDINGS)), content
 
 
 texts = st.text(max_size=30) | st.sampled_from(

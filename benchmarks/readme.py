@@ -15,6 +15,7 @@ def result(name: str) -> dict:
 def table() -> str:
     """Markdown rows: what was measured, the figure, the file."""
     demo, start, shape = result("demo"), result("startup"), result("qwen3_0p6b_cpu")
+    data, masks, fuzz = result("data_speed"), result("trl_masks"), result("fuzz_data")
     tuned, base = demo["tuned_says_its_name"], demo["base_says_its_name"]
     seeds = demo["loss_fall_pct_of_other_seeds"]
     fall = f"{demo['loss_before']:.2f} → {demo['loss_after']:.2f} (−{demo['loss_fall_pct']:.0f} %)"
@@ -32,10 +33,27 @@ def table() -> str:
         ("`envcheck --facts`, whole check without smoke tests", checked, "startup"),
         (f"Qwen3-0.6B shape, 4 bit, batch {shape['batch']}", f"{speed:.0f} tokens/s, {peak:.2f} GiB", "qwen3_0p6b_cpu"),
     ]
+    many = data["by_rows"][str(data["rows"])]
+    share_pct = 100 * data["speed_of_bare_tokenizer_all_rows"]
+    rows += [
+        (
+            f"data: {data['rows']:,} rows to tokens, then again",
+            f"{many['first_s']:.0f} s ({share_pct:.0f} % of the bare tokenizer's speed), {many['peak_gib']:.2f} GiB; "
+            f"{many['second_s']:.1f} s",
+            "data_speed",
+        ),
+        ("data: rows compared with TRL's ids and masks", _compared(masks), "trl_masks"),
+        ("data: made-up broken files, no traceback", f"{fuzz['inputs_without_a_failure']:,}", "fuzz_data"),
+    ]
     machine = demo["machine"]
     head = f"Measured on {machine['cores']} cores ({machine['cpu']}), no graphics card, {demo['measured']}:"
     lines = [f"| {what} | {figure} | [{file}](benchmarks/results/{file}.json) |" for what, figure, file in rows]
     return "\n".join([head, "", "| what | figure | file |", "|---|---|---|", *lines])
+
+
+def _compared(masks: dict) -> str:
+    rows = sum(max(figures["rows"] for figures in templates.values()) for templates in masks["files"].values())
+    return f"{rows:,}: {masks['unexplained']} differ without one of {len(masks['explanations'])} stated reasons"
 
 
 def with_figures(text: str) -> str:

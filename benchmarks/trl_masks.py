@@ -10,8 +10,6 @@ exactly ours.
 
 import argparse
 import json
-import lzma
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
+from benchmarks.data_speed import unpack_qwen3
 from kit import models, prompt
 from kit.errors import RowError
 from kit.prompt import IGNORED, ChatFormat, Sample
 from kit.rows import formats
 
-QWEN3 = measure.ROOT / "tests" / "data" / "qwen3"
 CHAT_TEMPLATES = {  # ours: TRL's
     "qwen3": "qwen3_training",
     "qwen3-thinking": "qwen3_training",
@@ -313,11 +311,6 @@ def main() -> None:
     measure.write("trl_masks", {"unexplained": unexplained, "explanations": EXPLANATIONS, "files": figures})
     if unexplained:
         raise SystemExit(f"{unexplained} rows differ in a way that has no name: see results/trl_masks.json")
-
-
-def unpack_qwen3(folder: Path) -> None:
-    (folder / "tokenizer.json").write_bytes(lzma.decompress((QWEN3 / "tokenizer.json.xz").read_bytes()))
-    shutil.copy(QWEN3 / "tokenizer_config.json", folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import readme
-from kit.options import Run
+from kit.options import DataCommand, Run
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,8 +21,8 @@ def test_make_targets_exist() -> None:
 
 
 def test_named_options_and_files_exist() -> None:
-    known = {*Run.model_fields, "config", "plan", "json", "help"}
-    for line in re.findall(r"kit\.train (.*)", TEXT):
+    known = {*Run.model_fields, *DataCommand.model_fields, "plan", "json", "help"}
+    for line in re.findall(r"kit\.(?:train|data) (.*)", TEXT):
         for option in re.findall(r"--([a-z-]+)", line.split("#")[0]):
             assert option.replace("-", "_") in known, option
     for path in re.findall(r"(?<![\w/])(?:examples|benchmarks|scripts|kit|templates|tests)/[\w./]*\w", TEXT):

@@ -178,8 +178,9 @@ def _samples(example: Example, chat: ChatFormat) -> list[list[Segment]]:
     found = [] if example.text is None else [chat.text_segments(example.text)]
     for conversation in example.conversations:
         found += chat.segments(conversation.messages, conversation.tools)
-    if not any(piece.trained and piece.text for pieces in found for piece in pieces):
-        raise RowError("data-nothing-trained", "the template leaves nothing of the answers")
+    trained = {piece.text.strip() for pieces in found for piece in pieces if piece.trained}
+    if trained <= {"", chat.end_token}:
+        raise RowError("data-nothing-trained", f"{chat.template_origin} leaves nothing of the answers but their end")
     return found
 
 

@@ -432,6 +432,15 @@ def test_what_the_template_leaves_out_is_told(qwen3_folder, write_rows) -> None:
         assert [finding.id for finding in got.findings] == told
 
 
+def test_an_answer_of_which_nothing_is_left_is_refused_with_the_reason(qwen3_folder, write_rows) -> None:
+    files = {path.name: path for path in qwen3_folder.iterdir()}
+    chat = prompt.load(models.Model("qwen3", str(qwen3_folder), {}, files), "qwen3-no-thinking")
+    answer = {"role": "assistant", "content": "", "reasoning_content": "only thoughts"}
+    (finding,) = problems(write_rows([{"messages": [{"role": "user", "content": "a"}, answer]}]), chat=chat)
+    assert finding.id == "data-nothing-trained"
+    assert "qwen3-no-thinking" in str(finding.details)
+
+
 def test_every_code_of_a_row_has_a_reason() -> None:
     texts = [path.read_text() for part in ("rows", "prompt", "data") for path in (ROOT / "kit" / part).glob("*.py")]
     codes = {code for text in texts for code in re.findall(r'RowError\(\s*"([\w-]+)"', text)}
