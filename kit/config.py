@@ -152,7 +152,7 @@ def _options_in(argv: list[str], command: type[BaseModel], options: type[BaseMod
             given.add("help")
         elif word.startswith("--") and len(word) > 2:
             name = word[2:].split("=")[0].replace("-", "_")
-            if name not in known | switches | {"no_plan", "no_json"}:
+            if name not in known | switches | {"no_plan", "no_json", "no_fresh", "no_resume_anyway"}:
                 unknown.append(_unknown("option", word.split("=")[0], known))
             given.add(name.removeprefix("no_") if name in switches else name)
     if unknown:

@@ -113,6 +113,18 @@ class Run(Rows):
     optimizer: Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused"] = "auto"
     """auto: adamw_8bit on a graphics card, adamw_torch_fused on a CPU."""
 
+    evaluations: Annotated[int, Field(ge=0)] = 3
+    """How often during the run the held-out loss is measured and the questions answered, besides before and after."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many evaluations without a lower held-out loss, and keep the best adapter. 0: never."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """A checkpoint every so many minutes, besides one at each evaluation. 0: after every step."""
+    keep_checkpoints: PositiveInt = 2
+    """So many of the newest are kept, and the one with the lowest held-out loss."""
+    on_nan: Literal["stop", "retry"] = "stop"
+    """A loss or gradient that is no number, or a jump above guessing. retry: without the rows that give it."""
+    vram_limit_gib: PositiveFloat | None = None
+    """Most memory to take on the graphics card, also to try what a smaller card would do."""
     prompts: tuple[str, ...] = ()
     """Questions answered before and after training. Default: three of the held-out rows."""
     sample_tokens: PositiveInt = 64
@@ -133,6 +145,10 @@ class Command(BaseModel):
     """A TOML or YAML file of the options above; runs/x/run.toml repeats a run."""
     plan: bool = False
     """Say what the run will need and whether it fits, and stop."""
+    fresh: bool = False
+    """Begin anew in a run folder that holds another or an earlier run; what is there is deleted."""
+    resume_anyway: bool = False
+    """Go on from the run's checkpoint with other options or data than it began with; this is written down."""
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the result as JSON on standard output."""
 

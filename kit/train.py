@@ -19,8 +19,9 @@ from envcheck.facts import Facts, Finding
 from kit import config, data, memory, models, prompt, record, screen
 from kit.data.batches import budget_tokens, padding_share
 from kit.errors import INTERRUPTED, KitError, problem, stop_on_errors
+from kit.folder import RunFolder
 from kit.options import Command, Run
-from kit.record import Result, RunFolder
+from kit.record import Result
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,31 @@ def train(prepared: Prepared) -> Result:
     run, rows, model = prepared.run, prepared.data, prepared.model
     stop_on_errors(prepared.findings)
     path = run.output or record.default_output(run, model)
-    folder = RunFolder.claim(path, prepared.command.run, rows.report.sha256)
+    folder = RunFolder.claim(path, prepared.command, rows.report.sha256)
     if folder.earlier:
-        screen.note(f"{path} holds this very run, finished: nothing to do. Delete the folder to train again.")
+        screen.note(f"{path} holds this very run, finished: nothing to do. --fresh trains again.")
         screen.result(folder.earlier, path)
         return folder.earlier
     show(prepared)
 
-    from kit import backend, runner  # here, not above: importing them takes seconds and Unsloth must come first
+    from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
 
     with screen.busy("starting the libraries"):
         chosen = backend.start(run)
-    notes = notes_of(prepared, chosen)
+    notes = notes_of(prepared, chosen, folder.different)
     for text in notes:
         screen.note(text)
     with screen.busy(f"loading {model.name}"):
         loaded = backend.adapt(backend.load(model, run, chosen, prepared.chat), run)
-    folder.open(prepared.command)
+    with folder.open(prepared.command):
+        return run_in(folder, prepared, chosen, loaded, notes)
+
+
+def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, notes: list[str]) -> Result:
+    """The run itself, every outcome of it on record."""
+    from kit import runner
+
+    rows = prepared.data
     folder.write_json("data.json", rows.report.to_json() | {"padding_pct": padding_pct(prepared)})
     folder.write_lines("left_out.jsonl", rows.left_out())
     folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
@@ -118,21 +127,18 @@ def train(prepared: Prepared) -> Result:
     keep("running", None)
     try:
         with screen.progress() as shown:
-            result = runner.fit(loaded, run, rows, prepared.chat, folder, shown)
+            result = runner.fit(loaded, prepared.run, rows, prepared.chat, folder, shown, screen.note)
     except runner.Interrupted as stop:
         keep("interrupted", stop.result)
-        screen.note(f"stopped after step {stop.result.steps}: the adapter as it was then is in {path}/adapter")
+        screen.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
         raise KeyboardInterrupt from None
     except BaseException as error:
         keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
         raise
-    samples = {
-        "before": [asdict(answer) for answer in result.before],
-        "after": [asdict(answer) for answer in result.after],
-    }
-    folder.write_json("samples.json", samples)
+    folder.write_json("samples.json", {name: [asdict(answer) for answer in getattr(result, name)]
+                                       for name in ("before", "after")})  # fmt: skip
     keep("finished", result)
-    screen.result(result, path)
+    screen.result(result, folder.path)
     return result
 
 
@@ -163,9 +169,12 @@ def show_plan(prepared: Prepared) -> None:
         show(prepared)
 
 
-def notes_of(prepared: Prepared, chosen: Any) -> list[str]:
+def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) -> list[str]:
     """Every fallback and every setting that costs something, in words."""
     run, notes = prepared.run, []
+    if different:
+        changes = "; ".join(f"{name}: {change}" for name, change in different.items())
+        notes.append(f"going on with another run than it began (--resume-anyway): {changes}")
     if chosen.name == "hf" and run.backend == "auto":
         notes.append(f"{chosen.reason}. Going on with plain transformers and PEFT (--backend hf).")
     if run.lora_dropout > 0:

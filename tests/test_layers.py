@@ -11,8 +11,10 @@ KIT_LAYERS = (
     ("config", "models"),
     ("rows", "prompt"),
     ("data",),
-    ("memory", "backend", "record"),
-    ("runner", "screen"),
+    ("memory", "backend", "record", "checkpoints"),
+    ("folder",),
+    ("watch", "screen"),
+    ("runner",),
     ("train", "data.__main__"),
 )
 FOLDERS = ("rows", "prompt", "data", "backend")

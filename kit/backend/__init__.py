@@ -6,7 +6,9 @@ Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `a
 """
 
 from kit.backend.loading import Backend, Loaded, adapt, is_out_of_memory, load, start
-from kit.backend.training import Listener, held_out_loss, trainer
+from kit.backend.state import load_weights, state_bytes
+from kit.backend.state import save as save_state
+from kit.backend.training import Listener, held_out_loss, preflight, trainer
 from kit.backend.using import answer, answering, peak_memory_bytes, save_adapter
 
 __all__ = [
@@ -19,8 +21,12 @@ __all__ = [
     "held_out_loss",
     "is_out_of_memory",
     "load",
+    "load_weights",
     "peak_memory_bytes",
+    "preflight",
     "save_adapter",
+    "save_state",
     "start",
+    "state_bytes",
     "trainer",
 ]

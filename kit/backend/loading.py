@@ -41,6 +41,7 @@ def start(run: Run) -> Backend:
     if run.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for a card that torch would find and then fail on
     if run.backend == "hf":
+        _limit_card(run)
         return Backend("hf", "asked for")
     try:
         with silence():
@@ -57,8 +58,20 @@ def start(run: Run) -> Backend:
                     "--backend hf                 (plain transformers and PEFT)",
                 )
             ) from error
+        _limit_card(run)
         return Backend("hf", reason)
+    _limit_card(run)
     return Backend("unsloth", "Unsloth started")
+
+
+def _limit_card(run: Run) -> None:
+    """No more of the card than --vram-limit-gib: beyond it torch says that memory ran out."""
+    import torch
+
+    if run.vram_limit_gib is None or run.device != "cuda":
+        return
+    total_gib = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, run.vram_limit_gib / total_gib))
 
 
 def load(model: Model, run: Run, backend: Backend, chat: ChatFormat) -> Loaded:

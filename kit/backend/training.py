@@ -1,13 +1,18 @@
 """TRL's trainer over samples that are tokenised and masked already, and the loss on held-out ones."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kit.backend import state
 from kit.backend.loading import Loaded
 from kit.backend.silence import silence
-from kit.data.batches import EpochSampler, budget_tokens, micro_batches
+from kit.backend.steps import random_state, set_random_state, trainer_class, with_less
+from kit.backend.using import peak_memory_bytes
+from kit.data.batches import micro_batches
 from kit.data.store import Samples
 from kit.options import Run
 from kit.prompt import IGNORED
@@ -16,7 +21,11 @@ from kit.prompt import IGNORED
 class Listener(Protocol):
     """Who is told what happens while the trainer works."""
 
+    def on_begin(self) -> None: ...
+
     def on_step(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def on_event(self, kind: str, text: str, **facts: Any) -> None: ...
 
     def stop_requested(self) -> bool: ...
 
@@ -57,15 +66,13 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
         dataloader_pin_memory=run.pin_memory == "on",
     )
     with silence():
-        made = _trainer_class()(
+        made = _resumable(trainer_class())(
             model=loaded.model,
             processing_class=loaded.tokenizer,
             args=arguments,
             train_dataset=_dataset(train),
         )
-    made.sampler = EpochSampler(train.lengths, run.batch_size, run.seed)
-    made.micro_batch_size = run.micro_batch_size
-    made.budget_tokens = budget_tokens(train.lengths, run.micro_batch_size)
+    made.prepare(loaded, run, train, listener.on_event)
     _set_adapter_precision(loaded.model, run)
     _replace_printer(made, listener)
     return made
@@ -80,46 +87,6 @@ def _set_adapter_precision(model: Any, run: Run) -> None:
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.to(precision)
-
-
-def _trainer_class() -> Any:
-    """TRL's trainer, made late: Unsloth replaces the class when it is imported."""
-    from trl import SFTTrainer
-
-    class StepTrainer(SFTTrainer):
-        """Gets the samples of a whole optimiser step at once and runs them in micro-batches of at most budget_tokens.
-
-        The loss is the mean over the trained tokens of the step, however it is split.
-        """
-
-        def _get_train_sampler(self, *_: Any) -> EpochSampler:
-            return self.sampler
-
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            parts = list(_parts(inputs, self._places(inputs)))
-            loss = 0.0
-            for number, part in enumerate(parts, start=1):
-                with self.accelerator.no_sync(model) if number < len(parts) else contextlib.nullcontext():
-                    loss = loss + super().training_step(model, part, num_items_in_batch)
-            return loss
-
-        def _places(self, inputs: dict[str, Any]) -> list[list[int]]:
-            """Which samples go together: by tokens, or as many at a time on every card where several must keep step."""
-            lengths = inputs["attention_mask"].sum(dim=1).tolist()
-            if self.accelerator.num_processes == 1:
-                return list(micro_batches(lengths, self.budget_tokens))
-            order, size = sorted(range(len(lengths)), key=lambda place: -lengths[place]), self.micro_batch_size
-            return [order[start : start + size] for start in range(0, len(order), size)]
-
-    return StepTrainer
-
-
-def _parts(inputs: dict[str, Any], places: list[list[int]]) -> Iterator[dict[str, Any]]:
-    """The rows of each micro-batch, without the padding that they do not need."""
-    lengths = inputs["attention_mask"].sum(dim=1)
-    for rows in places:
-        longest = int(lengths[rows].max())
-        yield {name: values[rows, :longest] for name, values in inputs.items()}
 
 
 def _dataset(samples: Samples) -> Any:
@@ -140,15 +107,110 @@ def _replace_printer(trainer: Any, listener: Listener) -> None:
     from transformers import PrinterCallback, TrainerCallback
 
     class Tell(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            listener.on_begin()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+            """Once a step, when it is complete: weights changed, gradients gone, position moved on."""
+            state.log_history.clear()  # metrics.jsonl has it; in every checkpoint it would grow with the run
             if logs and "loss" in logs:
                 listener.on_step(state.global_step, {name: float(value) for name, value in logs.items()})
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop |= listener.stop_requested()
+                control.should_training_stop |= listener.stop_requested()
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Tell())
+
+
+def _resumable(kind: Any) -> Any:
+    """The trainer with the kit's own state files in place of stock ones, which change the adapter's precision."""
+
+    class ResumableTrainer(kind):
+        def _load_from_checkpoint(self, folder: str, *_: Any, **__: Any) -> None:
+            state.load_weights(self.model, Path(folder))
+
+        def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+            if folder:
+                state.load(self, Path(folder))
+
+        def _load_scaler(self, folder: str | None) -> None:
+            """Loaded with the optimiser."""
+
+        def _load_rng_state(self, folder: str | None) -> None:
+            if folder:
+                state.load_random(Path(folder))
+
+    return ResumableTrainer
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The worst that the run will do, done once before its first step."""
+
+    samples: int
+    tokens: int
+    tokens_per_s: float
+    peak_memory_bytes: int
+
+
+def preflight(trainer: Any, measured: Samples) -> Preflight:
+    """The longest samples forward, backward and through the optimiser, and the longest ones to measure on; then the
+    weights, the optimiser, the random generators and the counts are what they were before, to the last bit.
+
+    Where memory runs out the trainer goes down its ladder. Raises KitError where that ends.
+    """
+    model, device = trainer.model_wrapped, trainer.ladder.loaded.device
+    undo = _undo(trainer)
+    lengths = trainer.samples.lengths
+
+    def work() -> tuple[int, int, float]:
+        together = max(1, trainer.ladder.budget_tokens // int(lengths.max()))
+        worst = trainer.samples.take((-lengths).argsort(kind="stable")[:together])
+        batch = _collated(trainer, worst)
+        trained = (batch["labels"][:, 1:] != IGNORED).sum()
+        trainer.training_step(model, batch, trained)
+        trainer.optimizer.step()
+        start_s = time.perf_counter()
+        trainer.training_step(model, batch, trained)
+        if len(measured):
+            one = measured.take((-measured.lengths).argsort(kind="stable")[:together])
+            held_out_loss(trainer, one, lambda *_: None)
+        return len(worst), int(worst.lengths.sum()), time.perf_counter() - start_s
+
+    try:
+        samples, tokens, seconds = with_less(trainer.ladder, "the preflight", 0, work, undo)
+    finally:
+        undo()
+    return Preflight(samples, tokens, tokens / seconds, peak_memory_bytes(device))
+
+
+def _undo(trainer: Any) -> Callable[[], None]:
+    """A function that brings everything that training changes back to what it is now."""
+    weights, random = state.trained_weights(trainer.model), random_state()
+    optimizer = copy.deepcopy(trainer.optimizer.state_dict())
+    scaler = trainer.accelerator.scaler
+    scale = copy.deepcopy(scaler.state_dict()) if scaler is not None else None
+    tokens, below = trainer._total_train_tokens, trainer.was_below_guessing
+
+    def undo() -> None:
+        state.set_weights(trainer.model, weights)
+        trainer.optimizer.zero_grad()
+        if optimizer["state"]:
+            trainer.optimizer.load_state_dict(optimizer)
+        else:
+            trainer.optimizer.optimizer.state.clear()
+        if scale is not None:
+            scaler.load_state_dict(scale)
+        set_random_state(random)
+        trainer.forget_counts(tokens)
+        trainer.was_below_guessing = below
+
+    return undo
+
+
+def _collated(trainer: Any, samples: Samples) -> dict[str, Any]:
+    found = [samples[index] for index in range(len(samples))]
+    batch = trainer.data_collator([{"input_ids": sample.ids, "labels": sample.labels} for sample in found])
+    return {name: values.to(trainer.args.device) for name, values in batch.items()}
 
 
 def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], None]) -> float:
@@ -158,18 +220,25 @@ def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], Non
     """
     import torch
 
-    batches = list(micro_batches(samples.lengths.tolist(), trainer.budget_tokens))
-    model = trainer.model
-    model.eval()
-    total, tokens = 0.0, 0
-    for number, places in enumerate(batches, start=1):
-        found = [samples[place] for place in places]
-        batch = trainer.data_collator([{"input_ids": sample.ids, "labels": sample.labels} for sample in found])
-        batch = {name: values.to(trainer.args.device) for name, values in batch.items()}
+    model, lengths = trainer.model, samples.lengths.tolist()
+
+    def batch_loss(places: list[int]) -> tuple[float, int]:
+        batch = _collated(trainer, samples.take(places))
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
         with torch.no_grad(), trainer.compute_loss_context_manager(), silence():
-            total += float(model(**batch, use_cache=False).loss) * count
-        tokens += count
-        told(number, len(batches))
-    model.train()
-    return total / tokens
+            return float(model(**batch, use_cache=False).loss) * count, count
+
+    def work() -> float:
+        batches = list(micro_batches(lengths, trainer.ladder.budget_tokens))
+        total, tokens = 0.0, 0
+        for number, places in enumerate(batches, start=1):
+            loss, count = batch_loss(places)
+            total, tokens = total + loss, tokens + count
+            told(number, len(batches))
+        return total / tokens
+
+    model.eval()
+    try:
+        return with_less(trainer.ladder, "the evaluation", trainer.state.global_step, work, lambda: None)
+    finally:
+        model.train()

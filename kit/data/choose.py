@@ -101,9 +101,7 @@ def _taken(samples: Samples, times: "np.ndarray") -> Samples:
     """The samples, each so many times."""
     import numpy as np
 
-    index = np.repeat(np.arange(len(samples)), times.astype(np.int64))
-    columns = (samples.number, samples.start, samples.stop, samples.row)
-    return Samples(samples.stored, *(column[index] for column in columns))
+    return samples.take(np.repeat(np.arange(len(samples)), times.astype(np.int64)))
 
 
 def _unreadable(choice: Choice) -> None:

@@ -1,0 +1,81 @@
+"""The whole state of a run to files and back, to the last bit: a resumed run has the losses of an unbroken one."""
+
+from pathlib import Path
+from typing import Any
+
+from kit.backend.loading import Loaded
+from kit.backend.steps import random_state, set_random_state
+
+WEIGHTS, STATE, TRAINER = "trained_weights.safetensors", "state.pt", "trainer_state.json"
+
+
+def save(trainer: Any, folder: Path) -> None:
+    """Trained weights, optimiser, schedule, loss scale, random generators, position and counts."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file(trained_weights(trainer.model), folder / WEIGHTS)
+    scaler = trainer.accelerator.scaler
+    state = {
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+        "random": random_state(),
+        "tokens": trainer._total_train_tokens,
+        "was_below_guessing": trainer.was_below_guessing,
+        "budget_tokens": trainer.ladder.budget_tokens,
+    }
+    torch.save(state, folder / STATE)
+    trainer.state.save_to_json(str(folder / TRAINER))
+
+
+def state_bytes(loaded: Loaded) -> int:
+    """At most so large is one checkpoint: weights and two moments of each."""
+    return 3 * sum(weight.nbytes for weight in loaded.model.parameters() if weight.requires_grad) + (1 << 20)
+
+
+def trained_weights(model: Any) -> dict[str, Any]:
+    """Name -> a copy of each weight that is trained, on the CPU."""
+    return {
+        name: weight.detach().cpu().clone().contiguous()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Into the weights that are there, so that their precision stays what it is."""
+    from safetensors.torch import load_file
+
+    set_weights(model, load_file(folder / WEIGHTS))
+
+
+def set_weights(model: Any, saved: dict[str, Any]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                weight.copy_(saved[name])
+
+
+def load(trainer: Any, folder: Path) -> None:
+    """Everything but the weights and the random generators, once the optimiser is made."""
+    state = _read(folder)
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.lr_scheduler.load_state_dict(state["scheduler"])
+    if state["scaler"] is not None and trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    trainer._total_train_tokens = state["tokens"]
+    trainer.was_below_guessing = state["was_below_guessing"]
+    trainer.ladder.budget_tokens = min(trainer.ladder.budget_tokens, state["budget_tokens"])
+
+
+def load_random(folder: Path) -> None:
+    set_random_state(_read(folder)["random"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    import torch
+
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True)

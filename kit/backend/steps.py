@@ -1,0 +1,287 @@
+"""One optimiser step: split by tokens, done again with less when memory runs out, refused when a number is none."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from envcheck.facts import Finding
+from kit.backend.loading import Loaded, is_out_of_memory
+from kit.backend.silence import silence
+from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_batches
+from kit.data.store import Samples
+from kit.errors import KitError, problem
+from kit.options import Run
+from kit.prompt import IGNORED
+
+SPIKE = 1.5  # times the loss of guessing evenly among all tokens (ln of their number): no trained model is that bad
+Event = Callable[..., None]  # kind, text, further facts
+
+
+class Ladder:
+    """What is given up, in this order, when memory runs out: never the sequence length, never a row.
+
+    First fewer samples at once, down to one; then gradient checkpointing. Both leave the gradients as they are.
+    """
+
+    def __init__(self, loaded: Loaded, run: Run, samples: Samples, on_event: Event):
+        self.loaded = loaded
+        self.checkpointing = run.gradient_checkpointing
+        self.longest_tokens = int(samples.lengths.max())
+        self.budget_tokens = budget_tokens(samples.lengths, min(run.micro_batch_size, run.batch_size))
+        self.on_event = on_event
+
+    def down(self, phase: str, step: int, error: str) -> None:
+        """One rung. Raises KitError on the last one."""
+        if self.budget_tokens > self.longest_tokens:
+            self.budget_tokens = max(self.longest_tokens, self.budget_tokens // 2)
+            text = f"at most {self.budget_tokens:,} tokens at once from now on"
+        elif self.checkpointing == "off":
+            self.checkpointing = "on"
+            checkpoint_activations(self.loaded)
+            text = "gradient checkpointing from now on"
+        else:
+            raise KitError(_nothing_left(phase, step, self.longest_tokens, error))
+        self.on_event(
+            "out-of-memory", f"memory ran out in {phase}: {text}, the same step again", step=step, error=error
+        )
+
+
+def checkpoint_activations(loaded: Loaded) -> None:
+    """Switch gradient checkpointing on in a model that trains without."""
+    if loaded.backend.name == "unsloth":
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_training(loaded.model, use_gradient_checkpointing=True)
+        return
+    loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    loaded.model.enable_input_require_grads()
+
+
+def with_less(ladder: Ladder, phase: str, step: int, work: Callable[[], Any], undo: Callable[[], None]) -> Any:
+    """The work's result; where memory runs out, undone, one rung down and done again. Raises KitError at the end."""
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = str(error).splitlines()[0] if str(error) else "MemoryError"
+        undo()  # outside of `except`: the error holds on to the tensors of the failed try
+        free_memory()
+        ladder.down(phase, step, said)
+
+
+def free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def trainer_class() -> Any:
+    """TRL's trainer, made late: Unsloth replaces the class when it is imported."""
+    from trl import SFTTrainer
+
+    class StepTrainer(SFTTrainer):
+        """Gets the samples of a whole optimiser step at once and runs them in micro-batches of at most so many tokens.
+
+        The loss is the mean over the trained tokens of the step, however it is split.
+        """
+
+        def prepare(self, loaded: Loaded, run: Run, samples: Samples, on_event: Event) -> None:
+            """What the constructor of the libraries' trainer has no place for."""
+            self.run = run
+            self.samples = samples
+            self.ladder = Ladder(loaded, run, samples, on_event)
+            self.on_event = on_event
+            self.was_below_guessing = False
+
+        def _get_train_sampler(self, *_: Any) -> EpochSampler:
+            return EpochSampler(self.samples.lengths, self.run.batch_size, self.run.seed)
+
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+            inputs = self._prepare_inputs(inputs)
+            random = random_state()
+            tokens = self._total_train_tokens
+
+            def undo() -> None:
+                model.zero_grad()
+                set_random_state(random)
+                self.forget_counts(tokens)
+
+            def work() -> Any:
+                return self._in_parts(model, inputs, num_items_in_batch)
+
+            loss = with_less(self.ladder, "training", self.state.global_step + 1, work, undo)
+            wrong = self._what_is_wrong(model, loss)
+            if not wrong:
+                return loss
+            left = self._without_bad_rows(model, inputs, wrong)
+            undo()
+            return self.training_step(model, left, (left["labels"][:, 1:] != IGNORED).sum())
+
+        def forget_counts(self, tokens: int) -> None:
+            """What TRL has counted since its last log, which is once a step."""
+            self._total_train_tokens = tokens
+            self._metrics["train"].clear()
+
+        def _in_parts(self, model: Any, inputs: dict[str, Any], num_items: Any) -> Any:
+            parts = list(_parts(inputs, self.places(inputs)))
+            loss = 0.0
+            for number, part in enumerate(parts, start=1):
+                with self.accelerator.no_sync(model) if number < len(parts) else contextlib.nullcontext():
+                    loss = loss + super().training_step(model, part, num_items)
+            return loss
+
+        def places(self, inputs: dict[str, Any]) -> list[list[int]]:
+            """Which samples go together: by tokens, or as many at a time on every card where several must keep step."""
+            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            if self.accelerator.num_processes == 1:
+                return list(micro_batches(lengths, self.ladder.budget_tokens))
+            order, size = sorted(range(len(lengths)), key=lambda place: -lengths[place]), self.run.micro_batch_size
+            return [order[start : start + size] for start in range(0, len(order), size)]
+
+        def _what_is_wrong(self, model: Any, loss: Any) -> str:
+            """Why this step must not change the weights; "" if it may."""
+            value = float(loss)
+            guessing = math.log(self.model.config.vocab_size)
+            if not math.isfinite(value):
+                return f"the loss is {value}"
+            if self.was_below_guessing and value > SPIKE * guessing:
+                return f"the loss jumped to {value:.2f}, above {SPIKE} x {guessing:.2f} of guessing evenly"
+            self.was_below_guessing |= value < guessing
+            if self.accelerator.scaler is None and not gradients_are_finite(model):
+                return "a gradient is not finite"
+            return ""
+
+        def _without_bad_rows(self, model: Any, inputs: dict[str, Any], wrong: str) -> dict[str, Any]:
+            """The samples of the step that are sound, for --on-nan retry. Raises KitError naming the others."""
+            bad, layer = find_bad_samples(self, model, inputs)
+            step = self.state.global_step + 1
+            rows = [self.row_of_step(step, place) for place in bad]
+            self.on_event("not-finite", wrong, step=step, rows=rows, layer=layer)
+            good = [place for place in range(len(inputs["labels"])) if place not in bad]
+            if self.run.on_nan == "stop" or not bad or not good:
+                raise KitError(_not_finite(step, wrong, rows, layer))
+            return {name: values[good] for name, values in inputs.items()}
+
+        def row_of_step(self, step: int, place: int) -> int:
+            """The data row of a sample of a step: both are pure functions of seed, epoch and position."""
+            lengths, size = self.samples.lengths, self.run.batch_size
+            epoch, batch = divmod(step - 1, -(-len(lengths) // size))
+            return int(self.samples.row[epoch_order(lengths, size, self.run.seed, epoch)[batch * size + place]])
+
+    return StepTrainer
+
+
+def _parts(inputs: dict[str, Any], places: list[list[int]]) -> Iterator[dict[str, Any]]:
+    """The rows of each micro-batch, without the padding that they do not need."""
+    lengths = inputs["attention_mask"].sum(dim=1)
+    for rows in places:
+        longest = int(lengths[rows].max())
+        yield {name: values[rows, :longest] for name, values in inputs.items()}
+
+
+def gradients_are_finite(model: Any) -> bool:
+    import torch
+
+    norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+    return not norms or bool(torch.stack(norms).isfinite().all())
+
+
+def find_bad_samples(trainer: Any, model: Any, inputs: dict[str, Any]) -> tuple[list[int], str]:
+    """Places of the samples whose own loss is no number or a spike, and the first layer that gives none for them."""
+    import torch
+
+    bound = SPIKE * math.log(trainer.model.config.vocab_size)
+    bad, layer = [], ""
+    for place in range(len(inputs["labels"])):
+        (one,) = _parts(inputs, [[place]])
+        with torch.no_grad(), trainer.compute_loss_context_manager(), silence(), watched_layers(model) as first_bad:
+            loss = float(model(**one, use_cache=False).loss)
+        if not math.isfinite(loss) or (trainer.was_below_guessing and loss > bound):
+            bad.append(place)
+            layer = layer or next(iter(first_bad), "")
+    return bad, layer
+
+
+@contextlib.contextmanager
+def watched_layers(model: Any) -> Iterator[list[str]]:
+    """Names of the layers whose output is not finite, in the order they are computed."""
+    import torch
+
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def look(_: Any, __: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, torch.Tensor) and not first.isfinite().all():
+                found.append(name)
+
+        return look
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def random_state() -> dict[str, Any]:
+    """Of every generator that training draws from, in values that torch.load reads without running code."""
+    import random
+
+    import numpy as np
+    import torch
+
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    version, numbers, gauss_next = state["python"]
+    random.setstate((version, tuple(numbers), gauss_next))
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _nothing_left(phase: str, step: int, longest_tokens: int, error: str) -> Finding:
+    return problem(
+        "out-of-memory",
+        f"Memory ran out in {phase} at step {step} with one sample at a time.",
+        f"A single sample of {longest_tokens:,} tokens does not fit; it is never cut or dropped behind your back.",
+        f"--max-length-tokens {longest_tokens * 3 // 4}",
+        "--gradient-checkpointing unsloth",
+        "--model with a smaller size",
+        details={"torch said": error},
+    )
+
+
+def _not_finite(step: int, wrong: str, rows: list[int], layer: str) -> Finding:
+    return problem(
+        "loss-not-finite",
+        f"Step {step}: {wrong}. The run stopped before the weights were changed.",
+        "From there on every weight would be spoilt.",
+        "--on-nan retry        (leaves these rows out and goes on)" if rows else "--precision bf16",
+        "--learning-rate 5e-5",
+        details={"rows": ", ".join(map(str, rows)) or "none alone", "first layer": layer or "none in the forward pass"},
+    )

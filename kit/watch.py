@@ -1,0 +1,173 @@
+"""What happens around each optimiser step: it is written down, the model is measured and asked, its state kept."""
+
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kit import backend, checkpoints
+from kit.backend import Loaded
+from kit.checkpoints import About, Checkpoint
+from kit.data import Data, Question
+from kit.folder import RunFolder
+from kit.options import Run
+from kit.prompt import ChatFormat
+from kit.record import Answer
+
+Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
+Say = Callable[[str], None]
+
+
+class Watch:
+    """Listens to the trainer. The first Ctrl-C or SIGTERM lets the step finish, so that all is whole; the second stops
+    at once."""
+
+    def __init__(self, loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolder, show: Show, say: Say):
+        self.loaded, self.run, self.data, self.chat = loaded, run, data, chat
+        self.folder, self.show, self.say = folder, show, say
+        self.trainer: Any = None  # made with this listener, so set afterwards
+        self.steps = run.steps(len(data.train))
+        self.measured_steps = {
+            round(self.steps * part / (run.evaluations + 1)) for part in range(1, run.evaluations + 1)
+        }
+        self.step = self.tokens = 0
+        self.elapsed_before_s = 0.0
+        self.started_s = self.saved_s = time.perf_counter()
+        self.best_loss = math.inf
+        self.worse_in_a_row = 0
+        self.interrupted = self.stopped_early = False
+
+    def goes_on_from(self, checkpoint: Checkpoint) -> None:
+        """The state of this listener after the checkpoint's step, from what the run wrote down until then."""
+        about = checkpoint.about
+        self.step, self.tokens, self.elapsed_before_s = about.step, about.tokens, about.elapsed_s
+        for line in self.folder.back_to(about.step):
+            if "held_out_loss" in line:
+                self._compare(line["held_out_loss"])
+
+    # what the trainer tells
+
+    def on_begin(self) -> None:
+        """Just before the first step: the worst batch is tried, and time and memory of the run are told."""
+        self.show("preflight", 0, 1, "the longest samples, forward and back")
+        done = backend.preflight(self.trainer, self.data.held_out)
+        self.show("preflight", 1, 1, "")
+        left = (self.steps - self.step) * self.run.batch_size / max(1, len(self.data.train))
+        seconds = left * self.data.report.tokens / done.tokens_per_s
+        self.on_event(
+            "preflight",
+            f"preflight: {done.samples} x the longest samples ({done.tokens:,} tokens) fit; "
+            f"{done.tokens_per_s:,.0f} tokens/s, so about {max(1, round(seconds / 60))} min",
+            step=self.step,
+            peak_memory_bytes=done.peak_memory_bytes,
+            tokens_per_s=round(done.tokens_per_s, 1),
+        )
+        self.started_s = self.saved_s = time.perf_counter()
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        self.step, self.tokens = step, int(metrics.get("num_tokens", 0))
+        line = {
+            "step": step,
+            "loss": metrics["loss"],
+            "grad_norm": metrics.get("grad_norm"),
+            "learning_rate": metrics.get("learning_rate"),
+            "tokens": self.tokens,
+            "tokens_per_s": round(self.tokens / self.elapsed_s, 1),
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+        self.folder.add_line("metrics.jsonl", line)
+        self.show("training", step, self.steps, f"loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tokens/s")
+        loss = self.measure() if step in self.measured_steps else None
+        minutes = (time.perf_counter() - self.saved_s) / 60
+        if loss is not None or minutes >= self.run.checkpoint_minutes or self.interrupted:
+            self.keep(loss)
+
+    def on_event(self, kind: str, text: str, **facts: Any) -> None:
+        self.folder.add_line("events.jsonl", {"kind": kind, "text": text, **facts})
+        self.say(text)
+
+    def stop_requested(self) -> bool:
+        return self.interrupted or self.stopped_early
+
+    # what is done then
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.elapsed_before_s + time.perf_counter() - self.started_s
+
+    def measure(self) -> float | None:
+        """Held-out loss and answers in the middle of the run."""
+        loss = self.held_out_loss("held-out rows")
+        answers = self.answers()
+        self.folder.add_line("samples.jsonl", {"step": self.step, "answers": [answer.text for answer in answers]})
+        if loss is None:
+            return None
+        line = {"step": self.step, "held_out_loss": loss, "perplexity": round(math.exp(min(loss, 100)), 3)}
+        self.folder.add_line("metrics.jsonl", line)
+        self._compare(loss)
+        if self.run.early_stopping and self.worse_in_a_row >= self.run.early_stopping:
+            self.stopped_early = True
+            text = (
+                f"stopped early: no lower held-out loss in {self.worse_in_a_row} evaluations; best {self.best_loss:.3f}"
+            )
+            self.on_event("early-stopping", text, step=self.step)
+        return loss
+
+    def _compare(self, loss: float) -> None:
+        self.worse_in_a_row = 0 if loss < self.best_loss else self.worse_in_a_row + 1
+        self.best_loss = min(self.best_loss, loss)
+
+    def held_out_loss(self, name: str) -> float | None:
+        if not len(self.data.held_out):
+            return None
+        told = lambda batch, batches: self.show(name, batch, batches, "")  # noqa: E731
+        return backend.held_out_loss(self.trainer, self.data.held_out, told)
+
+    def answers(self) -> tuple[Answer, ...]:
+        """To the prompts of the run, or to the first held-out questions. Too little memory for them stops nothing."""
+        own = [Question(text, self.chat.prompt_ids([{"role": "user", "content": text}])) for text in self.run.prompts]
+        asked, answers = own or self.data.questions, []
+        try:
+            with backend.answering(self.loaded):
+                for number, question in enumerate(asked, start=1):
+                    text, tokens, seconds = backend.answer(self.loaded, question.ids, self.run.sample_tokens)
+                    answers.append(Answer(question.text, text, tokens, round(tokens / seconds, 1)))
+                    self.show("answers", number, len(asked), "")
+        except (RuntimeError, MemoryError) as error:
+            if not backend.is_out_of_memory(error):
+                raise
+            self.on_event("out-of-memory", "memory ran out while answering: fewer answers", step=self.step)
+        return tuple(answers)
+
+    def keep(self, loss: float | None = None) -> None:
+        """A checkpoint of this moment. A disk that takes none stops nothing: earlier ones stay, another try follows."""
+        folder = self.folder.checkpoints
+        about = About(self.step, self.tokens, round(self.elapsed_s, 3), loss)
+        self.saved_s = time.perf_counter()
+        try:
+            checkpoints.write(folder, about, lambda path: backend.save_state(self.trainer, path))
+            checkpoints.prune(folder, self.run.keep_checkpoints)
+        except (OSError, RuntimeError) as error:  # safetensors and torch give RuntimeErrors for a full disk
+            text = f"no checkpoint at step {self.step}: {str(error).splitlines()[0]}; free some room, the run goes on"
+            self.on_event(
+                "checkpoint-failed", text, step=self.step, free_bytes=shutil.disk_usage(self.folder.path).free
+            )
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop while inside."""
+
+        def ask(*_: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
