@@ -61,15 +61,29 @@ def texts(path: Path, chat) -> Iterator[list[str]]:
             yield found
 
 
-def bare(path: Path, folder: Path) -> dict:
-    """Only the time inside the tokenizer counts, not reading and rendering."""
+def tokenizers(path: Path, folder: Path) -> dict:
+    """The `tokenizers` library alone: only the time inside it counts, not reading and rendering."""
     chat = chat_format(folder)
     seconds, tokens = 0.0, 0
     for chunk in texts(path, chat):
         start_s = time.perf_counter()
-        encoded = chat.tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+        ids = [one.ids for one in chat.tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
         seconds += time.perf_counter() - start_s
-        tokens += sum(len(one.ids) for one in encoded)
+        tokens += sum(map(len, ids))
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def transformers(path: Path, folder: Path) -> dict:
+    """The same texts through transformers' tokenizer, as training scripts call it."""
+    from transformers import AutoTokenizer
+
+    chat, tokenizer = chat_format(folder), AutoTokenizer.from_pretrained(folder)
+    seconds, tokens = 0.0, 0
+    for chunk in texts(path, chat):
+        start_s = time.perf_counter()
+        ids = tokenizer(chunk, add_special_tokens=False)["input_ids"]
+        seconds += time.perf_counter() - start_s
+        tokens += sum(map(len, ids))
     return {"seconds": seconds, "tokens": tokens}
 
 
@@ -87,6 +101,9 @@ def kit(path: Path, folder: Path) -> dict:
     return {"seconds": seconds, "tokens": report.tokens, "rows": report.rows_read}
 
 
+PARTS = {"tokenizers": tokenizers, "transformers": transformers, "kit": kit}
+
+
 def in_process(part: str, path: Path, folder: Path, cache: Path) -> dict:
     done = measure.must(measure.run("-m", "benchmarks.data_speed", "--part", part, "--data", path, "--folder", folder,
                                     env={"KIT_CACHE": str(cache)}))  # fmt: skip
@@ -98,11 +115,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=measure.ROOT / "examples" / "gsm8k.jsonl")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--part", choices=["bare", "kit"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        figures = {"bare": bare, "kit": kit}[args.part](args.data, args.folder)
+        figures = PARTS[args.part](args.data, args.folder)
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         json.dump(figures | {"peak_gib": round(peak_bytes / measure.GIB, 3)}, sys.stdout)
         return
@@ -118,12 +135,10 @@ def measured(args: argparse.Namespace, scratch: Path) -> dict:
     files = {rows: scratch / f"rows-{rows}.jsonl" for rows in sizes}
     for rows, path in files.items():
         write_rows(args.data, rows, path)
-    ratios, pairs = [], []
+    each = []
     for number in range(args.repeats):
-        alone = in_process("bare", files[sizes[0]], folder, scratch / "none")
-        whole = in_process("kit", files[sizes[0]], folder, scratch / f"cache-{number}")
-        ratios.append(round(alone["seconds"] / whole["seconds"], 3))
-        pairs.append({"bare_s": round(alone["seconds"], 2), "kit_s": round(whole["seconds"], 2)})
+        caches = {part: scratch / f"cache-{part}-{number}" for part in PARTS}
+        each.append({part: in_process(part, files[sizes[0]], folder, caches[part])["seconds"] for part in PARTS})
     by_rows = {}
     for rows in sizes:
         first = in_process("kit", files[rows], folder, scratch / "cache")
@@ -136,14 +151,21 @@ def measured(args: argparse.Namespace, scratch: Path) -> dict:
             "peak_gib": first["peak_gib"],
             "second_peak_gib": second["peak_gib"],
         }
-    alone = in_process("bare", files[args.rows], folder, scratch / "none")
+    alone = in_process("tokenizers", files[args.rows], folder, scratch / "none")
     return {
         "rows": args.rows,
         "cores": os.cpu_count(),
-        "speed_of_bare_tokenizer": measure.spread(ratios) | {"rows": sizes[0], "each": pairs},
-        "speed_of_bare_tokenizer_all_rows": round(alone["seconds"] / by_rows[args.rows]["first_s"], 3),
+        "speed_of_tokenizers_library": ratios(each, "tokenizers") | {"rows": sizes[0]},
+        "speed_of_transformers_tokenizer": ratios(each, "transformers") | {"rows": sizes[0]},
+        "seconds_each": [{part: round(seconds, 2) for part, seconds in one.items()} for one in each],
+        "speed_of_tokenizers_library_all_rows": round(alone["seconds"] / by_rows[args.rows]["first_s"], 3),
         "by_rows": by_rows,
     }
+
+
+def ratios(each: list[dict], part: str) -> dict:
+    """Its time over the kit's, run by run."""
+    return measure.spread([round(one[part] / one["kit"], 3) for one in each])
 
 
 if __name__ == "__main__":

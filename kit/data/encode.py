@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CODE = ("rows/*.py", "prompt/*.py", "data/encode.py", "data/store.py")  # a change of it makes older entries unknown
 CHUNK_ROWS = 1000
+WAITING_CHUNKS = 2
 DETECTED_ROWS = 100
 BAD_ANSWER = "data-marked-bad"  # no error: the row says itself that its answer is not to be learnt
 Told = Callable[[int, int], None]  # bytes read, rows read
@@ -110,7 +111,7 @@ def _in_worker(parsed: Iterable[Parsed], chat: ChatFormat) -> Iterator[tuple["pa
         waiting: deque = deque()
         while chunk := list(islice(parsed, CHUNK_ROWS)):
             waiting.append(worker.submit(_batch, chunk, chat))
-            if len(waiting) > 1:
+            if len(waiting) > WAITING_CHUNKS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -128,6 +129,7 @@ def _parse(source: int, raw: Raw, form: Format, columns: dict[str, str], chat: C
         if example.good:
             row.samples = _samples(example, chat)
             warnings += _not_rendered(example.conversations, row.samples)
+            warnings += _typed(example.conversations, row.samples, chat)
         else:
             row.code = BAD_ANSWER
         row.warnings = list(chain.from_iterable(warnings)) or None
@@ -145,8 +147,6 @@ def _checked(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
         checks.check_text(example.text)
         if token := chat.special_in(example.text):
             found.append(("data-text-with-markers", f"holds {token}"))
-    elif token := next(filter(None, map(chat.special_in, _texts(example.conversations))), ""):
-        found.append(("data-special-token-typed", f"holds {token}"))
     return found
 
 
@@ -166,12 +166,14 @@ def _not_rendered(conversations: Iterable[Conversation], samples: list[list[Segm
     return found
 
 
-def _texts(conversations: Iterable[Conversation]) -> Iterator[str]:
-    for conversation in conversations:
-        for message in conversation.messages:
-            yield message["content"]
-            if "reasoning_content" in message:
-                yield message["reasoning_content"]
+def _typed(
+    conversations: Iterable[Conversation], samples: list[list[Segment]], chat: ChatFormat
+) -> list[tuple[str, str]]:
+    """A warning where special tokens were typed into a row."""
+    if not any(piece.has_typed_special_tokens for sample in samples for piece in sample):
+        return []
+    token = next(filter(None, (chat.special_in(str(conversation.messages)) for conversation in conversations)), "one")
+    return [("data-special-token-typed", f"holds {token}")]
 
 
 def _samples(example: Example, chat: ChatFormat) -> list[list[Segment]]:

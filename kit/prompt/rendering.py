@@ -6,12 +6,14 @@ It runs in a sandbox, and whatever goes wrong in it is a TemplateError of one ro
 import json
 from datetime import date
 from functools import cached_property
+from types import BuiltinMethodType
 from typing import Any
 
 import jinja2
 from jinja2.ext import Extension
-from jinja2.runtime import LoopContext
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from kit.errors import RowError
 
@@ -39,20 +41,22 @@ class ChatTemplate:
     def render(self, **variables: object) -> str:
         """Raises TemplateError."""
         try:
-            return self._compiled.render(**variables)
+            template, known = self._compiled
+            return "".join(template.root_render_func(template.new_context({**known, **variables}, shared=True)))
         except jinja2.TemplateError as error:
             raise TemplateError(str(error)) from None
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise TemplateError(f"the template does not take such messages ({error})") from None
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
+    def _compiled(self) -> tuple[jinja2.Template, dict[str, Any]]:
+        """The template, and what it may name besides the messages."""
         environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _raise_exception, "strftime_now": TODAY.strftime}
-        return environment.from_string(self.text)
+        return environment.from_string(self.text), dict(environment.globals)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -65,7 +69,17 @@ class _Environment(ImmutableSandboxedEnvironment):
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if (kind is str and attribute in TEXT_METHODS) or (kind is LoopContext and attribute in LOOP_STATE):
             return getattr(obj, attribute)
+        if kind is Namespace and not attribute.startswith("_"):
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
+
+    def call(self, context: Context, obj: Any, *args: Any, **options: Any) -> Any:
+        """Harmless methods of text need no look at what they are."""
+        if type(obj) is BuiltinMethodType and type(obj.__self__) is str and obj.__name__ in TEXT_METHODS:
+            options.pop("_loop_vars", None)  # jinja2's own, for functions that ask for its context
+            options.pop("_block_vars", None)
+            return obj(*args, **options)
+        return super().call(context, obj, *args, **options)
 
 
 class _Generation(Extension):

@@ -76,6 +76,8 @@ class Encoder:
     def hidden(self, value: Any) -> Any:
         """Messages or tools in which typed special tokens go by their names. Raises RowError."""
         try:
+            if not _any_text(value, self._special_pattern.search):
+                return value
             return _map_text(value, lambda text: self._special_pattern.sub(lambda typed: self._name_of[typed[0]], text))
         except RecursionError:
             raise RowError("data-nested-too-deep", "lists and objects are nested too deep") from None
@@ -132,6 +134,17 @@ class Encoder:
 def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
     """Matches any of the texts, the longest where one begins another."""
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+
+def _any_text(value: Any, found: Callable[[str], Any]) -> bool:
+    """Whether anything is found in a text of lists and objects, keys too."""
+    if isinstance(value, str):
+        return bool(found(value))
+    if isinstance(value, dict):
+        return any(_any_text(key, found) or _any_text(item, found) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return any(_any_text(item, found) for item in value)
+    return False
 
 
 def _map_text(value: Any, change: Callable[[str], str]) -> Any:
