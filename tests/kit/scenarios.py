@@ -1,0 +1,209 @@
+"""Short trainings in a process of their own, for test_steps.py: prints one JSON object.
+
+python tests/kit/scenarios.py SCENARIO BACKEND FOLDER [OPTIONS AS JSON]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from kit import backend, checkpoints, data, models, prompt
+from kit.checkpoints import About
+from kit.errors import KitError
+from kit.options import Run
+
+STEPS = 4
+
+
+class Listener:
+    """Remembers what it is told; `at` maps a step to something to do after it."""
+
+    def __init__(self, at=None):
+        self.losses, self.events, self.at, self.begin = [], [], at or {}, lambda: None
+
+    def on_begin(self):
+        self.begin()
+
+    def on_step(self, step, metrics):
+        self.losses.append(metrics["loss"])
+        self.at.get(step, lambda: None)()
+
+    def on_event(self, kind, text, **facts):
+        self.events.append({"kind": kind, "text": text, **facts})
+
+    def stop_requested(self):
+        return False
+
+
+class Training:
+    """A model and its trainer, fresh."""
+
+    def __init__(self, name, folder, options, listener):
+        self.run = Run(
+            **{
+                "data": "examples/identity.jsonl", "backend": name, "device": "cpu", "precision": "bf16",
+                "optimizer": "adamw_torch_fused", "gradient_checkpointing": "off", "pin_memory": "off", "batch_size": 8,
+                "micro_batch_size": 8, "max_steps": STEPS, "learning_rate": 2e-3, "warmup_pct": 0,
+            } | options
+        )  # fmt: skip
+        model = models.find("tiny")
+        chat = prompt.load(model, "auto")
+        self.data = data.read(self.run, chat)
+        chosen = backend.start(self.run)
+        self.loaded = backend.adapt(backend.load(model, self.run, chosen, chat), self.run)
+        self.listener = listener
+        self.trainer = backend.trainer(self.loaded, self.run, self.data.train, Path(folder) / "scratch", listener)
+
+    def train(self, checkpoint=None):
+        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return self.listener.losses
+
+
+def weights(training):
+    found = training.loaded.model.named_parameters()
+    return {name: weight.detach().clone() for name, weight in found if weight.requires_grad}
+
+
+def unbroken(make):
+    return {"losses": make(Listener()).train()}
+
+
+def resumed(make, folder):
+    """Half of the steps, a checkpoint, everything made anew, the other half."""
+    first = Listener()
+    training = make(first)
+
+    def keep():
+        path = lambda part: backend.save_state(training.trainer, part)  # noqa: E731
+        checkpoints.write(folder, About(STEPS // 2, 0, 0.0), path)
+
+    first.at = {STEPS // 2: keep}
+    whole = training.train()
+    (found,), _ = checkpoints.whole(folder)
+    again = make(Listener())
+    rest = again.train(found.path)
+    same = all(bool((weight == weights(again)[name]).all()) for name, weight in weights(training).items())
+    return {"whole": whole, "rest": rest, "same_weights": same}
+
+
+def out_of_memory(make, folder, most_tokens):
+    """An error as of torch whenever more tokens are computed at once, or with 0: until activations are recomputed."""
+    listener = Listener()
+    training = make(listener)
+    compute = training.trainer.compute_loss
+
+    def limited(model, inputs, *args, **kwargs):
+        too_much = (
+            inputs["input_ids"].numel() > most_tokens if most_tokens else not checkpointing(training.loaded.model)
+        )
+        loss = compute(model, inputs, *args, **kwargs)
+        if too_much:  # after the forward pass: the first micro-batch may have gone through backward already
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return loss
+
+    training.trainer.compute_loss = limited
+    return {"losses": training.train(), "events": listener.events}
+
+
+def checkpointing(model):
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def nothing_left(make, folder):
+    training = make(Listener())
+
+    def never(*args, **kwargs):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    training.trainer.compute_loss = never
+    before = weights(training)
+    try:
+        training.train()
+    except KitError as error:
+        same = all(bool((weight == weights(training)[name]).all()) for name, weight in before.items())
+        return {"finding": error.findings[0].id, "fix": error.findings[0].fix, "same_weights": same}
+    return {"finding": None}
+
+
+def preflight(make, folder):
+    """The state before and after a preflight, and the losses behind it."""
+    import torch
+
+    from kit.backend.steps import random_state
+
+    listener = Listener()
+    training = make(listener)
+    seen = {}
+
+    def begin():
+        before, random = weights(training), random_state()
+        done = backend.preflight(training.trainer, training.data.held_out)
+        after = random_state()
+        seen.update(
+            samples=done.samples,
+            tokens=done.tokens,
+            longest=int(training.data.train.lengths.max()),
+            same_weights=all(bool((value == weights(training)[name]).all()) for name, value in before.items()),
+            same_random=bool((random["torch"] == after["torch"]).all()) and random["python"] == after["python"],
+            optimizer_empty=not training.trainer.optimizer.state_dict()["state"],
+            no_gradients=all(weight.grad is None for weight in training.loaded.model.parameters()),
+            tokens_counted=training.trainer._total_train_tokens,
+        )
+
+    listener.begin = begin
+    losses = training.train()
+    assert torch.is_grad_enabled()
+    return seen | {"losses": losses}
+
+
+def not_a_number(make, folder):
+    """One row of the first step gives nan in a layer in the middle of the model."""
+    listener = Listener()
+    training = make(listener)
+    bad = training.data.train[int(next(iter(training.trainer._get_train_sampler())))]
+    model, marked = training.loaded.model, {}
+    layer = next(module for name, module in model.named_modules() if name.endswith("layers.1.mlp.down_proj"))
+
+    def look(_, args, kwargs):
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        marked["rows"] = [row for row in range(len(ids)) if ids[row, : len(bad.ids)].tolist() == bad.ids]
+
+    def spoil(_, __, output):
+        for row in marked["rows"]:
+            output = output.clone()
+            output[row] = float("nan")
+        return output
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    layer.register_forward_hook(spoil)
+    before = weights(training)
+    told = {"row": bad.row}
+    try:
+        told["losses"] = training.train()
+    except KitError as error:
+        told["finding"] = error.findings[0].id
+        told["details"] = dict(error.findings[0].details)
+        told["same_weights"] = all(bool((value == weights(training)[name]).all()) for name, value in before.items())
+    return told | {"events": listener.events}
+
+
+if __name__ == "__main__":
+    scenario, name, folder = sys.argv[1:4]
+    options = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}
+    folder = Path(folder)
+
+    def make(listener):
+        return Training(name, folder, options, listener)
+
+    most_tokens = options.pop("most_tokens", 0)
+    done = {
+        "unbroken": lambda: unbroken(make),
+        "resumed": lambda: resumed(make, folder / "checkpoints"),
+        "out of memory": lambda: out_of_memory(make, folder, most_tokens),
+        "nothing left": lambda: nothing_left(make, folder),
+        "preflight": lambda: preflight(make, folder),
+        "not a number": lambda: not_a_number(make, folder),
+    }[scenario]()
+    print(json.dumps(done))
