@@ -1,0 +1,149 @@
+"""The run folder: claimed without a trace, never overwritten by another run, every file whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.errors import KitError
+from kit.folder import RunFolder
+from kit.options import Command, Run
+from kit.record import Answer, Result
+
+ROOT = Path(__file__).parents[2]
+RESULT = Result(
+    steps=3, tokens=100, train_s=2.0, tokens_per_s=50.0, loss_before=2.0, loss_after=1.0, peak_memory_bytes=1,
+    before=(Answer("q", "a", 1, 1.0),), after=(Answer("q", "b", 1, 1.0),),
+)  # fmt: skip
+
+
+def command(**options) -> Command:
+    mine = {name: options.pop(name) for name in ("fresh", "resume_anyway") if name in options}
+    return Command(run=Run(**options), **mine)
+
+
+def begun(path, sha256: str = "1", **options) -> RunFolder:
+    folder = RunFolder.claim(path, command(**options), sha256)
+    with folder.open(command(**options)):
+        folder.write_json("data.json", {"sha256": sha256})
+    return folder
+
+
+def finished(path, sha256: str = "1", **options) -> None:
+    folder = begun(path, sha256, **options)
+    folder.write_json("manifest.json", {"status": "finished", "result": json.loads(json.dumps(RESULT, default=vars))})
+
+
+def refused(path, sha256: str = "1", **options):
+    with pytest.raises(KitError) as error:
+        RunFolder.claim(path, command(**options), sha256)
+    return error.value.findings[0]
+
+
+def test_claiming_leaves_no_trace(tmp_path) -> None:
+    RunFolder.claim(tmp_path / "runs" / "x", command(), "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_finished_run_is_found_again(tmp_path) -> None:
+    finished(tmp_path / "x")
+    assert RunFolder.claim(tmp_path / "x", command(), "1").earlier == RESULT
+    assert RunFolder.claim(tmp_path / "x", command(fresh=True), "1").earlier is None
+
+
+def test_other_options_or_other_data_are_refused(tmp_path) -> None:
+    finished(tmp_path / "x")
+    other = refused(tmp_path / "x", learning_rate=1.0)
+    assert other.id == "output-holds-another-run"
+    assert dict(other.details) == {"learning_rate": "0.0002 there, 1.0 now"}
+    assert [way.split()[0] for way in other.fix] == ["--output", "--fresh", "--resume-anyway"]
+    assert "content of the data file" in dict(refused(tmp_path / "x", "2").details)
+
+
+def test_options_that_change_nothing_learnt_may_differ(tmp_path) -> None:
+    finished(tmp_path / "x")
+    assert RunFolder.claim(tmp_path / "x", command(micro_batch_size=2, on_nan="retry"), "1").earlier == RESULT
+
+
+def test_resume_anyway_says_what_differs(tmp_path) -> None:
+    begun(tmp_path / "x")
+    folder = RunFolder.claim(tmp_path / "x", command(epochs=9.0, resume_anyway=True), "1")
+    assert folder.different == {"epochs": "3.0 there, 9.0 now"}
+
+
+def test_fresh_empties_the_folder_of_a_run_and_of_nothing_else(tmp_path) -> None:
+    folder = begun(tmp_path / "x")
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+    folder.add_line("metrics.jsonl", {"step": 1})
+    again = RunFolder.claim(tmp_path / "x", command(fresh=True, epochs=9.0), "1")
+    assert folder.checkpoints.exists(), "claiming deletes nothing"
+    with again.open(command(fresh=True, epochs=9.0)):
+        assert {path.name for path in again.path.iterdir()} == {".lock", "run.toml"}
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").touch()
+    assert refused(tmp_path / "photos", fresh=True).id == "output-not-a-run"
+
+
+def test_a_second_process_is_refused(tmp_path) -> None:
+    folder = RunFolder.claim(tmp_path / "x", command(), "1")
+    with folder.open(command()):
+        code = (
+            "import sys; from pathlib import Path; from kit.folder import RunFolder; from kit.options import Command, Run\n"
+            "from kit.errors import KitError\n"
+            "command = Command(run=Run())\n"
+            "try:\n    with RunFolder(Path(sys.argv[1])).open(command): pass\n"
+            "except KitError as error: print(error.findings[0].id)"
+        )
+        ask = [sys.executable, "-c", code, str(tmp_path / "x")]
+        assert subprocess.run(ask, cwd=ROOT, capture_output=True, text=True).stdout.strip() == "output-in-use"
+    assert subprocess.run(ask, cwd=ROOT, capture_output=True, text=True).stdout == ""
+
+
+def test_going_back_takes_out_what_is_done_again(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.add_line("metrics.jsonl", {"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # a kill in the middle of a line
+    assert folder.back_to(2) == [{"step": 1}, {"step": 2}]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    assert refused(tmp_path).id == "output-not-a-run"
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_place_where_nothing_can_be_written(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    assert refused(tmp_path / "file" / "run").id == "output-not-writable"
+    assert refused(Path("/proc/none/run")).id == "output-not-writable"
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_text("a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        folder.write_text("a.txt", "\ud800")
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def write_and_fail(folder: RunFolder) -> None:
+    with folder.new_folder("adapter") as new:
+        (new / "weights").write_text("half")
+        raise RuntimeError
+
+
+def test_a_folder_that_fails_leaves_the_old_folder(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.new_folder("adapter") as new:
+        (new / "weights").write_text("old")
+    with pytest.raises(RuntimeError):
+        write_and_fail(folder)
+    assert (tmp_path / "adapter" / "weights").read_text() == "old"
+    with folder.new_folder("adapter") as new:
+        (new / "weights").write_text("new")
+    assert (tmp_path / "adapter" / "weights").read_text() == "new"
