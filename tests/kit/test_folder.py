@@ -90,7 +90,8 @@ def test_a_second_process_is_refused(tmp_path) -> None:
     folder = RunFolder.claim(tmp_path / "x", command(), "1")
     with folder.open(command()):
         code = (
-            "import sys; from pathlib import Path; from kit.folder import RunFolder; from kit.options import Command, Run\n"
+            "import sys; from pathlib import Path\n"
+            "from kit.folder import RunFolder; from kit.options import Command, Run\n"
             "from kit.errors import KitError\n"
             "command = Command(run=Run())\n"
             "try:\n    with RunFolder(Path(sys.argv[1])).open(command): pass\n"
