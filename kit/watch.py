@@ -21,6 +21,16 @@ Show = Callable[[str, int, int, str], None]  # what is being done, how much is d
 Say = Callable[[str], None]
 
 
+def _span(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
 class Watch:
     """Listens to the trainer. The first Ctrl-C or SIGTERM lets the step finish, so that all is whole; the second stops
     at once."""
@@ -52,7 +62,6 @@ class Watch:
 
     def on_begin(self) -> None:
         """Just before the first step: the worst batch is tried, and time and memory of the run are told."""
-        self.show("preflight", 0, 1, "the longest samples, forward and back")
         done = backend.preflight(self.trainer, self.data.held_out)
         self.show("preflight", 1, 1, "")
         left = (self.steps - self.step) * self.run.batch_size / max(1, len(self.data.train))
@@ -60,7 +69,7 @@ class Watch:
         self.on_event(
             "preflight",
             f"preflight: {done.samples} x the longest samples ({done.tokens:,} tokens) fit; "
-            f"{done.tokens_per_s:,.0f} tokens/s, so about {max(1, round(seconds / 60))} min",
+            f"{done.tokens_per_s:,.0f} tokens/s, so the run takes about {_span(seconds)}",
             step=self.step,
             peak_memory_bytes=done.peak_memory_bytes,
             tokens_per_s=round(done.tokens_per_s, 1),
@@ -100,8 +109,10 @@ class Watch:
 
     def measure(self) -> float | None:
         """Held-out loss and answers in the middle of the run."""
+        start_s = time.perf_counter()
         loss = self.held_out_loss("held-out rows")
         answers = self.answers()
+        self.started_s += time.perf_counter() - start_s  # is no time of training
         self.folder.add_line("samples.jsonl", {"step": self.step, "answers": [answer.text for answer in answers]})
         if loss is None:
             return None

@@ -224,8 +224,7 @@ def watched_layers(model: Any) -> Iterator[list[str]]:
 
         return look
 
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
         yield found
     finally:

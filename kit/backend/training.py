@@ -171,10 +171,11 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
         trainer.optimizer.step()
         start_s = time.perf_counter()
         trainer.training_step(model, batch, trained)
+        seconds = time.perf_counter() - start_s
         if len(measured):
             one = measured.take((-measured.lengths).argsort(kind="stable")[:together])
             held_out_loss(trainer, one, lambda *_: None)
-        return len(worst), int(worst.lengths.sum()), time.perf_counter() - start_s
+        return len(worst), int(worst.lengths.sum()), seconds
 
     try:
         samples, tokens, seconds = with_less(trainer.ladder, "the preflight", 0, work, undo)

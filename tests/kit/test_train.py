@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kit import checkpoints
+
 ROOT = Path(__file__).parents[2]
 QUICK = (
     "--preset",
@@ -86,14 +88,17 @@ def finished(tmp_path_factory, kit_train):
 def test_a_run_leaves_the_folder_that_the_readme_draws(finished) -> None:
     folder, done = finished
     assert {path.name for path in folder.iterdir()} == {
-        "run.toml", "manifest.json", "data.json", "plan.json", "metrics.jsonl", "samples.json", "adapter",
+        "run.toml", "manifest.json", "data.json", "left_out.jsonl", "plan.json", "begun.json", "events.jsonl",
+        "metrics.jsonl", "samples.jsonl", "samples.json", "checkpoints", "adapter", ".lock",
     }  # fmt: skip
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
         p.name for p in (folder / "adapter").iterdir()
     }
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all(line["loss"] > 0 and line["tokens"] > 0 for line in lines)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert all(line["loss"] > 0 and line["tokens"] > 0 for line in steps)
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [1, 2]
     samples = json.loads((folder / "samples.json").read_text())
     assert [len(samples[when]) for when in ("before", "after")] == [1, 1]
     assert samples["after"][0]["tokens_per_s"] > 0
@@ -183,8 +188,10 @@ def test_interrupt_keeps_what_is_finished(tmp_path) -> None:
     assert "Traceback" not in said
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted"
-    steps = len(metrics.read_text().splitlines())
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = max(line["step"] for line in lines)
     assert manifest["result"]["steps"] == steps > 0
+    assert [one.about.step for one in checkpoints.whole(tmp_path / "x" / "checkpoints")[0]][-1] == steps
     assert (tmp_path / "x" / "adapter" / "adapter_model.safetensors").stat().st_size > 0
 
 
@@ -200,3 +207,60 @@ def test_other_real_rows_train_too(file: str, kit_train, tmp_path, write_rows) -
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
+
+
+RESUMED = ("--preset", "cpu", "--data", "examples/identity.jsonl", "--max-steps", 8, "--sample-tokens", 4,
+           "--checkpoint-minutes", 0)  # fmt: skip
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(kit_train, tmp_path) -> None:
+    """Also past a newest checkpoint that something broke."""
+    assert kit_train(*RESUMED, "--output", tmp_path / "whole").returncode == 0
+    command = [sys.executable, "-m", "kit.train", *map(str, RESUMED), "--output", str(tmp_path / "x")]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    kept = tmp_path / "x" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and len(list(kept.glob("step-*"))) < 2:
+        time.sleep(0.02)
+    child.kill()
+    child.communicate()
+    newest = checkpoints.whole(kept)[0][-1]
+    (newest.path / "state.pt").write_bytes(b"broken")
+    done = kit_train(*RESUMED, "--output", tmp_path / "x")
+    assert done.returncode == 0, done.stderr
+    assert "is not whole and is passed over" in done.stderr
+    assert f"going on after step {newest.about.step - 1} of 8" in done.stderr
+    assert losses(tmp_path / "x") == losses(tmp_path / "whole")
+    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("x", "whole")]
+    assert adapters[0] == adapters[1]
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_best_adapter(kit_train, tmp_path) -> None:
+    options = (
+        "--learning-rate",
+        0.5,
+        "--evaluations",
+        6,
+        "--early-stopping",
+        2,
+        "--max-steps",
+        12,
+        "--on-nan",
+        "retry",
+    )
+    done = kit_train(*QUICK[:4], *options, "--sample-tokens", 4, "--output", tmp_path / "x", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = map(json.loads, (tmp_path / "x" / "metrics.jsonl").read_text().splitlines())
+    measured = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    result = json.loads(done.stdout)
+    assert result["steps"] < 12
+    assert measured[-2:] > [min(measured)] * 2
+    assert result["loss_after"] == pytest.approx(min(measured), rel=1e-4)
