@@ -86,7 +86,7 @@ def finished(tmp_path_factory, kit_train):
 def test_a_run_leaves_the_folder_that_the_readme_draws(finished) -> None:
     folder, done = finished
     assert {path.name for path in folder.iterdir()} == {
-        "run.toml", "manifest.json", "data.json", "plan.json", "metrics.jsonl", "samples.json", "adapter",
+        "run.toml", "manifest.json", "data.json", "left_out.jsonl", "plan.json", "metrics.jsonl", "samples.json", "adapter",
     }  # fmt: skip
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
         p.name for p in (folder / "adapter").iterdir()
