@@ -1,5 +1,6 @@
 """Records -> the terminal: talk on standard error, plain lines where it is no terminal."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +16,30 @@ from rich.text import Text
 from envcheck import report
 from envcheck.facts import Finding
 from kit.data import Data
+from kit.errors import INTERRUPTED, KitError
 from kit.memory import GIB, Plan
 from kit.record import Result
 
 LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
 console = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())  # for what was asked for: reports, samples
+
+
+def status_of(command: Callable[[], int]) -> int:
+    """A command's exit status; what the user can mend ends here as findings, an interrupt and a closed pipe quietly."""
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except KitError as error:
+        findings(error.findings)
+        return error.status
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # of `| head`; the flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def say(text: str, style: str = "") -> None:

@@ -18,7 +18,7 @@ from envcheck import report as reports
 from envcheck.facts import Facts, Finding
 from kit import config, data, memory, models, prompt, record, screen
 from kit.data.batches import budget_tokens, padding_share
-from kit.errors import INTERRUPTED, KitError, problem, stop_on_errors
+from kit.errors import KitError, problem, stop_on_errors
 from kit.folder import RunFolder
 from kit.options import Command, Run
 from kit.record import Result
@@ -40,24 +40,20 @@ class Prepared:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; every error that the user can mend ends here as a finding."""
-    try:
-        facts = functools.cache(probe.collect)
-        command = config.load(sys.argv[1:] if argv is None else argv, facts)
-        prepared = prepare(command, facts())
-        if command.plan:
-            show_plan(prepared)
-            return 0
-        result = train(prepared)
-        if command.json_output:
-            print(json.dumps(asdict(result), ensure_ascii=False, indent=1))
+    return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
+
+
+def command_line(argv: list[str]) -> int:
+    facts = functools.cache(probe.collect)
+    command = config.load(argv, facts)
+    prepared = prepare(command, facts())
+    if command.plan:
+        show_plan(prepared)
         return 0
-    except KitError as error:
-        screen.findings(error.findings)
-        return error.status
-    except KeyboardInterrupt:
-        screen.say("interrupted")
-        return INTERRUPTED
+    result = train(prepared)
+    if command.json_output:
+        print(json.dumps(asdict(result), ensure_ascii=False, indent=1))
+    return 0
 
 
 def prepare(command: Command, facts: Facts) -> Prepared:

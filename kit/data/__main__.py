@@ -17,23 +17,14 @@ from rich.text import Text
 from kit import config, data, models, prompt, screen
 from kit.data.clean import clean
 from kit.data.preview import Preview
-from kit.errors import FAILED, INTERRUPTED, KitError
+from kit.errors import FAILED
 from kit.options import DataCommand
 
 BAR_CHARACTERS = 40
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; every error that the user can mend ends here as a finding."""
-    try:
-        command = config.load_rows(sys.argv[1:] if argv is None else argv)
-        return check(command)
-    except KitError as error:
-        screen.findings(error.findings)
-        return error.status
-    except KeyboardInterrupt:
-        screen.say("interrupted")
-        return INTERRUPTED
+    return screen.status_of(lambda: check(config.load_rows(sys.argv[1:] if argv is None else argv)))
 
 
 def check(command: DataCommand) -> int:

@@ -1,5 +1,6 @@
 """Files -> a stored data set, in one pass: rows are read and rendered while a worker thread tokenises those before."""
 
+import functools
 import hashlib
 import json
 from collections import deque
@@ -47,10 +48,15 @@ class Parsed:
 
 def key_of(rows: Rows, files: list[Source], chat: ChatFormat) -> str:
     """The hash of all that decides what is stored: the files' bytes, what encodes them, how they are read, the code."""
-    code = [path.read_text("utf-8") for pattern in CODE for path in sorted(Path(kit.__file__).parent.glob(pattern))]
-    parts = [code, chat.fingerprint, rows.data_format, rows.columns]
+    parts = [_code(), chat.fingerprint, rows.data_format, rows.columns]
     parts += [[file.kind, file.encoding, sources.sha256(file)] for file in files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> list[str]:
+    """The source of everything that decides what is stored."""
+    return [path.read_text("utf-8") for pattern in CODE for path in sorted(Path(kit.__file__).parent.glob(pattern))]
 
 
 def encode(rows: Rows, files: list[Source], chat: ChatFormat, key: str, told: Told) -> store.Stored:

@@ -37,7 +37,7 @@ class Preview:
     def __rich__(self) -> Group:
         parts = []
         for sample in self.samples():
-            text = Text(self.title(sample) + "\n", style="bold")
+            text = Text().append(self.title(sample) + "\n", style="bold")
             for piece, trained in stretches(sample, self.chat):
                 text.append(f"{OPEN}{piece}{CLOSE}" if trained else piece, style=TRAINED if trained else OTHER)
             parts.append(text.append("\n"))
