@@ -372,6 +372,8 @@ def _from_kto(row: dict[str, Any]) -> Example:
             "data-field-missing", f"a label without the keys of {' or '.join(form.name for form in ANSWERS)}"
         )
     label = row["label"]
+    if isinstance(label, str):  # a cell of a table
+        label = {"true": 1, "1": 1, "false": 0, "0": 0}.get(label.strip().lower(), label)
     if label not in (0, 1):
         shown = repr(label[:40]) if isinstance(label, str) else _kind(label)
         raise RowError("data-label-unknown", f"label is {shown}; it must be true (1) or false (0)")

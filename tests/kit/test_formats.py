@@ -414,3 +414,9 @@ def test_the_format_of_any_rows_is_one_whose_keys_a_row_has(rows: list) -> None:
         assert all(row.keys() >= {"label"} for row in known), "rows of a known format were not recognised"
     else:
         assert any(row.keys() >= {*form.keys} for row in known)
+
+
+@pytest.mark.parametrize(("cell", "good"), [("True", True), ("false", False), (" 1 ", True), ("0", False)])
+def test_labels_of_a_table_are_text(cell: str, good: bool) -> None:
+    row = {"question": "a", "answer": "b", "label": cell}
+    assert formats.convert(row, formats.by_name("kto"), {}).good is good
