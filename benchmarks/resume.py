@@ -35,10 +35,10 @@ def losses(output: Path) -> list[tuple[int, float]]:
 
 
 def killed_once(output: Path, backend: str, four_bit: bool, seconds: float) -> int:
-    """Start, kill -9 so long after the first step was begun, start again. Returns the step it went on after."""
+    """Start, kill -9 so long after the first step, start again. Returns the step it went on after."""
     child = subprocess.Popen([sys.executable, *command(output, backend, four_bit)], cwd=measure.ROOT,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while child.poll() is None and not (output / "begun.json").exists():
+    while child.poll() is None and not (output / "metrics.jsonl").exists():
         time.sleep(0.05)
     time.sleep(seconds)
     child.send_signal(signal.SIGKILL)

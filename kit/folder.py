@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from kit import config
 from kit.errors import KitError, problem
 from kit.files import write_whole
@@ -75,6 +73,8 @@ class RunFolder:
     @contextmanager
     def open(self, command: Command) -> Iterator[None]:
         """This process's alone while inside. Raises KitError: another process is in it."""
+        from filelock import FileLock, Timeout
+
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK)
         try:
