@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -12,11 +13,12 @@ import tyro
 from pydantic import BaseModel, ValidationError
 
 from envcheck import settings
-from envcheck.facts import Facts, Finding
+from envcheck.facts import Facts, Finding, Gpu
 from kit.errors import USAGE, KitError, nearest, problem
 from kit.options import Command, DataCommand, Rows, Run
 
 PRESETS = Path(__file__).parent / "presets"
+CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -25,8 +27,57 @@ def preset_names() -> list[str]:
 
 
 def preset_for(facts: Facts) -> str:
-    """The preset that `auto` stands for on this machine."""
-    return "rtx5080" if any(gpu.vendor == "nvidia" for gpu in facts.gpu or ()) else "cpu"
+    """The preset that `auto` stands for on this machine: its card's, or where cards of one name come with more or less
+    memory, the class of its memory. The driver reports up to half a GiB less than the marketed size.
+    """
+    card = settings.best_card(facts)
+    if card is None:
+        return "cpu"
+    by_size = [name for name in CLASSES if int(name.removeprefix("vram-")) <= (card.vram_gib or 0) + 0.5]
+    own = re.sub(r"nvidia|geforce|tesla|\W", "", (card.name or "").lower())
+    if own in preset_names() and (not by_size or _class_of(own) == by_size[-1]):
+        return own
+    return by_size[-1] if by_size else CLASSES[0]
+
+
+def _class_of(preset: str) -> str | None:
+    return _read_file(PRESETS / f"{preset}.toml").get("class")
+
+
+def planned_for(command: Command, facts: Facts) -> tuple[Run, Facts]:
+    """The run and its machine: this one, or one with the card of --vram-gib.
+
+    Raises KitError (status 2): --vram-gib or --fit without --plan.
+    """
+    asked = f"--vram-gib {command.vram_gib:g}" if command.vram_gib else f"--fit {command.fit}" if command.fit else ""
+    if asked and not command.plan:
+        raise KitError(
+            problem(
+                "needs-plan",
+                f"{asked} only says what would fit, it trains nothing.",
+                "A run takes this machine's own card, and what the plan chooses for it.",
+                f"{asked} --plan",
+                "the same without it",
+            ),
+            status=USAGE,
+        )
+    if command.vram_gib is None:
+        return command.run, facts
+    return command.run.model_copy(update={"device": "cuda"}), with_card(facts, command.vram_gib)
+
+
+def with_card(facts: Facts, vram_gib: float) -> Facts:
+    """The machine with one card of that size, new enough for bf16, instead of its own."""
+    card = Gpu(name=f"NVIDIA card of {vram_gib:g} GiB", vram_gib=vram_gib, compute_capability="8.0")
+    return replace(facts, gpu=(card,), env={}, training=None)
+
+
+def _with_early_card(facts: Facts, vram_gib: str | None) -> Facts:
+    """Before the flags are checked: what is no number is told then."""
+    try:
+        return with_card(facts, float(vram_gib)) if vram_gib else facts
+    except ValueError:
+        return facts
 
 
 def seen_by(run: Run, facts: Facts) -> Facts:
@@ -35,7 +86,7 @@ def seen_by(run: Run, facts: Facts) -> Facts:
 
 
 def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
-    """The run with each `auto` replaced by this machine's value, and the reason of each."""
+    """The run with this machine's value for each `auto` that does not depend on the model, and the reason of each."""
     facts = seen_by(run, facts)
     chosen = settings.choose(facts)
     on_card = settings.best_card(facts) is not None
@@ -53,15 +104,14 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
         "device": ("cuda" if on_card else "cpu", "an NVIDIA card is there" if on_card else "no usable NVIDIA card"),
         "precision": chosen.precision,
         "optimizer": chosen.optimizer,
-        "gradient_checkpointing": _as_option(chosen.gradient_checkpointing),
-        "pin_memory": _as_option(chosen.pin_memory),
+        "pin_memory": as_option(chosen.pin_memory),
     }
     open_ones = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in open_ones.items()})
     return settled, {name: reason for name, (_, reason) in open_ones.items()}
 
 
-def _as_option(choice: settings.Choice) -> tuple[str, str]:
+def as_option(choice: settings.Choice) -> tuple[str, str]:
     """A choice of envcheck's, its switches as this file words them."""
     return {True: "on", False: "off"}.get(choice.value, choice.value), choice.reason
 
@@ -78,13 +128,13 @@ def load(argv: list[str], facts: Callable[[], Facts]) -> Command:
     early = _early(argv)
     from_file = _from_file(early.config)
     preset = early.preset or from_file.get("preset", "auto")
-    chosen = preset_for(facts()) if preset == "auto" else preset
-    from_preset = _checked(_read_preset(chosen), f"preset {chosen}")
+    chosen = preset if preset != "auto" else preset_for(_with_early_card(facts(), early.vram_gib))
+    from_preset, preset_origins = _read_preset(chosen)
     base = _made(Run, {**from_preset, **from_file, "preset": preset})
     command = _parse(argv, Command(run=base), "kit.train")
 
     origins = dict.fromkeys(Run.model_fields, "default")
-    origins |= dict.fromkeys(from_preset, f"preset {chosen}")
+    origins |= preset_origins
     origins |= dict.fromkeys(from_file, f"file {early.config}")
     origins |= dict.fromkeys(given & set(origins), "flag")
     return command.model_copy(update={"origins": origins})
@@ -110,10 +160,11 @@ def _plain(argv: list[str]) -> list[str]:
 
 
 def _early(argv: list[str]) -> argparse.Namespace:
-    """The two options that decide where the others start from."""
+    """The options that decide where the others start from."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--preset")
     peek.add_argument("--config", type=Path)
+    peek.add_argument("--vram-gib", "--vram_gib")
     return peek.parse_known_args(argv)[0]
 
 
@@ -202,7 +253,8 @@ def _wrong_values(error: ValidationError) -> list[Finding]:
     return found
 
 
-def _read_preset(name: str) -> dict[str, Any]:
+def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and where each is from: the preset's own over those of the class it names."""
     if name not in preset_names():
         names = ["auto", *preset_names()]
         raise KitError(
@@ -214,7 +266,14 @@ def _read_preset(name: str) -> dict[str, Any]:
             ),
             status=USAGE,
         )
-    return _read_file(PRESETS / f"{name}.toml")
+    own = _read_file(PRESETS / f"{name}.toml")
+    of_class = own.pop("class", None)
+    values = _checked(own, f"preset {name}")
+    origins = dict.fromkeys(values, f"preset {name}")
+    if of_class:
+        shared, _ = _read_preset(of_class)
+        values, origins = shared | values, dict.fromkeys(shared, f"preset {name} (class {of_class})") | origins
+    return values, origins
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Run(Rows):
     """One fine-tuning run, complete: two runs with equal options on equal data are the same run."""
 
     preset: str = "auto"
-    """Starting values: cpu, rtx5080, or auto (by the machine)."""
+    """Starting values: cpu, a memory class (vram-8 to vram-32), a card (rtx5080, t4, ...), or auto (by the machine)."""
     output: Path | None = None
     """Run folder. Default: runs/<data>-<model>."""
 
@@ -90,10 +90,11 @@ class Run(Rows):
 
     batch_size: PositiveInt = 8
     """Samples that each optimiser step averages over (the effective batch)."""
-    micro_batch_size: PositiveInt = 1
-    """Samples of the full length that are in memory at once; shorter ones go together up to as many tokens."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Samples of the full length that are in memory at once; shorter ones go together up to as many tokens. auto: the
+    most that the plan says will fit."""
     gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
-    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the machine."""
+    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the plan."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
     """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
     epochs: PositiveFloat = 3.0
@@ -145,6 +146,10 @@ class Command(BaseModel):
     """A TOML or YAML file of the options above; runs/x/run.toml repeats a run."""
     plan: bool = False
     """Say what the run will need and whether it fits, and stop."""
+    fit: Literal["seq", "batch"] | None = None
+    """With --plan: the longest sample (seq) or the most samples at once (batch) that fit."""
+    vram_gib: PositiveFloat | None = None
+    """With --plan: for a graphics card of that size instead of this machine's."""
     fresh: bool = False
     """Begin anew in a run folder that holds another or an earlier run; what is there is deleted."""
     resume_anyway: bool = False

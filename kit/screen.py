@@ -88,6 +88,11 @@ def plan(plan: Plan, where: str) -> None:
         say(f"          {plan.steps} steps, about {plan.tokens:,} tokens")
     for reason in plan.reasons:
         say(f"          {reason}")
+    if plan.fit:
+        found = dict(plan.fit)
+        name = found.pop("solved_for")
+        rest = ", ".join(f"{other} {value}" for other, value in found.items() if other != name)
+        say(f"fit       {name} {found[name]} is the most that fits, with {rest}")
 
 
 @contextmanager

@@ -58,14 +58,26 @@ def command_line(argv: list[str]) -> int:
 
 def prepare(command: Command, facts: Facts) -> Prepared:
     """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
-    run, reasons = config.settle(command.run, facts)
+    run, facts = config.planned_for(command, facts)
+    run, reasons = config.settle(run, facts)
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
     model = models.find(run.model)
     chat = prompt.load(model, run.template)
     rows = _rows(run, chat) if run.data or not command.plan else None
-    available_bytes = settings.choose(config.seen_by(run, facts)).memory_bytes.value
-    plan = memory.plan(model.config, run, rows.report if rows else None, available_bytes)
-    return Prepared(command, run, reasons, facts, findings, model, chat, rows, plan)
+    run, chosen, plan = _plan(command, run, facts, model.config, rows.report if rows else None)
+    return Prepared(command, run, reasons | chosen, facts, findings, model, chat, rows, plan)
+
+
+def _plan(
+    command: Command, run: Run, facts: Facts, model_config: dict[str, Any], report: data.DataReport | None
+) -> tuple[Run, dict[str, str], memory.Plan | None]:
+    """The run with its memory settings chosen, why, and the plan of it."""
+    machine = settings.choose(config.seen_by(run, facts))
+    room, way = machine.memory_bytes.value, config.as_option(machine.gradient_checkpointing)[0]
+    most = memory.fit(model_config, run, room, way, command.fit) if command.fit else None
+    run, chosen = memory.choose(model_config, run, report, room, way)
+    plan = memory.plan(model_config, run, report, room)
+    return run, chosen, memory.with_reasons(plan, chosen, most) if plan else None
 
 
 def _rows(run: Run, chat: prompt.ChatFormat) -> data.Data:
@@ -142,7 +154,8 @@ def show(prepared: Prepared) -> None:
     """What will be done, before it is done."""
     run = prepared.run
     for name, reason in prepared.reasons.items():
-        screen.say(f"{name:<23}{getattr(run, name)}: {reason}")
+        if not (prepared.plan and name in memory.CHOSEN):  # the plan says these itself
+            screen.say(f"{name:<23}{getattr(run, name)}: {reason}")
     screen.say(f"model     {prepared.model.name}, template {prepared.chat.template_origin}")
     if prepared.data:
         screen.data(prepared.data)

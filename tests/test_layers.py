@@ -17,7 +17,7 @@ KIT_LAYERS = (
     ("runner",),
     ("train", "data.__main__"),
 )
-FOLDERS = ("rows", "prompt", "data", "backend")
+FOLDERS = ("rows", "prompt", "data", "memory", "backend")
 LONGEST_FILE_LINES = 400
 HEAVY = {"unsloth", "torch", "trl", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"}
 

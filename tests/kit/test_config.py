@@ -54,6 +54,29 @@ def test_auto_follows_the_machine() -> None:
     assert load().run.preset == "auto"
 
 
+def test_a_card_takes_the_values_of_its_class() -> None:
+    command = load("--preset", "t4", "--max-length-tokens", "512")
+    assert (command.run.model, command.run.precision) == ("Qwen/Qwen3-4B", "fp16")
+    assert command.origins["model"] == "preset t4 (class vram-12)"
+    assert command.origins["precision"] == "preset t4"
+    assert command.origins["max_length_tokens"] == "flag"
+
+
+def test_a_card_known_by_its_size_only() -> None:
+    command = load("--vram-gib", "24", "--plan", "--fit", "seq")
+    assert command.run.model == "Qwen/Qwen3-8B"
+    run, facts = config.planned_for(load("--preset", "cpu", "--vram-gib", "24", "--plan"), Facts(gpu=()))
+    assert config.settle(run, facts)[0].device == "cuda"
+
+
+@pytest.mark.parametrize("flag", [("--vram-gib", "16"), ("--fit", "batch")])
+def test_what_only_plans_needs_plan(flag: tuple[str, str]) -> None:
+    with pytest.raises(KitError) as error:
+        config.planned_for(load("--preset", "cpu", *flag), Facts(gpu=()))
+    assert error.value.status == USAGE
+    assert error.value.findings[0].fix[0] == f"{' '.join(flag)} --plan"
+
+
 def test_run_toml_gives_the_same_run_again(tmp_path) -> None:
     command = load(
         "--preset", "cpu", "--data", "a b.jsonl", "--prompts", 'say "hi"\n\x7f', "你是谁", "--max-steps", "3"
@@ -123,15 +146,14 @@ def test_a_broken_file_is_a_finding(tmp_path, text: str) -> None:
 def test_settle_replaces_auto_with_reasons() -> None:
     run, reasons = config.settle(Run(), Facts(gpu=(), cpu_flags=("avx512_bf16",)))
     assert (run.device, run.precision, run.optimizer) == ("cpu", "bf16", "adamw_torch_fused")
-    assert (run.gradient_checkpointing, run.pin_memory) == ("off", "off")
-    assert set(reasons) == {"device", "precision", "optimizer", "gradient_checkpointing", "pin_memory"}
+    assert (run.gradient_checkpointing, run.micro_batch_size, run.pin_memory) == ("auto", "auto", "off")
+    assert set(reasons) == {"device", "precision", "optimizer", "pin_memory"}
     card = Facts(gpu=(Gpu(name="NVIDIA GeForce RTX 5080", compute_capability="12.0", vram_gib=15.9),))
     run, _ = config.settle(Run(), card)
     assert (run.device, run.precision, run.optimizer) == ("cuda", "bf16", "adamw_8bit")
-    assert (run.gradient_checkpointing, run.pin_memory) == ("unsloth", "on")
-    run, reasons = config.settle(Run(), replace(card, os="Windows 11"))
-    assert (run.gradient_checkpointing, run.pin_memory) == ("on", "off")
-    assert "pinned" in reasons["gradient_checkpointing"]
+    assert run.pin_memory == "on"
+    run, _ = config.settle(Run(), replace(card, os="Windows 11"))
+    assert run.pin_memory == "off"
 
 
 def test_a_card_asked_for_and_not_there_is_a_finding() -> None:

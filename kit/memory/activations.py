@@ -1,0 +1,132 @@
+"""Bytes that come and go within a step: what the backward pass needs, logits, one layer's scratch space.
+
+Each formula follows the operations of the block and what autograd keeps of them: a product keeps both factors that need
+a gradient's other side, a frozen linear layer keeps nothing, a norm keeps its input. benchmarks/planner.py compares
+them with what autograd really keeps on a CPU; Unsloth's kernels, which need a card, have not been measured.
+"""
+
+from kit.memory.shape import Shape
+from kit.memory.weights import width_bytes
+from kit.options import Run
+
+UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a card
+UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
+UNSLOTH_CPU_LOGITS = 16 << 20  # logits at once in Unsloth's loss on a CPU
+TRL_LOGITS_ROWS = 256  # trained tokens at once in TRL's chunked_nll
+
+
+def is_fused(run: Run) -> bool:
+    """Whether Unsloth's own kernels run; on a CPU it uses the layers of transformers and PEFT, as `hf` does."""
+    return run.device == "cuda" and run.backend != "hf"
+
+
+def is_offloaded(run: Run) -> bool:
+    """Whether the blocks' inputs wait in main memory; elsewhere "unsloth" is plain checkpointing."""
+    return is_fused(run) and run.gradient_checkpointing == "unsloth"
+
+
+def block_bytes_per_token(shape: Shape, run: Run) -> int:
+    """What the backward pass keeps of one block for each token."""
+    return _fused_block(shape, run) if is_fused(run) else _plain_block(shape, run)
+
+
+def _plain_block(shape: Shape, run: Run) -> int:
+    """A block of transformers with PEFT's adapters."""
+    width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
+    hidden, query, key = shape.hidden, shape.query, shape.key
+    kept = 2 * 4 * (hidden + 1)  # the input of both norms in 32 bit, and 1/rms
+    if shape.qk_norm:
+        kept += 4 * (query + key + shape.heads + shape.kv_heads)  # the same for the norms of queries and keys
+    kept += width * (2 * query + 2 * key) + 4 * shape.heads  # q, k, v, their result; log-sum-exp of each head
+    kept += width * 3 * inner  # gate before and after SiLU, and up: SiLU and the product need them
+    kept += width * shape.experts_per_token * run.lora_rank * len(run.target_modules)  # x A, which B multiplies
+    if shape.experts:
+        kept += width * 2 * hidden * shape.experts_per_token  # each expert's input and its weighted output
+    return kept + width * _adapter_inputs(shape, run, inner)
+
+
+def _adapter_inputs(shape: Shape, run: Run, inner: int) -> int:
+    """Numbers kept as x of x A. Where PEFT converts x to the adapter's 32 bit and autocast back to 16, each adapter
+    keeps a copy of its own; else those with the same x share it, and o_proj's is kept by the attention already."""
+    targets = set(run.target_modules)
+    attention_in, mlp_in = targets & {"q_proj", "k_proj", "v_proj"}, targets & {"gate_proj", "up_proj"}
+    product = inner * ("down_proj" in targets)
+    if has_converted_inputs(run):
+        return shape.hidden * (len(attention_in) + len(mlp_in)) + shape.query * ("o_proj" in targets) + product
+    return shape.hidden * (bool(attention_in) + bool(mlp_in)) + product
+
+
+def has_converted_inputs(run: Run) -> bool:
+    """PEFT asks whether autocast is on for a card only, and not at all for weights that are not quantised."""
+    mixed = run.adapter_precision == "fp32" and run.precision != "fp32"
+    return mixed and (run.device == "cpu" or not run.load_in_4bit)
+
+
+def _fused_block(shape: Shape, run: Run) -> int:
+    """A block of Unsloth: norms keep their input as it is, adapters share it, SiLU and the product are done again."""
+    width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
+    kept = 2 * (2 * width * shape.hidden + 4)  # input and output of both norms, 1/rms
+    if shape.qk_norm:
+        kept += width * (shape.query + shape.key) + 4 * (shape.heads + shape.kv_heads)
+    kept += width * (2 * shape.query + 2 * shape.key) + 4 * shape.heads  # q, k, v, their result; log-sum-exp
+    return kept + width * 2 * inner  # gate and up
+
+
+def padding_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
+    """What one block keeps in addition where a batch is padded: the mask as numbers, keys and values for each head."""
+    return width_bytes(run) * (length_tokens + 2 * (shape.query - shape.key))
+
+
+def outside_bytes(shape: Shape, run: Run, tokens: int) -> int:
+    """Kept outside of the blocks: the last norm's input, the gradient of the head's, adapters converted to 16 bit."""
+    width = width_bytes(run)
+    norm = (2 * width if is_fused(run) else 4) * shape.hidden + 4
+    converted = run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
+    adapter = width * shape.lora_params(run.lora_rank, run.target_modules) if converted else 0
+    return tokens * (norm + width * shape.hidden) + adapter
+
+
+def saved_bytes(shape: Shape, run: Run, tokens: int) -> int:
+    """What autograd keeps between the passes on the device, of batches without padding."""
+    outside = outside_bytes(shape, run, tokens)
+    if run.gradient_checkpointing == "off":
+        return shape.layers * tokens * block_bytes_per_token(shape, run) + outside
+    blocks = min(2, shape.layers) if is_offloaded(run) else shape.layers  # two on their way, or all
+    return blocks * checkpoint_bytes(shape, run, tokens) + outside
+
+
+def checkpoint_bytes(shape: Shape, run: Run, tokens: int) -> int:
+    """A block's input."""
+    return tokens * width_bytes(run) * shape.hidden
+
+
+def logits_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
+    """(low, high) of the loss, which is computed over a part of the tokens at a time."""
+    width, vocab = width_bytes(run), shape.vocab
+    if run.backend == "hf":  # logits, in 32 bit, their log-softmax; its gradient and the entropy that TRL logs
+        rows = min(tokens, TRL_LOGITS_ROWS)
+        return rows * vocab * (width + 8), rows * vocab * (width + 24)
+    if run.device == "cpu":  # logits and, in 32 bit, their gradient
+        rows = min(tokens, max(16, UNSLOTH_CPU_LOGITS // vocab))
+        return rows * vocab * (width + 4), rows * vocab * (width + 4)
+    rows = min(tokens, max(UNSLOTH_LOGITS_ROWS, tokens // 8), UNSLOTH_LOGITS_BYTES // (8 * vocab))
+    return rows * vocab * width, rows * vocab * 8
+
+
+def evaluation_bytes(shape: Shape, run: Run, tokens: int) -> int:
+    """Logits of a held-out batch: on a CPU Unsloth computes all at once, in 32 bit for the loss, with log-softmax."""
+    if run.device == "cuda" or run.backend == "hf":
+        return logits_bytes(shape, run, tokens)[1]
+    width = width_bytes(run)
+    return tokens * shape.vocab * (width + 4 + (4 if width == 2 else 0))
+
+
+def scratch_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
+    """(low, high) of one layer's workspace: its weights dequantised, the gradients within a block, and what the
+    backward pass keeps of a block that is computed again."""
+    width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
+    largest = width * max(d_in * d_out for d_in, d_out in shape.linears.values()) if run.load_in_4bit else 0
+    again = tokens * block_bytes_per_token(shape, run) if run.gradient_checkpointing != "off" else 0
+    low = largest + again + tokens * width * inner  # at least the gradient of the product
+    gradients = width * (3 * inner + 2 * shape.hidden) + 4 * (inner + 2 * shape.hidden)  # and of gate, up; in 32 bit
+    return low, 2 * largest + again + tokens * gradients

@@ -1,0 +1,195 @@
+"""The plan of a run: its parts, their sum, the verdict.
+
+A low bound may say "will not fit"; only the high bound says "fits".
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from kit.data import DataReport
+from kit.memory.activations import (
+    checkpoint_bytes,
+    evaluation_bytes,
+    is_offloaded,
+    logits_bytes,
+    padding_bytes_per_token,
+    saved_bytes,
+    scratch_bytes,
+)
+from kit.memory.shape import Shape
+from kit.memory.weights import adapter_width_bytes, linear_bytes, optimizer_bytes, width_bytes
+from kit.options import Run
+
+GIB = 1 << 30
+TOLERANCE = 1.1  # benchmarks/planner.py holds the formula of the activations to so much
+# What a process holds before the model: Python and the libraries on a CPU; on a card kernels and cuBLAS' workspaces
+# beyond the CUDA context, which envcheck.settings has taken off already (an estimate, not measured).
+PROCESS_BYTES = {"cpu": (0.6 * GIB, 1.9 * GIB), "cuda": (0, 0.5 * GIB)}
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    low_bytes: int
+    high_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs. `verdict` compares the sum of the parts with the memory that may be taken.
+
+    settings: those that decide the parts. fit: what --fit found.
+    """
+
+    parts: tuple[Part, ...]
+    low_bytes: int
+    high_bytes: int
+    available_bytes: int | None
+    verdict: Literal["fits", "tight", "will not fit", "unknown"]
+    params: int
+    trained_params: int
+    steps: int | None
+    tokens: int | None
+    settings: dict[str, Any]
+    reasons: tuple[str, ...]
+    fit: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = [(part.name, part.low_bytes, part.high_bytes) for part in self.parts]
+        cells = "".join(
+            f"<tr><td>{name}</td><td>{low / GIB:.2f}</td><td>{high / GIB:.2f}</td></tr>"
+            for name, low, high in [*rows, ("<b>total</b>", self.low_bytes, self.high_bytes)]
+        )
+        available = "unknown" if self.available_bytes is None else f"{self.available_bytes / GIB:.2f} GiB"
+        head = "<tr><th>GiB</th><th>low</th><th>high</th></tr>"
+        return f"<table>{head}{cells}</table><p>{self.verdict} (may be used: {available})</p>"
+
+
+def plan(config: dict[str, Any], run: Run, data: DataReport | None, available_bytes: int | None) -> Plan | None:
+    """The plan of a settled run (see `choose`); None for a config whose sizes are named otherwise.
+
+    Without data, every sample is taken to be max_length_tokens long.
+    """
+    shape = shape_of(config)
+    if shape is None:
+        return None
+    length = data.longest_tokens if data else run.max_length_tokens
+    parts = _parts(shape, run, length)
+    low, high = sum(part.low_bytes for part in parts), sum(part.high_bytes for part in parts)
+    steps = run.steps(data.samples) if data else run.max_steps
+    names = ("micro_batch_size", "batch_size", "gradient_checkpointing", "optimizer", "max_length_tokens")
+    return Plan(
+        parts=parts,
+        low_bytes=low,
+        high_bytes=high,
+        available_bytes=available_bytes,
+        verdict=_verdict(low, high, available_bytes),
+        params=shape.params,
+        trained_params=shape.lora_params(run.lora_rank, run.target_modules),
+        steps=steps,
+        tokens=int(data.tokens / data.samples * steps * run.batch_size) if data else None,
+        settings={name: getattr(run, name) for name in names},
+        reasons=_reasons(shape, run, length, data),
+    )
+
+
+def shape_of(config: dict[str, Any]) -> Shape | None:
+    try:
+        return Shape.of(config)
+    except (KeyError, TypeError):
+        return None
+
+
+def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tight", "will not fit", "unknown"]:
+    if available is None:
+        return "unknown"
+    if low > available:
+        return "will not fit"
+    return "fits" if high <= available else "tight"
+
+
+def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
+    tokens = run.micro_batch_size * length
+    step = (
+        _activations(shape, run, tokens, length),
+        Part("logits", *logits_bytes(shape, run, tokens)),
+        Part("workspace", *scratch_bytes(shape, run, tokens)),
+    )
+    trained = _trained(shape, run)
+    in_step = sum(part.high_bytes for part in step)
+    evaluation = evaluation_bytes(shape, run, tokens) if run.held_out_rows or run.eval_data else 0
+    beyond = (
+        _beyond("evaluation", evaluation, in_step),
+        _beyond("loading", _loading_bytes(shape, run), in_step + sum(part.high_bytes for part in trained)),
+    )
+    found = (*_weights(shape, run), *trained, *step, *beyond, Part("process", *map(int, PROCESS_BYTES[run.device])))
+    return tuple(part for part in found if part.high_bytes)
+
+
+def _beyond(phase: str, its_bytes: int, in_step: int) -> Part:
+    """What another phase of the run takes more than a step does: they never need it at the same time."""
+    return Part(f"{phase}, beyond a step", 0, max(0, its_bytes - in_step))
+
+
+def _exact(name: str, count_bytes: int) -> Part:
+    return Part(name, count_bytes, count_bytes)
+
+
+def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
+    width = width_bytes(run)
+    return (
+        _exact("4-bit weights" if run.load_in_4bit else "weights", linear_bytes(shape, run)),
+        _exact("embedding", width * shape.embedding_params),
+        _exact("head", width * shape.head_params),
+        _exact("norms", width * shape.other_params),
+    )
+
+
+def _loading_bytes(shape: Shape, run: Run) -> int:
+    """Beside the quantised weights: one tensor in 16 bit on a card, on a CPU up to the whole checkpoint."""
+    if not run.load_in_4bit:
+        return 0
+    return 2 * (shape.params if run.device == "cpu" else shape.embedding_params)
+
+
+def _trained(shape: Shape, run: Run) -> tuple[Part, ...]:
+    adapter = adapter_width_bytes(run) * shape.lora_params(run.lora_rank, run.target_modules)
+    moments = optimizer_bytes(shape, run)
+    stays = 0 if run.optimizer.startswith("paged") else moments  # paged states may move to main memory
+    return (
+        _exact("adapter", adapter),
+        _exact("gradients", adapter),
+        Part("optimizer", stays, moments),
+    )
+
+
+def _activations(shape: Shape, run: Run, tokens: int, length: int) -> Part:
+    """High: of padded batches (one sample is never padded), and with the formula's tolerance."""
+    saved = saved_bytes(shape, run, tokens)
+    blocks = shape.layers if run.gradient_checkpointing == "off" else 1
+    padding = blocks * tokens * padding_bytes_per_token(shape, run, length) if run.micro_batch_size > 1 else 0
+    return Part("activations", saved, int(TOLERANCE * (saved + padding)))
+
+
+def _reasons(shape: Shape, run: Run, length: int, data: DataReport | None) -> tuple[str, ...]:
+    longest = "the longest sample of the data" if data else "max_length_tokens: no data was given"
+    said = [
+        f"one micro-batch is {run.micro_batch_size} x {length} tokens ({longest})",
+        f"one optimiser step takes {run.batch_size} samples, shorter ones together up to as many tokens at once",
+    ]
+    if is_offloaded(run):
+        gib = shape.layers * checkpoint_bytes(shape, run, run.micro_batch_size * length) / GIB
+        said.append(f"{gib:.2f} GiB of activations wait in main memory")
+    if shape.experts:
+        said.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
+    return tuple(said)
+
+
+def with_reasons(made: Plan, chosen: dict[str, str], fit: dict[str, Any] | None = None) -> Plan:
+    """The plan with what was chosen for it and why."""
+    told = tuple(f"{name} {made.settings[name]}: {reason}" for name, reason in chosen.items())
+    return replace(made, reasons=told + made.reasons, fit=fit)

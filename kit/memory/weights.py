@@ -1,0 +1,48 @@
+"""Bytes that stay from loading to the last step: base weights, adapter, gradients, optimiser states."""
+
+from kit.memory.shape import Shape
+from kit.options import Run
+
+NF4_BLOCK = 64  # weights that share one scale of one byte; Dettmers et al. 2023, arXiv:2305.14314, section 3
+NF4_NESTED_BLOCK = 256  # scales that share one scale of four bytes (double quantisation)
+NF4_TABLES_BYTES = 4 * (16 + 256 + 1)  # of each layer: the 16 levels, the 256 of the scales, the scales' mean
+ADAM_8BIT_SMALLEST = 4096  # weights of a tensor below which bitsandbytes keeps 32-bit moments
+ADAM_8BIT_BLOCK = 256  # moments that share one scale of four bytes; Dettmers et al. 2022, arXiv:2110.02861, section 2
+
+
+def width_bytes(run: Run) -> int:
+    """Of a number of the arithmetic, and of every weight that is not quantised."""
+    return 4 if run.precision == "fp32" else 2
+
+
+def nf4_bytes(weights: int) -> int:
+    """One linear layer with its scales."""
+    scales = -(-weights // NF4_BLOCK)
+    return -(-weights // 2) + scales + 4 * -(-scales // NF4_NESTED_BLOCK) + NF4_TABLES_BYTES
+
+
+def linear_bytes(shape: Shape, run: Run) -> int:
+    """All linear layers of the blocks."""
+    if not run.load_in_4bit:
+        return width_bytes(run) * shape.linear_params
+    block = sum(nf4_bytes(d_in * d_out) * shape.copies(name) for name, (d_in, d_out) in shape.linears.items())
+    return shape.layers * block
+
+
+def adapter_width_bytes(run: Run) -> int:
+    """Of a weight of the adapter, and of its gradient."""
+    return {"fp32": 4, "bf16": 2}[run.adapter_precision]
+
+
+def optimizer_bytes(shape: Shape, run: Run) -> int:
+    """Two moments for each weight of the adapter."""
+    tensors = shape.lora_tensors(run.lora_rank, run.target_modules)
+    if "8bit" in run.optimizer:
+        return sum(count * _adam_8bit_bytes(weights) for weights, count in tensors)
+    return 2 * adapter_width_bytes(run) * sum(weights * count for weights, count in tensors)
+
+
+def _adam_8bit_bytes(weights: int) -> int:
+    if weights < ADAM_8BIT_SMALLEST:
+        return 2 * 4 * weights
+    return 2 * (weights + 4 * -(-weights // ADAM_8BIT_BLOCK))
