@@ -89,10 +89,10 @@ def plan(plan: Plan, where: str) -> None:
     for reason in plan.reasons:
         say(f"          {reason}")
     if plan.fit:
-        found = dict(plan.fit)
-        name = found.pop("solved_for")
-        rest = ", ".join(f"{other} {value}" for other, value in found.items() if other != name)
-        say(f"fit       {name} {found[name]} is the most that fits, with {rest}")
+        name = plan.fit["solved_for"]
+        rest = ", ".join(f"{other} {plan.fit[other]}" for other in plan.fit if other not in (name, "solved_for"))
+        most = f"{name} {plan.fit[name]} is the most that fits" if plan.fit[name] else f"no {name} fits"
+        say(f"fit       {most}, with {rest}")
 
 
 @contextmanager

@@ -74,6 +74,9 @@ def _plan(
     """The run with its memory settings chosen, why, and the plan of it."""
     machine = settings.choose(config.seen_by(run, facts))
     room, way = machine.memory_bytes.value, config.as_option(machine.gradient_checkpointing)[0]
+    if run.vram_limit_gib and run.device == "cuda":
+        limit_bytes = int(run.vram_limit_gib * memory.GIB)
+        room = limit_bytes if room is None else min(room, limit_bytes)
     most = memory.fit(model_config, run, room, way, command.fit) if command.fit else None
     run, chosen = memory.choose(model_config, run, report, room, way)
     plan = memory.plan(model_config, run, report, room)

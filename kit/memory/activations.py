@@ -51,8 +51,9 @@ def _adapter_inputs(shape: Shape, run: Run, inner: int) -> int:
     targets = set(run.target_modules)
     attention_in, mlp_in = targets & {"q_proj", "k_proj", "v_proj"}, targets & {"gate_proj", "up_proj"}
     product = inner * ("down_proj" in targets)
-    if has_converted_inputs(run):
-        return shape.hidden * (len(attention_in) + len(mlp_in)) + shape.query * ("o_proj" in targets) + product
+    if has_converted_inputs(run) or run.lora_dropout:
+        own = shape.hidden * (len(attention_in) + len(mlp_in)) + shape.query * ("o_proj" in targets) + product
+        return own * (3 if run.lora_dropout else 1)  # dropout keeps its mask, in 32 bit
     return shape.hidden * (bool(attention_in) + bool(mlp_in)) + product
 
 

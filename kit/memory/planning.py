@@ -114,25 +114,28 @@ def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tig
 
 def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
     tokens = run.micro_batch_size * length
+    logits, scratch = logits_bytes(shape, run, tokens), scratch_bytes(shape, run, tokens)
     step = (
         _activations(shape, run, tokens, length),
-        Part("logits", *logits_bytes(shape, run, tokens)),
-        Part("workspace", *scratch_bytes(shape, run, tokens)),
+        Part("logits", *logits),
+        _beyond("workspace", "the logits", scratch, logits),
     )
     trained = _trained(shape, run)
     in_step = sum(part.high_bytes for part in step)
     evaluation = evaluation_bytes(shape, run, tokens) if run.held_out_rows or run.eval_data else 0
+    after_loading = in_step + sum(part.high_bytes for part in trained)
     beyond = (
-        _beyond("evaluation", evaluation, in_step),
-        _beyond("loading", _loading_bytes(shape, run), in_step + sum(part.high_bytes for part in trained)),
+        _beyond("evaluation", "a step", (0, evaluation), (0, in_step)),
+        _beyond("loading", "a step", (0, _loading_bytes(shape, run)), (0, after_loading)),
     )
     found = (*_weights(shape, run), *trained, *step, *beyond, Part("process", *map(int, PROCESS_BYTES[run.device])))
     return tuple(part for part in found if part.high_bytes)
 
 
-def _beyond(phase: str, its_bytes: int, in_step: int) -> Part:
-    """What another phase of the run takes more than a step does: they never need it at the same time."""
-    return Part(f"{phase}, beyond a step", 0, max(0, its_bytes - in_step))
+def _beyond(phase: str, other: str, its_bytes: tuple[int, int], others_bytes: tuple[int, int]) -> Part:
+    """(low, high) that a phase takes more than another one, as they never need it at the same time."""
+    low, high = (max(0, its - others) for its, others in zip(its_bytes, others_bytes, strict=True))
+    return Part(f"{phase}, beyond {other}", low, high)
 
 
 def _exact(name: str, count_bytes: int) -> Part:

@@ -49,7 +49,20 @@ def test_plan_of_a_model_without_data(without_heavy_libraries, qwen3_folder) -> 
     assert "596,049,920 weights, 10,092,544 trained" in done.stderr
 
 
+def test_plan_for_a_card_that_is_not_there(without_heavy_libraries) -> None:
+    card = ("--vram-gib", 24, "--vram-limit-gib", 8, "--model", "tiny", "--plan")
+    done = without_heavy_libraries("kit.train", *card, "--fit", "seq", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["available_bytes"] == 8 << 30
+    assert plan["fit"]["solved_for"] == "max_length_tokens"
+    assert plan["fit"]["max_length_tokens"] == 1024, "the embedded model has no more positions"
+    told = without_heavy_libraries("kit.train", *card, "--fit", "seq").stderr
+    assert "fit       max_length_tokens 1024 is the most that fits" in told
+
+
 BAD = {
+    "a size without --plan": (["--vram-gib", "16", "--data", "examples/identity.jsonl"], 2, "--vram-gib 16 --plan"),
     "missing data": (["--data", "nowhere.jsonl"], 1, "data-file-missing"),
     "no data": ([], 2, "no-data"),
     "unknown option": (["--data", "examples/identity.jsonl", "--lerning-rate", "1"], 2, "--learning-rate"),
