@@ -28,7 +28,9 @@ BATCHES = [(samples, tokens) for tokens in (512, 1024, 2048, 4096, 8192) for sam
 def compare(folder: Path, backend: str, way: str) -> list[dict[str, Any]]:
     """One process for each way of checkpointing: how a model is adapted depends on it."""
     options = CARD | {"backend": backend, "gradient_checkpointing": way}
-    grid = [(samples, tokens, "off") for samples, tokens in BATCHES]  # as adapted: nothing is switched in between
+    grid = [
+        (samples, tokens, "off", samples > 1) for samples, tokens in BATCHES
+    ]  # as adapted: nothing is switched in between
     done = measure.must(measure.run("-m", "benchmarks.inside", folder, json.dumps(options), json.dumps(grid)))
     config = json.loads((folder / "config.json").read_text("utf-8"))
     rows = []

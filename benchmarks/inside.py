@@ -2,8 +2,9 @@
 
 python -m benchmarks.inside MODEL OPTIONS GRID      prints one JSON object
 
-OPTIONS: of kit.options.Run, as JSON. GRID: micro-batches to look at, as JSON: [[samples, tokens, checkpointing], ...];
-checkpointing comes last, as it is switched on and stays.
+OPTIONS: of kit.options.Run, as JSON. GRID: micro-batches to look at, as JSON: [[samples, tokens, checkpointing,
+padded], ...]; those with checkpointing come last, as it is switched on and stays. padded: the first sample is half as
+long.
 """
 
 import gc
@@ -54,7 +55,7 @@ def total(tensors: Iterable[Any]) -> int:
 class Look:
     """Stands in the trainer's way to the loss, where model and autocast are those of a real step."""
 
-    def __init__(self, trainer: Any, loaded: Any, grid: list[tuple[int, int, str]]):
+    def __init__(self, trainer: Any, loaded: Any, grid: list[tuple[int, int, str, bool]]):
         self.trainer, self.loaded, self.grid = trainer, loaded, grid
         self.compute, trainer.compute_loss = trainer.compute_loss, self.loss
         self.rows: list[dict[str, Any]] = []
@@ -66,21 +67,23 @@ class Look:
         self.calls += 1
         grid = self.grid if self.calls == 2 else []  # the optimiser's states are there from the second step on
         on = False
-        for samples, tokens, way in grid:
+        for samples, tokens, way, padded in grid:
             if way != "off" and not on:
                 checkpoint_activations(self.loaded)
                 on = True
-            self.rows.append(
-                {"samples": samples, "tokens": tokens, "checkpointing": way, **self.cost(model, samples, tokens)}
-            )
+            what = {"samples": samples, "tokens": tokens, "checkpointing": way, "padded": padded}
+            self.rows.append(what | self.cost(model, samples, tokens, padded))
         return self.compute(model, inputs, *args, **kwargs)
 
-    def cost(self, model: Any, samples: int, tokens: int) -> dict[str, Any]:
+    def cost(self, model: Any, samples: int, tokens: int, padded: bool) -> dict[str, Any]:
         """What autograd keeps of one micro-batch on a CPU; the peak of both passes on a card."""
         import torch
 
         ids = torch.randint(10, 1000, (samples, tokens), device=self.loaded.device)
         batch = {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+        if padded:
+            batch["attention_mask"][0, tokens // 2 :] = 0
+            batch["labels"][0, tokens // 2 :] = -100
         items = torch.tensor(samples * (tokens - 1), device=self.loaded.device)
         if self.loaded.device == "cuda":
             return self.peak(model, batch, items)
@@ -113,7 +116,7 @@ class Look:
         return {"peak_bytes": peak, "allocated_bytes": torch.cuda.max_memory_allocated()}
 
 
-def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str]], scratch: Path) -> dict[str, Any]:
+def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, bool]], scratch: Path) -> dict[str, Any]:
     """Two steps of the kit's own trainer, and within the second one the grid."""
     from kit import backend
 
@@ -126,9 +129,10 @@ def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str]],
     trainer = backend.trainer(loaded, run, rows.train, scratch, Silent())
 
     import torch
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     gradients: list[int] = []
-    torch.optim.optimizer.register_optimizer_step_pre_hook(
+    register_optimizer_step_pre_hook(
         lambda optimizer, *_: gradients.append(
             total(
                 weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None

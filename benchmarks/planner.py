@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import measure, qwen3_shape
 from kit.memory import Shape, plan
-from kit.memory.activations import saved_bytes
+from kit.memory.activations import padding_bytes_per_token, saved_bytes
 from kit.models import TINY
 from kit.options import Run
 
@@ -20,13 +20,16 @@ CPU = {
     "device": "cpu", "precision": "bf16", "optimizer": "adamw_torch_fused", "gradient_checkpointing": "off",
     "pin_memory": "off",
 }  # fmt: skip
+BATCHES = ((1, 128), (1, 512), (2, 256), (4, 256), (8, 64))
 GRID = [
-    (samples, tokens, way)
-    for way in ("off", "on")
-    for samples, tokens in ((1, 128), (1, 512), (2, 256), (4, 256), (8, 64))
+    *((samples, tokens, "off", padded) for samples, tokens in BATCHES for padded in ((False, True)[:samples])),
+    *((samples, tokens, "on", False) for samples, tokens in BATCHES),
 ]
 BACKENDS = ({"backend": "unsloth"}, {"backend": "hf"})
-VARIANTS = ({}, {"adapter_precision": "bf16"}, {"precision": "fp32"}, {"load_in_4bit": False}, {"lora_rank": 64})
+VARIANTS = (
+    {}, {"adapter_precision": "bf16"}, {"precision": "fp32"}, {"load_in_4bit": False}, {"lora_rank": 64},
+    {"lora_dropout": 0.1}, {"target_modules": ["q_proj", "v_proj"]},
+)  # fmt: skip
 LLAMA = {  # the widths of a Llama with 1B weights
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "hidden_act": "silu", "rms_norm_eps": 1e-5,
@@ -52,7 +55,7 @@ def build_few_layers(config: dict[str, Any], folder: Path) -> None:
     measure.must(measure.run("-c", BUILD, folder))
 
 
-def compare(folder: Path, options: dict[str, Any], grid: list[tuple[int, int, str]]) -> dict[str, Any]:
+def compare(folder: Path, options: dict[str, Any], grid: list[tuple[int, int, str, bool]]) -> dict[str, Any]:
     """planned / measured of each part that stays, and of each micro-batch of the grid."""
     options = CPU | options
     done = measure.must(measure.run("-m", "benchmarks.inside", folder, json.dumps(options), json.dumps(grid)))
@@ -65,7 +68,10 @@ def compare(folder: Path, options: dict[str, Any], grid: list[tuple[int, int, st
     rows = []
     for row in real["grid"]:
         with_way = run.model_copy(update={"gradient_checkpointing": row["checkpointing"]})
-        planned = saved_bytes(shape, with_way, row["samples"] * row["tokens"])
+        tokens = row["samples"] * row["tokens"]
+        planned = saved_bytes(shape, with_way, tokens)
+        if row["padded"]:
+            planned += shape.layers * tokens * padding_bytes_per_token(shape, run, row["tokens"])
         rows.append({**row, "ratio": round(planned / row["saved_bytes"], 4)})
     return {"options": options, "loaded_ratio": loaded, "grid": rows}
 
@@ -85,7 +91,7 @@ def main() -> None:
         for size in args.sizes:
             folder = Path(scratch) / f"whole-{size}"
             qwen3_shape.build_model(size, folder)
-            cases[f"Qwen3-{size}, whole"] = [compare(folder, {"backend": "unsloth"}, [(1, 256, "off")])]
+            cases[f"Qwen3-{size}, whole"] = [compare(folder, {"backend": "unsloth"}, [(1, 256, "off", False)])]
             shutil.rmtree(folder)
     every = [case for found in cases.values() for case in found]
     measure.write(

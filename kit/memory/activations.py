@@ -78,20 +78,25 @@ def padding_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
     return width_bytes(run) * (length_tokens + 2 * (shape.query - shape.key))
 
 
+def block_bytes(shape: Shape, run: Run, tokens: int) -> int:
+    """The same for all tokens of a micro-batch, and the block's adapter in 16 bit, as autocast converts it."""
+    converted = run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
+    adapter = width_bytes(run) * shape.lora_params(run.lora_rank, run.target_modules) // shape.layers
+    return tokens * block_bytes_per_token(shape, run) + (adapter if converted else 0)
+
+
 def outside_bytes(shape: Shape, run: Run, tokens: int) -> int:
-    """Kept outside of the blocks: the last norm's input, the gradient of the head's, adapters converted to 16 bit."""
+    """Kept outside of the blocks: the last norm's input, and the gradient of the head's."""
     width = width_bytes(run)
     norm = (2 * width if is_fused(run) else 4) * shape.hidden + 4
-    converted = run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
-    adapter = width * shape.lora_params(run.lora_rank, run.target_modules) if converted else 0
-    return tokens * (norm + width * shape.hidden) + adapter
+    return tokens * (norm + width * shape.hidden)
 
 
 def saved_bytes(shape: Shape, run: Run, tokens: int) -> int:
     """What autograd keeps between the passes on the device, of batches without padding."""
     outside = outside_bytes(shape, run, tokens)
     if run.gradient_checkpointing == "off":
-        return shape.layers * tokens * block_bytes_per_token(shape, run) + outside
+        return shape.layers * block_bytes(shape, run, tokens) + outside
     blocks = min(2, shape.layers) if is_offloaded(run) else shape.layers  # two on their way, or all
     return blocks * checkpoint_bytes(shape, run, tokens) + outside
 
@@ -127,7 +132,7 @@ def scratch_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
     backward pass keeps of a block that is computed again."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
     largest = width * max(d_in * d_out for d_in, d_out in shape.linears.values()) if run.load_in_4bit else 0
-    again = tokens * block_bytes_per_token(shape, run) if run.gradient_checkpointing != "off" else 0
+    again = block_bytes(shape, run, tokens) if run.gradient_checkpointing != "off" else 0
     low = largest + again + tokens * width * inner  # at least the gradient of the product
     gradients = width * (3 * inner + 2 * shape.hidden) + 4 * (inner + 2 * shape.hidden)  # and of gate, up; in 32 bit
     return low, 2 * largest + again + tokens * gradients

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import planner
 from envcheck import known, settings
 from envcheck.facts import Facts, Gpu
 from kit import config, memory
 from kit.errors import KitError
 from kit.memory import GIB, Shape
 from kit.memory.weights import nf4_bytes
+from kit.models import TINY
 from kit.options import LINEAR_LAYERS, Run
 
 ROOT = Path(__file__).parents[2]
@@ -252,3 +254,13 @@ def short(name: str) -> str:
 )
 def test_auto_takes_the_largest_class_that_a_card_holds(vram_gib: float | None, preset: str) -> None:
     assert config.preset_for(machine_of(vram_gib)) == preset
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["unsloth", "hf"])
+def test_the_plan_is_what_a_training_takes(backend: str) -> None:
+    """A small part of benchmarks/planner.py, which has other shapes and options."""
+    grid = [(1, 256, "off", False), (4, 128, "off", True), (4, 128, "on", False)]
+    found = planner.compare(TINY, {"backend": backend}, grid)
+    assert found["loaded_ratio"] == pytest.approx(dict.fromkeys(found["loaded_ratio"], 1), abs=0.01)
+    assert [row["ratio"] for row in found["grid"]] == pytest.approx([1, 1, 1], abs=0.1)
