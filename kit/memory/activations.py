@@ -2,7 +2,8 @@
 
 Each formula follows the operations of the block and what autograd keeps of them: a product keeps both factors that need
 a gradient's other side, a frozen linear layer keeps nothing, a norm keeps its input. benchmarks/planner.py compares
-them with what autograd really keeps on a CPU; Unsloth's kernels, which need a card, have not been measured.
+them with what autograd really keeps on a CPU (without checkpointing the first norm's input counts here and is not
+kept there); Unsloth's kernels, which need a card, have not been measured.
 """
 
 from kit.memory.shape import Shape

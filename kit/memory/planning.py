@@ -21,7 +21,7 @@ from kit.memory.weights import adapter_width_bytes, linear_bytes, optimizer_byte
 from kit.options import Run
 
 GIB = 1 << 30
-TOLERANCE = 1.1  # benchmarks/planner.py holds the formula of the activations to so much
+TOLERANCE = 1.1  # of the formula of the activations: 1.00 to 1.05 on a CPU (benchmarks/results/planner.json)
 # What a process holds before the model: Python and the libraries on a CPU; on a card kernels and cuBLAS' workspaces
 # beyond the CUDA context, which envcheck.settings has taken off already (an estimate, not measured).
 PROCESS_BYTES = {"cpu": (0.6 * GIB, 1.9 * GIB), "cuda": (0, 0.5 * GIB)}
@@ -153,7 +153,8 @@ def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
 
 
 def _loading_bytes(shape: Shape, run: Run) -> int:
-    """Beside the quantised weights: one tensor in 16 bit on a card, on a CPU up to the whole checkpoint."""
+    """Beside the quantised weights: one tensor in 16 bit on a card, on a CPU up to the whole checkpoint. Its pages stay
+    mapped there and count as resident, but the system takes them back when it needs them: a step does not add them."""
     if not run.load_in_4bit:
         return 0
     return 2 * (shape.params if run.device == "cpu" else shape.embedding_params)
