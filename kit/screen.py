@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -15,10 +15,12 @@ from rich.text import Text
 
 from envcheck import report
 from envcheck.facts import Finding
-from kit.data import Data
 from kit.errors import INTERRUPTED, KitError
 from kit.memory import GIB, Plan
 from kit.record import Result
+
+if TYPE_CHECKING:
+    from kit.data import Data
 
 LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
 console = Console(stderr=True, highlight=False)
@@ -57,7 +59,7 @@ def findings(items: tuple[Finding, ...]) -> None:
         console.out(report.render_all(items, colour=report.colour_wanted(console.file)))
 
 
-def data(data: Data) -> None:
+def data(data: "Data") -> None:
     """Where every row went."""
     seen = data.report
     for file in seen.files:

@@ -11,17 +11,20 @@ import functools
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
-from kit import config, data, memory, models, prompt, record, screen
-from kit.data.batches import budget_tokens, padding_share
+from kit import config, memory, models, record, screen
 from kit.errors import KitError, problem, stop_on_errors
 from kit.folder import RunFolder
 from kit.options import Command, Run
 from kit.record import Result
+
+if TYPE_CHECKING:
+    from kit.data import Data, DataReport
+    from kit.prompt import ChatFormat
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Prepared:
     facts: Facts
     findings: tuple[Finding, ...]
     model: models.Model
-    chat: prompt.ChatFormat
-    data: data.Data | None
+    chat: "ChatFormat | None"  # None for the plan of a run without data
+    data: "Data | None"
     plan: memory.Plan | None
 
 
@@ -62,14 +65,13 @@ def prepare(command: Command, facts: Facts) -> Prepared:
     run, reasons = config.settle(run, facts)
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
     model = models.find(run.model)
-    chat = prompt.load(model, run.template)
-    rows = _rows(run, chat) if run.data or not command.plan else None
+    chat, rows = _rows(run, model) if run.data or not command.plan else (None, None)
     run, chosen, plan = _plan(command, run, facts, model.config, rows.report if rows else None)
     return Prepared(command, run, reasons | chosen, facts, findings, model, chat, rows, plan)
 
 
 def _plan(
-    command: Command, run: Run, facts: Facts, model_config: dict[str, Any], report: data.DataReport | None
+    command: Command, run: Run, facts: Facts, model_config: dict[str, Any], report: "DataReport | None"
 ) -> tuple[Run, dict[str, str], memory.Plan | None]:
     """The run with its memory settings chosen, why, and the plan of it."""
     machine = settings.choose(config.seen_by(run, facts))
@@ -83,7 +85,10 @@ def _plan(
     return run, chosen, memory.with_reasons(plan, chosen, most) if plan else None
 
 
-def _rows(run: Run, chat: prompt.ChatFormat) -> data.Data:
+def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
+    from kit import data, prompt  # here, not above: a plan without data is there before these are imported
+
+    chat = prompt.load(model, run.template)
     with screen.progress() as shown:
         rows = data.read(run, chat, shown)
     if "preferences" in rows.report.purpose:
@@ -95,7 +100,7 @@ def _rows(run: Run, chat: prompt.ChatFormat) -> data.Data:
                 "python -m kit.data FILE       (checks such pairs)",
             )
         )
-    return rows
+    return chat, rows
 
 
 def train(prepared: Prepared) -> Result:
@@ -159,7 +164,8 @@ def show(prepared: Prepared) -> None:
     for name, reason in prepared.reasons.items():
         if not (prepared.plan and name in memory.CHOSEN):  # the plan says these itself
             screen.say(f"{name:<23}{getattr(run, name)}: {reason}")
-    screen.say(f"model     {prepared.model.name}, template {prepared.chat.template_origin}")
+    template = f", template {prepared.chat.template_origin}" if prepared.chat else ""
+    screen.say(f"model     {prepared.model.name}{template}")
     if prepared.data:
         screen.data(prepared.data)
         screen.say(f"          {padding_pct(prepared)} % of what is computed is padding")
@@ -169,6 +175,8 @@ def show(prepared: Prepared) -> None:
 
 
 def padding_pct(prepared: Prepared) -> float:
+    from kit.data.batches import budget_tokens, padding_share
+
     run, lengths = prepared.run, prepared.data.train.lengths
     share = padding_share(lengths, run.batch_size, budget_tokens(lengths, run.micro_batch_size), run.seed)
     return round(100 * share, 1)

@@ -1,12 +1,14 @@
 """Memory -> the fastest settings that fit: how many samples at once, and whether activations are computed again."""
 
 from bisect import bisect_left
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kit.data import DataReport
 from kit.errors import USAGE, KitError, problem
 from kit.memory.planning import GIB, plan, shape_of
 from kit.options import Run
+
+if TYPE_CHECKING:
+    from kit.data import DataReport
 
 CHOSEN = ("micro_batch_size", "gradient_checkpointing")
 MOST_SAMPLES, MOST_TOKENS = 4096, 1 << 20  # where --fit stops looking
@@ -16,7 +18,7 @@ Checkpointing = Literal["off", "on", "unsloth"]
 def choose(
     config: dict[str, Any],
     run: Run,
-    data: DataReport | None,
+    data: "DataReport | None",
     available_bytes: int | None,
     machine_way: Checkpointing = "unsloth",
 ) -> tuple[Run, dict[str, str]]:

@@ -4,9 +4,8 @@ A low bound may say "will not fit"; only the high bound says "fits".
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kit.data import DataReport
 from kit.memory.activations import (
     checkpoint_bytes,
     evaluation_bytes,
@@ -19,6 +18,9 @@ from kit.memory.activations import (
 from kit.memory.shape import Shape
 from kit.memory.weights import adapter_width_bytes, linear_bytes, optimizer_bytes, width_bytes
 from kit.options import Run
+
+if TYPE_CHECKING:
+    from kit.data import DataReport
 
 GIB = 1 << 30
 TOLERANCE = 1.1  # of the formula of the activations: 1.00 to 1.05 on a CPU (benchmarks/results/planner.json)
@@ -69,7 +71,7 @@ class Plan:
         return f"<table>{head}{cells}</table><p>{self.verdict} (may be used: {available})</p>"
 
 
-def plan(config: dict[str, Any], run: Run, data: DataReport | None, available_bytes: int | None) -> Plan | None:
+def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_bytes: int | None) -> Plan | None:
     """The plan of a settled run (see `choose`); None for a config whose sizes are named otherwise.
 
     Without data, every sample is taken to be max_length_tokens long.
@@ -179,7 +181,7 @@ def _activations(shape: Shape, run: Run, tokens: int, length: int) -> Part:
     return Part("activations", saved, int(TOLERANCE * (saved + padding)))
 
 
-def _reasons(shape: Shape, run: Run, length: int, data: DataReport | None) -> tuple[str, ...]:
+def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> tuple[str, ...]:
     longest = "the longest sample of the data" if data else "max_length_tokens: no data was given"
     said = [
         f"one micro-batch is {run.micro_batch_size} x {length} tokens ({longest})",
