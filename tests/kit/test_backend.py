@@ -23,6 +23,8 @@ class Steps:
     losses = []
     def on_step(self, step, metrics): self.losses.append(metrics["loss"])
     def stop_requested(self): return False
+    def on_begin(self): pass
+    def on_event(self, *told, **facts): pass
 model = models.find("tiny")
 chat = prompt.load(model, run.template)
 rows = data.read(run, chat)
@@ -38,7 +40,7 @@ if sys.argv[3] == "evaluate-first":
 parts, seen = [], []
 step, look_up = trainer.training_step, trainer.data_collator
 def counting(model, inputs, items):
-    parts.append(len(trainer._places(inputs)))
+    parts.append(len(trainer.places(inputs)))
     return step(model, inputs, items)
 def collating(examples):
     seen.append([tuple(example["input_ids"]) for example in examples])
