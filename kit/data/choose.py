@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from envcheck.facts import Finding
 from kit.data.encode import BAD_ANSWER
 from kit.data.report import PLACES_SHOWN, Place, finding_on_rows
-from kit.data.store import Samples, Stored
+from kit.data.store import Samples, Stored, numpy_of
 from kit.errors import problem
 from kit.options import Rows
 
@@ -37,11 +37,13 @@ class Choice:
         import pyarrow.compute as pc
 
         table = self.stored.rows
-        self.source, self.samples = (table[name].to_numpy() for name in ("source", "samples"))
-        self.question, self.content = (table[name].to_numpy() for name in ("question", "content"))
+        self.source, self.samples = (numpy_of(table[name]) for name in ("source", "samples"))
+        self.question, self.content = (numpy_of(table[name]) for name in ("question", "content"))
         codes = table["code"].combine_chunks().dictionary_encode()
         self.codes: list[str] = ["", *codes.dictionary.to_pylist()]
-        self.left_out = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False).astype(np.int16) + 1
+        self.left_out = np.zeros(len(self.samples), dtype=np.int16)
+        bad = numpy_of(pc.indices_nonzero(codes.is_valid()))
+        self.left_out[bad] = numpy_of(codes.indices.drop_null()) + 1
         self.evaluation = np.array(self.weights, dtype=float)[self.source] == 0
         self.row_of_sample = np.repeat(np.arange(len(self.samples)), self.samples)
         self.cut = np.zeros(len(self.samples), dtype=bool)
@@ -291,11 +293,12 @@ def later_copies(choice: Choice, among: "np.ndarray") -> "np.ndarray":
 
 def _warnings(choice: Choice) -> None:
     """What is odd about rows that are trained all the same."""
-    import numpy as np
+    import pyarrow.compute as pc
 
     told: dict[str, Any] = {}
     lists = choice.stored.rows["warnings"]
-    for row in np.flatnonzero(choice.kept & lists.is_valid().to_numpy(zero_copy_only=False)).tolist():
+    told_of = numpy_of(pc.indices_nonzero(lists.is_valid()))
+    for row in told_of[choice.kept[told_of]].tolist():
         said = lists[row].as_py()
         for code, detail in zip(said[::2], said[1::2], strict=True):
             count, places = told.get(code, (0, []))

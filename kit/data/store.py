@@ -63,6 +63,18 @@ def rows_schema() -> "pa.Schema":
     )
 
 
+def numpy_of(numbers: "pa.Array | pa.ChunkedArray") -> "np.ndarray":
+    """Numbers without nulls, not copied where they lie in one piece. pyarrow's own way imports pandas: 0.3 s."""
+    import numpy as np
+
+    if hasattr(numbers, "chunks"):
+        parts = [numpy_of(chunk) for chunk in numbers.chunks]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, str(numbers.type)), *parts])
+    if not len(numbers):
+        return np.zeros(0, str(numbers.type))
+    return np.frombuffer(numbers.buffers()[1], str(numbers.type))[numbers.offset : numbers.offset + len(numbers)]
+
+
 class Writer:
     """Two Arrow files under construction; `add` takes one batch of each."""
 
@@ -143,7 +155,7 @@ class Stored:
             reader = pa.ipc.open_file(file)
             columns = [reader.get_batch(number).columns for number in range(reader.num_record_batches)]
         return [
-            tuple(part.to_numpy() for column in pair for part in (column.offsets, column.values)) for pair in columns
+            tuple(numpy_of(part) for column in pair for part in (column.offsets, column.values)) for pair in columns
         ]
 
     @cached_property
