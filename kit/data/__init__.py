@@ -79,11 +79,12 @@ def look(rows: Rows, chat: ChatFormat, show: Show | None = None) -> Data:
     """The same, with every problem of a row among `findings` instead of raised."""
     formats.check_columns(rows.columns)
     files, weights = _files(rows)
-    key = encode.key_of(rows, files, chat)
+    hashes = [sources.sha256(file) for file in files]
+    key = encode.key_of(rows, files, hashes, chat)
     stored = store.find(key) or encode.encode(rows, files, chat, key, _teller(files, show))
-    choice, train, held_out = choose(stored, rows, weights)
-    findings = [*chat.findings, *(Finding(**item) for file in stored.head["files"] for item in file["findings"])]
-    findings += choice.findings
+    named = zip(files, weights, hashes, stored.head["files"], strict=True)
+    choice, train, held_out = choose(stored, rows, tuple(_described(*item) for item in named))
+    findings = [*chat.findings, *(finding for file in files for finding in file.findings), *choice.findings]
     if not len(train) and not any(finding.severity == "error" for finding in findings):
         findings.append(_nothing(choice))
     return Data(
@@ -121,6 +122,12 @@ def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
     if problems:
         raise KitError(*problems)
     return found, tuple(weights)
+
+
+def _described(file: Source, weight: float, sha256: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What data.json says of a file."""
+    named = {"name": file.name, "kind": file.kind, "kind_reason": file.reason, "sha256": sha256, "weight": weight}
+    return named | content
 
 
 def _teller(files: list[Source], show: Show | None) -> encode.Told:
@@ -170,17 +177,14 @@ def _report(chat: ChatFormat, choice: Choice, train: Samples, held_out: Samples)
     import numpy as np
 
     lengths = np.concatenate([train.lengths, held_out.lengths])
-    head = choice.stored.head["files"]
-    used = [dict(file) | {"weight": weight} for file, weight in zip(head, choice.weights, strict=True)]
-    for file in used:
-        del file["findings"]
-    digest = hashlib.sha256(json.dumps([[file["sha256"], file["weight"]] for file in used]).encode()).hexdigest()
+    used = [[file["sha256"], file["weight"]] for file in choice.files]
+    digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
     measured = len(np.unique(held_out.row))
     return DataReport(
-        files=tuple(used),
+        files=choice.files,
         sha256=digest,
         template=chat.template_origin,
-        purpose=" and ".join(sorted({file["purpose"] for file in head})),
+        purpose=" and ".join(sorted({file["purpose"] for file in choice.files})),
         rows_read=len(choice.samples),
         rows_trained=int(choice.kept.sum()) - measured,
         rows_held_out=measured,

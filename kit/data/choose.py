@@ -29,7 +29,7 @@ class Choice:
 
     stored: Stored
     options: Rows
-    weights: tuple[float, ...]  # of each file; 0 for evaluation rows
+    files: tuple[dict[str, Any], ...]  # as in data.json; weight 0: rows to measure on
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,7 +44,8 @@ class Choice:
         self.left_out = np.zeros(len(self.samples), dtype=np.int16)
         bad = numpy_of(pc.indices_nonzero(codes.is_valid()))
         self.left_out[bad] = numpy_of(codes.indices.drop_null()) + 1
-        self.evaluation = np.array(self.weights, dtype=float)[self.source] == 0
+        self.weight = np.array([file["weight"] for file in self.files], dtype=float)[self.source]
+        self.evaluation = self.weight == 0
         self.row_of_sample = np.repeat(np.arange(len(self.samples)), self.samples)
         self.cut = np.zeros(len(self.samples), dtype=bool)
         self.twice = self.cut.copy()
@@ -74,7 +75,7 @@ class Choice:
 
     def place(self, row: int) -> Place:
         table = self.stored.rows
-        file = self.stored.head["files"][int(self.source[row])]["name"]
+        file = self.files[int(self.source[row])]["name"]
         return Place(file, table["number"][row].as_py(), table["line"][row].as_py())
 
     def detail(self, row: int) -> str:
@@ -82,9 +83,9 @@ class Choice:
         return said or (self.stored.rows["asked"][row].as_py() or "")[:60]
 
 
-def choose(stored: Stored, options: Rows, weights: tuple[float, ...]) -> tuple[Choice, Samples, Samples]:
+def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> tuple[Choice, Samples, Samples]:
     """(what became of each row, samples to train on, samples to measure on); errors stand among choice.findings."""
-    choice = Choice(stored, options, weights)
+    choice = Choice(stored, options, files)
     _unreadable(choice)
     _leaks(choice)
     samples = _within_length(choice)
@@ -195,7 +196,7 @@ def _cut(choice: Choice, whole: Samples, too_long: "np.ndarray", limit: int) -> 
     """All of plain text, in pieces of `limit` tokens; conversations up to the limit, if an answer begins there."""
     import numpy as np
 
-    purposes = [file["purpose"] == "text" for file in choice.stored.head["files"]]
+    purposes = [file["purpose"] == "text" for file in choice.files]
     text = np.array(purposes)[choice.source][whole.row]
     begins = choice.stored.first_trained < limit
     pieces = np.where(text, -(-whole.stop // limit), begins.astype(np.int64))
@@ -228,9 +229,8 @@ def _drawn(choice: Choice) -> "np.ndarray":
     """How often each row is used in an epoch: its file's weight, a fraction of it drawn by content and seed."""
     import numpy as np
 
-    weight = np.array(choice.weights, dtype=float)[choice.source]
     chance = _mixed(choice.content, choice.options.seed) / 2.0**64
-    times = np.floor(weight).astype(np.int64) + (chance < weight % 1)
+    times = np.floor(choice.weight).astype(np.int64) + (chance < choice.weight % 1)
     choice.leave_out((times == 0) & ~choice.evaluation, NOT_DRAWN)
     return times
 

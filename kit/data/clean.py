@@ -42,7 +42,7 @@ def _check(choice: Choice, out: Path, removed: Path) -> None:
         raise KitError(
             problem("output-folder-missing", f"There is no folder {out.parent}.", "The copy goes there.", "mkdir it")
         )
-    names = {file["format"] for file in choice.stored.head["files"]}
+    names = {file["format"] for file in choice.files}
     if len(names) > 1:
         raise KitError(
             problem(

@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,10 +46,10 @@ class Parsed:
     warnings: list[str] | None = None
 
 
-def key_of(rows: Rows, files: list[Source], chat: ChatFormat) -> str:
+def key_of(rows: Rows, files: list[Source], hashes: list[str], chat: ChatFormat) -> str:
     """The hash of all that decides what is stored: the files' bytes, what encodes them, how they are read, the code."""
     parts = [_code(), chat.fingerprint, rows.data_format, rows.columns]
-    parts += [[file.kind, file.encoding, sources.sha256(file)] for file in files]
+    parts += [[file.kind, file.encoding, sha256] for file, sha256 in zip(files, hashes, strict=True)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -76,7 +76,7 @@ def encode(rows: Rows, files: list[Source], chat: ChatFormat, key: str, told: To
 def _encode_file(
     rows: Rows, number: int, file: Source, chat: ChatFormat, writer: store.Writer, told: Told
 ) -> dict[str, Any]:
-    """Write the file's rows; returns what data.json says of the file."""
+    """Write the file's rows; returns what its content turned out to be."""
     read_bytes = 0
 
     def hear(count_bytes: int) -> None:
@@ -92,17 +92,7 @@ def _encode_file(
         writer.add(samples, table)
         count += len(table)
         told(read_bytes, count)
-    return {
-        "name": file.name,
-        "kind": file.kind,
-        "kind_reason": file.reason,
-        "format": form.name,
-        "format_reason": reason,
-        "purpose": form.purpose,
-        "sha256": sources.sha256(file),
-        "rows": count,
-        "findings": [asdict(finding) for finding in file.findings],
-    }
+    return {"format": form.name, "format_reason": reason, "purpose": form.purpose, "rows": count}
 
 
 def _format(rows: Rows, file: Source, first: list[Raw]) -> tuple[Format, str]:

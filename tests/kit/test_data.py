@@ -15,6 +15,7 @@ from kit.data.report import finding_on_rows
 from kit.errors import KitError
 from kit.options import Rows
 from kit.prompt import IGNORED
+from kit.rows import sources
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"question": "How much is 2+2?", "answer": "4"}
@@ -348,17 +349,29 @@ class TestCache:
     @pytest.mark.parametrize("change", ["content", "template", "columns"])
     def test_any_change_is_another_entry(self, tiny_chat, qwen3_chat, write_rows, change: str) -> None:
         path = write_rows([PAIR, {"question": "cached?", "answer": "yes"}])
-        files = encode.sources.find([str(path)])
         rows = Rows(data=str(path))
-        before = encode.key_of(rows, files, tiny_chat)
+
+        def key(rows: Rows, chat) -> str:
+            files = sources.find([str(path)])
+            return encode.key_of(rows, files, list(map(sources.sha256, files)), chat)
+
+        before = key(rows, tiny_chat)
         if change == "content":
             path = write_rows([PAIR, {"question": "cached?", "answer": "no!"}])
-            assert encode.key_of(rows, encode.sources.find([str(path)]), tiny_chat) != before
+            assert key(rows, tiny_chat) != before
         elif change == "template":
-            assert encode.key_of(rows, files, qwen3_chat) != before
+            assert key(rows, qwen3_chat) != before
         else:
-            assert encode.key_of(Rows(data=str(path), data_columns="answer=x"), files, tiny_chat) != before
-            assert encode.key_of(Rows(data=str(path), max_length_tokens=5, seed=1), files, tiny_chat) == before
+            assert key(Rows(data=str(path), data_columns="answer=x"), tiny_chat) != before
+            assert key(Rows(data=str(path), max_length_tokens=5, seed=1), tiny_chat) == before
+
+    def test_the_same_content_under_another_name_is_told_by_that_name(self, tiny_chat, tmp_path) -> None:
+        for name in ("one.jsonl", "two.jsonl"):
+            (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"question": "a", "answer": ""}\n')
+            got = data.look(Rows(data=str(tmp_path / name)), tiny_chat)
+            assert got.report.files[0]["name"].endswith(name)
+            assert str(tmp_path / name) in got.findings[0].what
+            assert name in next(iter(got.findings[-1].details))[0]
 
     def test_a_broken_entry_is_made_again(self, tiny_chat, write_rows) -> None:
         path = write_rows([PAIR, {"question": "broken?", "answer": "yes"}])
