@@ -200,6 +200,8 @@ def _differences(path: Path, run: Run, data_sha256: str) -> dict[str, str]:
         there = Run(**tomllib.loads((path / "run.toml").read_text(encoding="utf-8"))).model_dump(mode="json")
         data_there = json.loads((path / "data.json").read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError):
+        if any((path / "checkpoints").glob("step-*")):
+            return {"run.toml, data.json": "cannot be read, so nobody knows which run the checkpoints are of"}
         return {}  # begun and never got to its data: nothing to lose
     now = run.model_dump(mode="json")
     different = {

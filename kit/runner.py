@@ -38,7 +38,10 @@ def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolde
     loss_before, before = _begun(watch)
     with watch.signals():
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            if checkpoint and watch.is_over:  # the trainer would do one step more
+                backend.load_weights(trainer.model, checkpoint.path)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         except KitError:
             if watch.step:
                 watch.keep()  # the weights are those of the last good step

@@ -48,7 +48,7 @@ class Watch:
         self.started_s = self.saved_s = time.perf_counter()
         self.best_loss = math.inf
         self.worse_in_a_row = 0
-        self.interrupted = self.stopped_early = False
+        self.interrupted = False
 
     def goes_on_from(self, checkpoint: Checkpoint) -> None:
         """The state of this listener after the checkpoint's step, from what the run wrote down until then."""
@@ -101,6 +101,15 @@ class Watch:
     def stop_requested(self) -> bool:
         return self.interrupted or self.stopped_early
 
+    @property
+    def stopped_early(self) -> bool:
+        return 0 < self.run.early_stopping <= self.worse_in_a_row
+
+    @property
+    def is_over(self) -> bool:
+        """No step is left to do."""
+        return self.step >= self.steps or self.stopped_early
+
     # what is done then
 
     @property
@@ -119,8 +128,7 @@ class Watch:
         line = {"step": self.step, "held_out_loss": loss, "perplexity": round(math.exp(min(loss, 100)), 3)}
         self.folder.add_line("metrics.jsonl", line)
         self._compare(loss)
-        if self.run.early_stopping and self.worse_in_a_row >= self.run.early_stopping:
-            self.stopped_early = True
+        if self.stopped_early:
             text = (
                 f"stopped early: no lower held-out loss in {self.worse_in_a_row} evaluations; best {self.best_loss:.3f}"
             )

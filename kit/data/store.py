@@ -134,7 +134,7 @@ def find(key: str) -> "Stored | None":
 
 @dataclass(frozen=True)
 class Stored:
-    """An encoded data set. `head` says what the content of each file turned out to be; a file's name is not part of it."""
+    """An encoded data set. `head` says what the content of each file turned out to be, whatever its name."""
 
     folder: Path
     head: dict[str, Any]

@@ -67,6 +67,14 @@ def test_options_that_change_nothing_learnt_may_differ(tmp_path) -> None:
     assert RunFolder.claim(tmp_path / "x", command(micro_batch_size=2, on_nan="retry"), "1").earlier == RESULT
 
 
+def test_checkpoints_of_a_run_that_cannot_be_read_are_not_resumed(tmp_path) -> None:
+    folder = begun(tmp_path / "x")
+    (folder.path / "data.json").unlink()
+    assert RunFolder.claim(tmp_path / "x", command(epochs=9.0), "1").earlier is None, "never got to its data"
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+    assert refused(tmp_path / "x").id == "output-holds-another-run"
+
+
 def test_resume_anyway_says_what_differs(tmp_path) -> None:
     begun(tmp_path / "x")
     folder = RunFolder.claim(tmp_path / "x", command(epochs=9.0, resume_anyway=True), "1")

@@ -1,6 +1,7 @@
 """The front door as a user meets it: a whole run, the fast commands, every bad input, an interrupt."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,21 @@ def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(k
     assert losses(tmp_path / "x") == losses(tmp_path / "whole")
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("x", "whole")]
     assert adapters[0] == adapters[1]
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_step_does_no_step_more(kit_train, tmp_path) -> None:
+    folder = tmp_path / "x"
+    assert kit_train(*RESUMED, "--output", folder).returncode == 0
+    before, adapter = losses(folder), (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(folder / "adapter")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    done = kit_train(*RESUMED, "--output", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 8
+    assert losses(folder) == before
+    assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
 
 
 @pytest.mark.slow
