@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from envcheck.facts import Finding
@@ -104,7 +105,11 @@ def trainer_class() -> Any:
             return EpochSampler(self.samples.lengths, self.run.batch_size, self.run.seed)
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            inputs = self._prepare_inputs(inputs)
+            step = self.state.global_step + 1
+            return self.step_of(model, self._prepare_inputs(inputs), num_items_in_batch, partial(self.row_of, step))
+
+        def step_of(self, model: Any, inputs: dict[str, Any], num_items: Any, row_at: Callable[[int], int]) -> Any:
+            """Loss and gradients of these samples; row_at: place among them -> data row, asked only to name it."""
             random = random_state()
             tokens = self._total_train_tokens
 
@@ -114,15 +119,17 @@ def trainer_class() -> Any:
                 self.forget_counts(tokens)
 
             def work() -> Any:
-                return self._in_parts(model, inputs, num_items_in_batch)
+                return self._in_parts(model, inputs, num_items)
 
             loss = with_less(self.ladder, "training", self.state.global_step + 1, work, undo)
             wrong = self._what_is_wrong(model, loss)
             if not wrong:
                 return loss
-            left = self._without_bad_rows(model, inputs, wrong)
+            good = self._sound_places(model, inputs, wrong, row_at)
             undo()
-            return self.training_step(model, left, (left["labels"][:, 1:] != IGNORED).sum())
+            left = {name: values[good] for name, values in inputs.items()}
+            trained = (left["labels"][:, 1:] != IGNORED).sum()
+            return self.step_of(model, left, trained, lambda place: row_at(good[place]))
 
         def forget_counts(self, tokens: int) -> None:
             """What TRL has counted since its last log, which is once a step."""
@@ -158,18 +165,20 @@ def trainer_class() -> Any:
                 return "a gradient is not finite"
             return ""
 
-        def _without_bad_rows(self, model: Any, inputs: dict[str, Any], wrong: str) -> dict[str, Any]:
-            """The samples of the step that are sound, for --on-nan retry. Raises KitError naming the others."""
+        def _sound_places(
+            self, model: Any, inputs: dict[str, Any], wrong: str, row_at: Callable[[int], int]
+        ) -> list[int]:
+            """Places of the samples that are sound, for --on-nan retry. Raises KitError naming the others."""
             bad, layer = find_bad_samples(self, model, inputs)
             step = self.state.global_step + 1
-            rows = [self.row_of_step(step, place) for place in bad]
+            rows = [row_at(place) for place in bad]
             self.on_event("not-finite", wrong, step=step, rows=rows, layer=layer)
             good = [place for place in range(len(inputs["labels"])) if place not in bad]
             if self.run.on_nan == "stop" or not bad or not good:
                 raise KitError(_not_finite(step, wrong, rows, layer))
-            return {name: values[good] for name, values in inputs.items()}
+            return good
 
-        def row_of_step(self, step: int, place: int) -> int:
+        def row_of(self, step: int, place: int) -> int:
             """The data row of a sample of a step: both are pure functions of seed, epoch and position."""
             lengths, size = self.samples.lengths, self.run.batch_size
             epoch, batch = divmod(step - 1, -(-len(lengths) // size))

@@ -167,10 +167,10 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
         worst = trainer.samples.take((-lengths).argsort(kind="stable")[:together])
         batch = _collated(trainer, worst)
         trained = (batch["labels"][:, 1:] != IGNORED).sum()
-        trainer.training_step(model, batch, trained)
+        trainer.step_of(model, batch, trained, worst.row.__getitem__)
         trainer.optimizer.step()
         start_s = time.perf_counter()
-        trainer.training_step(model, batch, trained)
+        trainer.step_of(model, batch, trained, worst.row.__getitem__)
         seconds = time.perf_counter() - start_s
         if len(measured):
             one = measured.take((-measured.lengths).argsort(kind="stable")[:together])
