@@ -27,8 +27,8 @@ GRID = [
 ]
 BACKENDS = ({"backend": "unsloth"}, {"backend": "hf"})
 VARIANTS = (
-    {}, {"adapter_precision": "bf16"}, {"precision": "fp32"}, {"load_in_4bit": False}, {"lora_rank": 64},
-    {"lora_dropout": 0.1}, {"target_modules": ["q_proj", "v_proj"]},
+    {}, {"attention": "eager"}, {"adapter_precision": "bf16"}, {"precision": "fp32"}, {"load_in_4bit": False},
+    {"lora_rank": 64}, {"lora_dropout": 0.1}, {"target_modules": ["q_proj", "v_proj"]},
 )  # fmt: skip
 LLAMA = {  # the widths of a Llama with 1B weights
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
@@ -69,7 +69,7 @@ def compare(folder: Path, options: dict[str, Any], grid: list[tuple[int, int, st
     for row in real["grid"]:
         with_way = run.model_copy(update={"gradient_checkpointing": row["checkpointing"]})
         tokens = row["samples"] * row["tokens"]
-        planned = saved_bytes(shape, with_way, tokens)
+        planned = saved_bytes(shape, with_way, tokens, row["tokens"])
         if row["padded"]:
             planned += shape.layers * tokens * padding_bytes_per_token(shape, run, row["tokens"])
         rows.append({**row, "ratio": round(planned / row["saved_bytes"], 4)})

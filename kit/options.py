@@ -95,6 +95,10 @@ class Run(Rows):
     most that the plan says will fit."""
     gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
     """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the plan."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Kernel of the attention, where Unsloth has none of its own. auto: sdpa; eager for short samples on a CPU."""
+    embedding_offload: Literal["auto", "on", "off"] = "auto"
+    """The embedding in main memory: for large models whose head does not share it. auto: where nothing else fits."""
     pin_memory: Literal["auto", "on", "off"] = "auto"
     """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
     epochs: PositiveFloat = 3.0

@@ -1,7 +1,8 @@
 """Will it fit, and with which settings? Bytes by part from the model's config.json and the options. No torch."""
 
+from kit.memory.activations import evaluation_tokens
 from kit.memory.choosing import CHOSEN, choose, fit
 from kit.memory.planning import GIB, Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
 
-__all__ = ["CHOSEN", "GIB", "Part", "Plan", "Shape", "choose", "fit", "plan", "with_reasons"]
+__all__ = ["CHOSEN", "GIB", "Part", "Plan", "Shape", "choose", "evaluation_tokens", "fit", "plan", "with_reasons"]

@@ -14,6 +14,7 @@ UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a ca
 UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
 UNSLOTH_CPU_LOGITS = 16 << 20  # logits at once in Unsloth's loss on a CPU
 TRL_LOGITS_ROWS = 256  # trained tokens at once in TRL's chunked_nll
+EVALUATION_LOGITS_BYTES = 256 << 20  # of a held-out batch where they are computed all at once
 
 
 def is_fused(run: Run) -> bool:
@@ -26,19 +27,27 @@ def is_offloaded(run: Run) -> bool:
     return is_fused(run) and run.gradient_checkpointing == "unsloth"
 
 
-def block_bytes_per_token(shape: Shape, run: Run) -> int:
-    """What the backward pass keeps of one block for each token."""
-    return _fused_block(shape, run) if is_fused(run) else _plain_block(shape, run)
+def block_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
+    """What the backward pass keeps of one block for each token of samples of this length."""
+    return _fused_block(shape, run) if is_fused(run) else _plain_block(shape, run, length_tokens)
 
 
-def _plain_block(shape: Shape, run: Run) -> int:
+def is_eager(run: Run) -> bool:
+    return run.attention == "eager" and not is_fused(run)
+
+
+def _plain_block(shape: Shape, run: Run, length_tokens: int) -> int:
     """A block of transformers with PEFT's adapters."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
     hidden, query, key = shape.hidden, shape.query, shape.key
     kept = 2 * 4 * (hidden + 1)  # the input of both norms in 32 bit, and 1/rms
     if shape.qk_norm:
         kept += 4 * (query + key + shape.heads + shape.kv_heads)  # the same for the norms of queries and keys
-    kept += width * (2 * query + 2 * key) + 4 * shape.heads  # q, k, v, their result; log-sum-exp of each head
+    kept += width * query  # the attention's result
+    if is_eager(run):  # q, k and v for each head, the share of each token in 32 bit and in the arithmetic's
+        kept += width * 3 * query + shape.heads * length_tokens * (4 + (2 if width == 2 else 0))
+    else:
+        kept += width * (query + 2 * key) + 4 * shape.heads  # q, k, v; log-sum-exp of each head
     kept += width * 3 * inner  # gate before and after SiLU, and up: SiLU and the product need them
     kept += width * shape.experts_per_token * run.lora_rank * len(run.target_modules)  # x A, which B multiplies
     if shape.experts:
@@ -47,21 +56,13 @@ def _plain_block(shape: Shape, run: Run) -> int:
 
 
 def _adapter_inputs(shape: Shape, run: Run, inner: int) -> int:
-    """Numbers kept as x of x A. Where PEFT converts x to the adapter's 32 bit and autocast back to 16, each adapter
-    keeps a copy of its own; else those with the same x share it, and o_proj's is kept by the attention already."""
+    """Numbers kept as x of x A: layers with the same x share it, and o_proj's is kept by the attention already."""
     targets = set(run.target_modules)
     attention_in, mlp_in = targets & {"q_proj", "k_proj", "v_proj"}, targets & {"gate_proj", "up_proj"}
     product = inner * ("down_proj" in targets)
-    if has_converted_inputs(run) or run.lora_dropout:
-        own = shape.hidden * (len(attention_in) + len(mlp_in)) + shape.query * ("o_proj" in targets) + product
-        return own * (3 if run.lora_dropout else 1)  # dropout keeps its mask, in 32 bit
+    if run.lora_dropout:  # each adapter drops others, and keeps which
+        return 2 * (shape.hidden * (len(attention_in) + len(mlp_in)) + shape.query * ("o_proj" in targets) + product)
     return shape.hidden * (bool(attention_in) + bool(mlp_in)) + product
-
-
-def has_converted_inputs(run: Run) -> bool:
-    """PEFT asks whether autocast is on for a card only, and not at all for weights that are not quantised."""
-    mixed = run.adapter_precision == "fp32" and run.precision != "fp32"
-    return mixed and (run.device == "cpu" or not run.load_in_4bit)
 
 
 def _fused_block(shape: Shape, run: Run) -> int:
@@ -76,14 +77,14 @@ def _fused_block(shape: Shape, run: Run) -> int:
 
 def padding_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
     """What one block keeps in addition where a batch is padded: the mask as numbers, keys and values for each head."""
-    return width_bytes(run) * (length_tokens + 2 * (shape.query - shape.key))
+    return 0 if is_eager(run) else width_bytes(run) * (length_tokens + 2 * (shape.query - shape.key))
 
 
-def block_bytes(shape: Shape, run: Run, tokens: int) -> int:
+def block_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
     """The same for all tokens of a micro-batch, and the block's adapter in 16 bit, as autocast converts it."""
     converted = run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
     adapter = width_bytes(run) * shape.lora_params(run.lora_rank, run.target_modules) // shape.layers
-    return tokens * block_bytes_per_token(shape, run) + (adapter if converted else 0)
+    return tokens * block_bytes_per_token(shape, run, length_tokens) + (adapter if converted else 0)
 
 
 def outside_bytes(shape: Shape, run: Run, tokens: int) -> int:
@@ -93,11 +94,11 @@ def outside_bytes(shape: Shape, run: Run, tokens: int) -> int:
     return tokens * (norm + width * shape.hidden)
 
 
-def saved_bytes(shape: Shape, run: Run, tokens: int) -> int:
+def saved_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
     """What autograd keeps between the passes on the device, of batches without padding."""
     outside = outside_bytes(shape, run, tokens)
     if run.gradient_checkpointing == "off":
-        return shape.layers * block_bytes(shape, run, tokens) + outside
+        return shape.layers * block_bytes(shape, run, tokens, length_tokens) + outside
     blocks = min(2, shape.layers) if is_offloaded(run) else shape.layers  # two on their way, or all
     return blocks * checkpoint_bytes(shape, run, tokens) + outside
 
@@ -120,20 +121,35 @@ def logits_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
     return rows * vocab * width, rows * vocab * 8
 
 
-def evaluation_bytes(shape: Shape, run: Run, tokens: int) -> int:
-    """Logits of a held-out batch: on a CPU Unsloth computes all at once, in 32 bit for the loss, with log-softmax."""
+def evaluation_tokens(vocab: int, run: Run) -> int | None:
+    """Most tokens of a held-out batch, None for no limit: on a CPU Unsloth computes all its logits at once."""
     if run.device == "cuda" or run.backend == "hf":
-        return logits_bytes(shape, run, tokens)[1]
+        return None
+    return EVALUATION_LOGITS_BYTES // (vocab * _evaluated_width_bytes(run))
+
+
+def _evaluated_width_bytes(run: Run) -> int:
+    """Of a logit in an evaluation: as it is computed, in 32 bit for the loss, and its log-softmax."""
     width = width_bytes(run)
-    return tokens * shape.vocab * (width + 4 + (4 if width == 2 else 0))
+    return width + 4 + (4 if width == 2 else 0)
 
 
-def scratch_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
+def evaluation_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
+    """Logits of a held-out batch; length_tokens: of one sample, which is never split."""
+    most = evaluation_tokens(shape.vocab, run)
+    if most is None:
+        return logits_bytes(shape, run, tokens)[1]
+    return min(tokens, max(length_tokens, most)) * shape.vocab * _evaluated_width_bytes(run)
+
+
+def scratch_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> tuple[int, int]:
     """(low, high) of one layer's workspace: its weights dequantised, the gradients within a block, and what the
     backward pass keeps of a block that is computed again."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
     largest = width * max(d_in * d_out for d_in, d_out in shape.linears.values()) if run.load_in_4bit else 0
-    again = block_bytes(shape, run, tokens) if run.gradient_checkpointing != "off" else 0
+    again = block_bytes(shape, run, tokens, length_tokens) if run.gradient_checkpointing != "off" else 0
     low = largest + again + tokens * width * inner  # at least the gradient of the product
     gradients = width * (3 * inner + 2 * shape.hidden) + 4 * (inner + 2 * shape.hidden)  # and of gate, up; in 32 bit
+    if is_eager(run):
+        gradients += shape.heads * length_tokens * (3 * width + 8)  # of the shares, and on the way to them
     return low, 2 * largest + again + tokens * gradients

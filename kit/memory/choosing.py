@@ -1,18 +1,22 @@
-"""Memory -> the fastest settings that fit: how many samples at once, and whether activations are computed again."""
+"""Memory -> the fastest settings that fit: samples at once, attention, what is computed again, what is offloaded."""
 
 from bisect import bisect_left
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from kit.errors import USAGE, KitError, problem
 from kit.memory.planning import GIB, plan, shape_of
+from kit.memory.weights import can_offload_embedding
 from kit.options import Run
 
 if TYPE_CHECKING:
     from kit.data import DataReport
 
-CHOSEN = ("micro_batch_size", "gradient_checkpointing")
+CHOSEN = ("micro_batch_size", "attention", "gradient_checkpointing", "embedding_offload")
+EAGER_MEDIAN_TOKENS, EAGER_LONGEST_TOKENS = 256, 1024  # up to here; benchmarks/results/attention.json
 MOST_SAMPLES, MOST_TOKENS = 4096, 1 << 20  # where --fit stops looking
 Checkpointing = Literal["off", "on", "unsloth"]
+Way = dict[str, str]  # a value for each of CHOSEN but micro_batch_size
 
 
 def choose(
@@ -27,13 +31,13 @@ def choose(
     Fastest first: nothing computed twice and the most samples at once; then with checkpointing, the most samples. The
     effective batch stays what it is. machine_way: how this machine keeps activations best (envcheck.settings).
     """
-    ways, most = _ways(run, machine_way), _most_samples(run)
+    ways, most = _ways(config, run, data, machine_way), _most_samples(run)
     if available_bytes is None or shape_of(config) is None:
-        way = run.gradient_checkpointing if run.gradient_checkpointing != "auto" else machine_way
+        way = _given(run) | ({"gradient_checkpointing": machine_way} if run.gradient_checkpointing == "auto" else {})
         why = "the free memory is unknown" if available_bytes is None else "the sizes of this model are unknown"
         return _settled(run, way, min(most), dict.fromkeys(CHOSEN, why))
 
-    def high_bytes(way: Checkpointing, samples: int) -> int:
+    def high_bytes(way: Way, samples: int) -> int:
         return plan(config, _with(run, way, samples), data, None).high_bytes
 
     room = f"{available_bytes / GIB:.2f} GiB"
@@ -43,10 +47,13 @@ def choose(
             samples = most[count - 1]
             need = f"{high_bytes(way, samples) / GIB:.2f} of {room}"
             largest = "the whole step at once" if samples >= run.batch_size else "the most that fit"
+            without = f"without it one sample needs up to {high_bytes(ways[0], most[0]) / GIB:.2f} of {room}"
             return _settled(run, way, samples, {
                 "micro_batch_size": f"{largest}: {need} at most",
-                "gradient_checkpointing": "nothing is computed twice" if way == "off"
-                else f"without it one sample needs up to {high_bytes('off', most[0]) / GIB:.2f} of {room}",
+                "attention": "faster on a CPU for short samples" if way["attention"] == "eager" else "part of torch",
+                "gradient_checkpointing": "nothing is computed twice" if way["gradient_checkpointing"] == "off"
+                else without,
+                "embedding_offload": "the fastest" if way["embedding_offload"] == "off" else without,
             })  # fmt: skip
     need = high_bytes(ways[-1], most[0])
     smallest = f"the smallest setting, which needs up to {need / GIB:.2f} of {room}"
@@ -77,7 +84,7 @@ def fit(
         )
     if shape_of(config) is None:
         return None
-    small = _with(run, _ways(run, machine_way)[-1], _most_samples(run)[0])
+    small = _with(run, _ways(config, run, None, machine_way)[-1], _most_samples(run)[0])
     name, most = {
         "seq": ("max_length_tokens", config.get("max_position_embeddings") or MOST_TOKENS),
         "batch": ("micro_batch_size", MOST_SAMPLES),
@@ -90,11 +97,29 @@ def fit(
     return {name: getattr(small, name) for name in (*CHOSEN, "max_length_tokens")} | {name: found, "solved_for": name}
 
 
-def _ways(run: Run, machine_way: Checkpointing) -> tuple[Checkpointing, ...]:
-    """Fastest first, smallest last."""
-    if run.gradient_checkpointing != "auto":
-        return (run.gradient_checkpointing,)
-    return ("off", "on" if machine_way == "off" else machine_way)
+def _ways(config: dict[str, Any], run: Run, data: "DataReport | None", machine_way: Checkpointing) -> list[Way]:
+    """What was left open in every combination, fastest first, smallest last."""
+    open_ones = {
+        "embedding_offload": ("off", "on") if can_offload_embedding(shape_of(config), run) else ("off",),
+        "gradient_checkpointing": ("off", "on" if machine_way == "off" else machine_way),
+        "attention": ("eager", "sdpa") if _is_short(run, data) else ("sdpa",),
+    }
+    values = {name: ways if getattr(run, name) == "auto" else (getattr(run, name),) for name, ways in open_ones.items()}
+    return [dict(zip(values, way, strict=True)) for way in product(*values.values())]
+
+
+def _is_short(run: Run, data: "DataReport | None") -> bool:
+    """Whether the attention of a CPU, whose fused kernel is made for long samples, is faster without it."""
+    if run.device != "cpu":
+        return False
+    median, longest = (data.median_tokens, data.longest_tokens) if data else (run.max_length_tokens,) * 2
+    return median <= EAGER_MEDIAN_TOKENS and longest <= EAGER_LONGEST_TOKENS
+
+
+def _given(run: Run) -> Way:
+    """What was asked for, and the plain way of the rest."""
+    plain = {"gradient_checkpointing": "off", "attention": "sdpa", "embedding_offload": "off"}
+    return {name: way if getattr(run, name) == "auto" else getattr(run, name) for name, way in plain.items()}
 
 
 def _most_samples(run: Run) -> range:
@@ -103,10 +128,10 @@ def _most_samples(run: Run) -> range:
     return range(run.micro_batch_size, run.micro_batch_size + 1)
 
 
-def _with(run: Run, way: Checkpointing, samples: int) -> Run:
-    return run.model_copy(update={"gradient_checkpointing": way, "micro_batch_size": samples})
+def _with(run: Run, way: Way, samples: int) -> Run:
+    return run.model_copy(update={**way, "micro_batch_size": samples})
 
 
-def _settled(run: Run, way: Checkpointing, samples: int, reasons: dict[str, str]) -> tuple[Run, dict[str, str]]:
+def _settled(run: Run, way: Way, samples: int, reasons: dict[str, str]) -> tuple[Run, dict[str, str]]:
     """Only what was left open has a reason."""
     return _with(run, way, samples), {name: reason for name, reason in reasons.items() if getattr(run, name) == "auto"}

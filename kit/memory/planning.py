@@ -16,7 +16,13 @@ from kit.memory.activations import (
     scratch_bytes,
 )
 from kit.memory.shape import Shape
-from kit.memory.weights import adapter_width_bytes, linear_bytes, optimizer_bytes, width_bytes
+from kit.memory.weights import (
+    adapter_width_bytes,
+    can_offload_embedding,
+    linear_bytes,
+    optimizer_bytes,
+    width_bytes,
+)
 from kit.options import Run
 
 if TYPE_CHECKING:
@@ -83,7 +89,8 @@ def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_
     parts = _parts(shape, run, length)
     low, high = sum(part.low_bytes for part in parts), sum(part.high_bytes for part in parts)
     steps = run.steps(data.samples) if data else run.max_steps
-    names = ("micro_batch_size", "batch_size", "gradient_checkpointing", "optimizer", "max_length_tokens")
+    names = ("micro_batch_size", "batch_size", "attention", "gradient_checkpointing", "embedding_offload", "optimizer",
+             "max_length_tokens")  # fmt: skip
     return Plan(
         parts=parts,
         low_bytes=low,
@@ -116,7 +123,7 @@ def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tig
 
 def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
     tokens = run.micro_batch_size * length
-    logits, scratch = logits_bytes(shape, run, tokens), scratch_bytes(shape, run, tokens)
+    logits, scratch = logits_bytes(shape, run, tokens), scratch_bytes(shape, run, tokens, length)
     step = (
         _activations(shape, run, tokens, length),
         Part("logits", *logits),
@@ -124,7 +131,7 @@ def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
     )
     trained = _trained(shape, run)
     in_step = sum(part.high_bytes for part in step)
-    evaluation = evaluation_bytes(shape, run, tokens) if run.held_out_rows or run.eval_data else 0
+    evaluation = evaluation_bytes(shape, run, tokens, length) if run.held_out_rows or run.eval_data else 0
     after_loading = in_step + sum(part.high_bytes for part in trained)
     beyond = (
         _beyond("evaluation", "a step", (0, evaluation), (0, in_step)),
@@ -144,11 +151,15 @@ def _exact(name: str, count_bytes: int) -> Part:
     return Part(name, count_bytes, count_bytes)
 
 
+def is_embedding_offloaded(shape: Shape, run: Run) -> bool:
+    return run.embedding_offload == "on" and can_offload_embedding(shape, run)
+
+
 def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
     width = width_bytes(run)
     return (
         _exact("4-bit weights" if run.load_in_4bit else "weights", linear_bytes(shape, run)),
-        _exact("embedding", width * shape.embedding_params),
+        _exact("embedding", 0 if is_embedding_offloaded(shape, run) else width * shape.embedding_params),
         _exact("head", width * shape.head_params),
         _exact("norms", width * shape.other_params),
     )
@@ -175,7 +186,7 @@ def _trained(shape: Shape, run: Run) -> tuple[Part, ...]:
 
 def _activations(shape: Shape, run: Run, tokens: int, length: int) -> Part:
     """High: of padded batches (one sample is never padded), and with the formula's tolerance."""
-    saved = saved_bytes(shape, run, tokens)
+    saved = saved_bytes(shape, run, tokens, length)
     blocks = shape.layers if run.gradient_checkpointing == "off" else 1
     padding = blocks * tokens * padding_bytes_per_token(shape, run, length) if run.micro_batch_size > 1 else 0
     return Part("activations", saved, int(TOLERANCE * (saved + padding)))
@@ -190,6 +201,8 @@ def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> 
     if is_offloaded(run):
         gib = shape.layers * checkpoint_bytes(shape, run, run.micro_batch_size * length) / GIB
         said.append(f"{gib:.2f} GiB of activations wait in main memory")
+    if is_embedding_offloaded(shape, run):
+        said.append(f"{width_bytes(run) * shape.embedding_params / GIB:.2f} GiB of embedding wait in main memory")
     if shape.experts:
         said.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
     return tuple(said)

@@ -29,6 +29,11 @@ def linear_bytes(shape: Shape, run: Run) -> int:
     return shape.layers * block
 
 
+def can_offload_embedding(shape: Shape | None, run: Run) -> bool:
+    """Unsloth keeps the embedding in main memory where the head is another matrix."""
+    return shape is not None and not shape.tied and run.device == "cuda" and run.backend != "hf"
+
+
 def adapter_width_bytes(run: Run) -> int:
     """Of a weight of the adapter, and of its gradient."""
     return {"fp32": 4, "bf16": 2}[run.adapter_precision]

@@ -15,6 +15,7 @@ from envcheck.facts import Facts, Gpu
 from kit import config, memory
 from kit.errors import KitError
 from kit.memory import GIB, Shape
+from kit.memory.activations import evaluation_bytes
 from kit.memory.weights import nf4_bytes
 from kit.models import TINY
 from kit.options import LINEAR_LAYERS, Run
@@ -169,8 +170,33 @@ class TestChoose:
         assert reasons.keys() == set(memory.CHOSEN)
 
     def test_what_was_asked_for_stays(self) -> None:
-        run, _, reasons = self.chosen("Qwen3-4B", 8, micro_batch_size=3, gradient_checkpointing="on")
-        assert (run.micro_batch_size, run.gradient_checkpointing, reasons) == (3, "on", {})
+        asked = {
+            "micro_batch_size": 3,
+            "gradient_checkpointing": "on",
+            "attention": "eager",
+            "embedding_offload": "off",
+        }
+        run, _, reasons = self.chosen("Qwen3-4B", 8, **asked)
+        assert {name: getattr(run, name) for name in asked} == asked
+        assert reasons == {}
+
+    def test_attention_of_a_cpu_goes_by_the_length_of_the_samples(self) -> None:
+        found = [
+            self.chosen("Qwen3-0.6B", 60, "off", device=device, max_length_tokens=length)[0].attention
+            for device, length in (("cpu", 200), ("cpu", 512), ("cuda", 200))
+        ]
+        assert found == ["eager", "sdpa", "sdpa"]
+
+    def test_the_embedding_leaves_the_card_where_nothing_else_fits(self) -> None:
+        """Where the head is another matrix: of the sizes from 8B on."""
+        plans = [self.chosen("Qwen3-8B", size, max_length_tokens=512) for size in (16, 8, 7.2)]
+        assert [run.embedding_offload for run, _, _ in plans] == ["off", "off", "on"]
+        kept, moved = plans[1][1], plans[2][1]
+        assert moved.verdict == "fits"
+        assert part(kept, "embedding").low_bytes == 2 * 151_936 * 4096
+        assert not [one for one in moved.parts if one.name == "embedding"]
+        assert any("embedding wait in main memory" in reason for reason in moved.reasons)
+        assert self.chosen("Qwen3-4B", 3)[0].embedding_offload == "off"
 
     def test_the_smallest_where_nothing_fits(self) -> None:
         run, plan, reasons = self.chosen("Qwen3-32B", 12)
@@ -187,10 +213,13 @@ class TestChoose:
         assert ways == ["off", "on"]
 
     def test_evaluation_on_a_cpu_counts(self) -> None:
-        """There Unsloth computes the logits of a whole held-out batch at once."""
-        options = {"device": "cpu", "gradient_checkpointing": "on"}
-        without, held_out = (self.chosen("Qwen3-0.6B", 8, **options, held_out_rows=rows)[0] for rows in (0, 64))
-        assert held_out.micro_batch_size < without.micro_batch_size
+        """There Unsloth computes the logits of a whole held-out batch at once, so its batches are small: more than one
+        sample goes together only up to 256 MiB of logits."""
+        run, shape = Run(device="cpu", precision="bf16"), Shape.of(config_of("Qwen3-0.6B"))
+        assert evaluation_bytes(shape, run, 8 * 64, 64) == 176 * 151_936 * 10
+        assert evaluation_bytes(shape, run, 8 * 2048, 2048) == 2048 * 151_936 * 10, "one sample is never split"
+        assert memory.evaluation_tokens(151_936, Run(device="cpu", precision="bf16")) == 176
+        assert memory.evaluation_tokens(151_936, Run(device="cpu", backend="hf")) is None
 
     @pytest.mark.parametrize("what", ["seq", "batch"])
     def test_fit_is_the_largest(self, what: str) -> None:

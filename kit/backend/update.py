@@ -1,0 +1,56 @@
+"""The optimiser's own step where memory runs out in it: done again if nothing was changed yet, else said so."""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from envcheck.facts import Finding
+from kit.backend.loading import is_out_of_memory
+from kit.errors import KitError, problem
+
+
+class UpdateCutShort(KitError):
+    """The weights are those of no step: nothing of this state may be kept."""
+
+
+def guard_update(optimizer: Any, free_memory: Callable[[], None], on_event: Callable[..., None]) -> None:
+    """Give this optimiser a step that is tried twice. Raises UpdateCutShort: some weights are changed, others not."""
+    plain = optimizer.step
+
+    def step(_: Any, *args: Any, **kwargs: Any) -> Any:
+        before = _changes(optimizer)
+        try:
+            return plain(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = (str(error).splitlines() or ["MemoryError"])[0]
+        free_memory()  # outside of `except`: the error holds on to tensors
+        if _changes(optimizer) != before:
+            raise UpdateCutShort(_cut_short(said))
+        text = "memory ran out in the optimiser's step: memory freed, the same step again"
+        on_event("out-of-memory", text, error=said)
+        return plain(*args, **kwargs)
+
+    optimizer.step = MethodType(step, optimizer)
+
+
+def _changes(optimizer: Any) -> list[tuple[int, int]]:
+    """How often each weight and its count of steps were changed: equal lists, nothing was done in between.
+
+    bitsandbytes writes weights without torch's knowledge, but counts the step first.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    counts = [optimizer.state[weight].get("step", 0) if weight in optimizer.state else 0 for weight in weights]
+    return [(weight._version, getattr(count, "_version", count)) for weight, count in zip(weights, counts, strict=True)]
+
+
+def _cut_short(error: str) -> Finding:
+    return problem(
+        "update-cut-short",
+        "Memory ran out while the weights were being changed; this state is not kept.",
+        "Some weights have taken the step and others have not.",
+        "the same command again: it goes on from the newest checkpoint",
+        "--optimizer paged_adamw_8bit        (its states can move to main memory)",
+        details={"torch said": error},
+    )
