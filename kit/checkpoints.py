@@ -114,15 +114,20 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(one.path, ignore_errors=True)
 
 
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of the folder, which need not be there yet."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
 def check_disk(folder: Path, need_bytes: int, what: str) -> None:
     """Raises KitError where the disk has less room than that."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free_bytes = shutil.disk_usage(existing).free
-    if free_bytes < need_bytes:
+    left_bytes = free_bytes(folder)
+    if left_bytes < need_bytes:
         raise KitError(
             problem(
                 "disk-too-full",
-                f"{what} needs {need_bytes / MIB:,.0f} MiB; the disk of {folder} has {free_bytes / MIB:,.0f} MiB left.",
+                f"{what} needs {need_bytes / MIB:,.0f} MiB; the disk of {folder} has {left_bytes / MIB:,.0f} MiB left.",
                 "A run that cannot save is lost work.",
                 "free some room, or --output FOLDER on another disk",
                 "--keep-checkpoints 1",

@@ -1,15 +1,34 @@
 """Writing files so that nobody ever finds half of one."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def write_whole(path: Path, texts: Iterable[str]) -> None:
-    """Written beside, then renamed: the file is whole or absent."""
+    """Written beside, then renamed: the file is whole or absent. After an error nothing is left beside it."""
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.writelines(texts)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.writelines(texts)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def append_whole(path: Path, text: str) -> None:
+    """All of the text at the end of the file or, where that raises OSError, none of it."""
+    left = memoryview(text.encode())
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise

@@ -1,20 +1,25 @@
 """The folder of a run: claimed for one process, one set of options and one data; a file in it is whole or absent."""
 
+import errno
 import json
 import os
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from envcheck.facts import Finding
 from kit import config
 from kit.errors import KitError, problem
-from kit.files import write_whole
+from kit.files import append_whole, write_whole
 from kit.options import Command, Run
 from kit.record import Result
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # Options that change neither what is learnt nor in which order: a run may go on with others.
 FREE = {
@@ -30,6 +35,23 @@ FREE = {
     "vram_limit_gib",
 }
 LOCK = ".lock"
+PROBE_BYTES = 1 << 16  # more than the small files of a run take
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclass
+class Hold:
+    """What a process keeps of the folder it is in.
+
+    lock, lock_file (device and number of the file on disk): while they fit together the folder is this process's.
+    texts: the small files as they were written last. waiting: lines that could not be written yet, for each file.
+    """
+
+    lock: "FileLock | None" = None
+    lock_file: tuple[int, int] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,7 @@ class RunFolder:
     path: Path
     earlier: Result | None = None
     different: dict[str, str] | None = None
+    hold: Hold = field(default_factory=Hold, compare=False, repr=False)
 
     @classmethod
     def claim(cls, path: Path, command: Command, data_sha256: str) -> "RunFolder":
@@ -72,28 +95,72 @@ class RunFolder:
 
     @contextmanager
     def open(self, command: Command) -> Iterator[None]:
-        """This process's alone while inside. Raises KitError: another process is in it."""
-        from filelock import FileLock, Timeout
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
+        """This process's alone while inside. Raises KitError: another process is in it, or it cannot be written to."""
+        self._lock()
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise KitError(
-                problem(
-                    "output-in-use",
-                    f"Another process is training in {self.path}.",
-                    "Two would overwrite each other's checkpoints.",
-                    "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
-                    f"--output {_free_name(self.path)}",
-                )
-            ) from None
-        with lock:
             if command.fresh:
                 self._empty()
             self.write_text("run.toml", config.to_toml(command.run, command.origins))
             yield
+        finally:
+            self.hold.lock.release()
+
+    def _lock(self) -> None:
+        from filelock import FileLock, Timeout
+
+        with self._writing(LOCK):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.hold.lock = FileLock(self.path / LOCK)
+            try:
+                self.hold.lock.acquire(timeout=0)
+            except Timeout:
+                raise KitError(
+                    problem(
+                        "output-in-use",
+                        f"Another process is training in {self.path}.",
+                        "Two would overwrite each other's checkpoints.",
+                        "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
+                        f"--output {_free_name(self.path)}",
+                    )
+                ) from None
+            self.hold.lock_file = self._lock_file()
+
+    def _lock_file(self) -> tuple[int, int] | None:
+        """None if it is not there."""
+        try:
+            found = (self.path / LOCK).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @property
+    def is_ours(self) -> bool:
+        """Not once something deleted the folder during the run, whoever made it again."""
+        return self.hold.lock is None or self._lock_file() == self.hold.lock_file
+
+    def restore(self) -> bool:
+        """Whether something deleted the folder during the run: then it is made again with the small files in it.
+
+        What grew with the run and the checkpoints are lost. Raises KitError: another run was begun there since.
+        """
+        if self.is_ours:
+            return False
+        self.hold.lock.release()
+        self._lock()
+        if (self.path / "run.toml").exists():
+            self.hold.lock.release()
+            self.hold.lock_file = None
+            raise KitError(
+                problem(
+                    "output-taken",
+                    f"{self.path} was deleted during this run, and another run was begun there.",
+                    "This run would overwrite the other one.",
+                    f"--output {_free_name(self.path)}       (begins this run anew)",
+                )
+            )
+        for name, text in self.hold.texts.items():
+            self.write_text(name, text)
+        return True
 
     def _empty(self) -> None:
         for item in self.path.iterdir():
@@ -106,57 +173,99 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """An OSError inside is raised as a KitError that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise KitError(cannot_write(self.path / name, error)) from error
+
     def write_text(self, name: str, text: str) -> None:
-        write_whole(self.path / name, [text])
+        """Raises KitError: the disk takes it not; an earlier file of the name is left."""
+        with self._writing(name):
+            write_whole(self.path / name, [text])
+        self.hold.texts[name] = text
 
     def write_lines(self, name: str, items: Iterable[Any]) -> None:
-        """A .jsonl file of the items."""
-        write_whole(self.path / name, (json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+        """A .jsonl file of the items. Raises KitError as write_text."""
+        with self._writing(name):
+            write_whole(self.path / name, (json.dumps(item, ensure_ascii=False) + "\n" for item in items))
 
     def write_json(self, name: str, record: Any) -> None:
         self.write_text(name, json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
 
     def read_json(self, name: str) -> Any | None:
-        """None if it is not there."""
+        """None if it is not there or broken."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
-    def add_line(self, name: str, line: dict[str, Any]) -> None:
-        """To a .jsonl file that grows with the run."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def add_line(self, name: str, line: dict[str, Any]) -> OSError | None:
+        """To a .jsonl file that grows with the run. Returns why it cannot be written, if so.
+
+        A line is no reason to end a run that goes well: lines that cannot be written wait in memory and are written, in
+        their order, with the next one that can. The caller tells the user, once.
+        """
+        waiting = self.hold.waiting.setdefault(name, [])
+        waiting.append(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            append_whole(self.path / name, "".join(waiting))
+        except OSError as error:
+            return error
+        waiting.clear()
+        return None
 
     def back_to(self, step: int) -> list[dict[str, Any]]:
         """The metrics until that step; what was written of later steps, which are done again, is taken out."""
-        kept = {name: _until(self.path / name, step) for name in ("metrics.jsonl", "samples.jsonl")}
+        names = [name for name in ("metrics.jsonl", "samples.jsonl") if (self.path / name).exists()]
+        kept = {name: _until(self.path / name, step) for name in names}
         for name, lines in kept.items():
             self.write_lines(name, lines)
-        return kept["metrics.jsonl"]
+        return kept.get("metrics.jsonl", [])
 
     @contextmanager
     def new_folder(self, name: str) -> Iterator[Path]:
-        """A folder to write into that takes its name only when all is written, in place of an earlier one."""
-        beside = self.path / f".{name}.part"
+        """A folder to write into that takes its name only when all is written, in place of an earlier one.
+
+        An error, also of the disk, leaves the earlier one and no trace.
+        """
+        beside, target = self.path / f".{name}.part", self.path / name
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        yield beside
-        target = self.path / name
-        shutil.rmtree(target, ignore_errors=True)
-        beside.replace(target)
+        try:
+            beside.mkdir()
+            yield beside
+            shutil.rmtree(target, ignore_errors=True)
+            beside.replace(target)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+
+def cannot_write(path: Path, error: Exception) -> Finding:
+    """For a file of a run that is under way."""
+    full = getattr(error, "errno", None) in FULL or "No space left" in str(error)
+    return problem(
+        "output-cannot-be-written",
+        f"{path} cannot be written.",
+        f"{type(error).__name__}: {error}".splitlines()[0],
+        f"free some room on the disk of {path.parent}" if full else f"ls -ld {path.parent}       (shows who may write)",
+        "then the same command: it goes on from the newest checkpoint",
+    )
 
 
 def _until(path: Path, step: int) -> list[dict[str, Any]]:
     """Lines of steps up to this one; a last line that a kill left half-written is none."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for one in text.split("\n"):  # splitlines would also part an answer with a line separator in it
         try:
-            line = json.loads(text)
-        except ValueError:
+            line = json.loads(one)
+            if line["step"] <= step:
+                lines.append(line)
+        except (ValueError, TypeError, KeyError):
             continue
-        if line["step"] <= step:
-            lines.append(line)
     return lines
 
 
@@ -174,14 +283,16 @@ def _check_is_run(path: Path, if_any: bool = False) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """The nearest folder that exists must take a new file."""
+    """The nearest folder that exists must take a new file with something in it."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     try:
         if not existing.is_dir():
             raise NotADirectoryError(f"{existing} is a file")
         probe = existing / f".kit-{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise KitError(
             problem(
@@ -189,7 +300,9 @@ def _check_writable(path: Path) -> None:
                 f"Nothing can be written to {path}.",
                 f"{type(error).__name__}: {error}",
                 "--output a/folder/of/yours",
-                f"ls -ld {existing}       (shows who may write there)",
+                f"free some room on the disk of {existing}"
+                if error.errno in FULL
+                else f"ls -ld {existing}       (shows who may write there)",
             )
         ) from None
 

@@ -1,11 +1,17 @@
 """Loaded model + samples -> Result: measure, train, measure again; from where an earlier try broke off."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from envcheck.facts import Finding
 from kit import backend, checkpoints
 from kit.backend import Loaded
 from kit.checkpoints import Checkpoint
 from kit.data import Data
 from kit.errors import KitError, problem
-from kit.folder import RunFolder
+from kit.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write
 from kit.options import Run
 from kit.prompt import ChatFormat
 from kit.record import Answer, Result
@@ -25,56 +31,161 @@ class Interrupted(Exception):
 def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolder, show: Show, say: Say) -> Result:
     """Train the adapter of `loaded` and save it to folder/adapter, from the newest whole checkpoint if there is one.
 
-    Raises KitError: out of memory at the last rung, a number that is none, a full disk; Interrupted: stopped on
-    request, with a checkpoint and the adapter saved.
+    Raises KitError: out of memory at the last rung, a number that is none, a disk that takes nothing; Interrupted:
+    stopped on request, with a checkpoint and the adapter saved.
     """
     watch = Watch(loaded, run, data, chat, folder, show, say)
-    checkpoint = _newest(folder, say)
-    if checkpoint:
-        watch.goes_on_from(checkpoint)
-        watch.on_event("resumed", f"going on after step {checkpoint.about.step} of {watch.steps}", step=watch.step)
-    trainer = watch.trainer = backend.trainer(loaded, run, data.train, folder.checkpoints, watch)
-    checkpoints.check_disk(folder.path, (run.keep_checkpoints + 2) * backend.state_bytes(loaded), "Keeping checkpoints")
-    loss_before, before = _begun(watch)
-    with watch.signals():
-        try:
-            if checkpoint and watch.is_over:  # the trainer would do one step more
-                backend.load_weights(trainer.model, checkpoint.path)
-            else:
-                trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        except KitError:
-            if watch.step:
-                watch.keep()  # the weights are those of the last good step
-            raise
-    if watch.stopped_early:
-        _back_to_the_best(watch)
-    with folder.new_folder("adapter") as new:
-        backend.save_adapter(loaded, new)
-    ended = not watch.interrupted
-    seconds = watch.elapsed_s
-    result = Result(
-        steps=watch.step,
-        tokens=watch.tokens,
-        train_s=round(seconds, 2),
-        tokens_per_s=round(watch.tokens / seconds, 1),
-        loss_before=loss_before,
-        loss_after=watch.held_out_loss("tuned model") if ended else None,
-        peak_memory_bytes=backend.peak_memory_bytes(loaded.device),
-        before=before,
-        after=watch.answers() if ended else (),
-    )
+    with _told_in_words(watch):
+        checkpoint = _newest(watch)
+        trainer = watch.trainer = backend.trainer(loaded, run, data.train, folder.checkpoints, watch)
+        need_bytes = (run.keep_checkpoints + 2) * backend.state_bytes(loaded)
+        checkpoints.check_disk(folder.path, need_bytes, "Keeping checkpoints")
+        loss_before, before = _begun(watch)
+        with watch.signals():
+            try:
+                if checkpoint and watch.is_over:  # the trainer would do one step more
+                    backend.load_weights(trainer.model, checkpoint.path)
+                else:
+                    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            except backend.UpdateCutShort:
+                raise
+            except KitError:
+                if not folder.is_ours:
+                    _say_where_it_is(watch)
+                elif watch.step > watch.kept_step:
+                    watch.keep()  # the weights are those of the last good step
+                raise
+            if watch.stopped_early:
+                _back_to_the_best(watch)
+            _save_adapter(watch)
+        ended = not watch.interrupted
+        seconds = watch.elapsed_s
+        result = Result(
+            steps=watch.step,
+            tokens=watch.tokens,
+            train_s=round(seconds, 2),
+            tokens_per_s=round(watch.tokens / seconds, 1),
+            loss_before=loss_before,
+            loss_after=watch.held_out_loss("tuned model") if ended else None,
+            peak_memory_bytes=backend.peak_memory_bytes(loaded.device),
+            before=before,
+            after=watch.answers() if ended else (),
+        )
     if not ended:
         raise Interrupted(result)
     return result
 
 
-def _newest(folder: RunFolder, say: Say) -> Checkpoint | None:
-    """The newest whole checkpoint; broken ones are named."""
-    found, broken = checkpoints.whole(folder.checkpoints)
+@contextmanager
+def _told_in_words(watch: Watch) -> Iterator[None]:
+    """What ends a run inside is a KitError, and the user hears from where the same command goes on."""
+    try:
+        yield
+    except KitError:
+        _say_what_is_kept(watch)
+        raise
+    except (OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in (*FULL, *NOT_ALLOWED):
+            finding = cannot_write(Path(error.filename or watch.folder.checkpoints), error)
+        elif backend.is_out_of_memory(error):
+            finding = _no_memory(watch, error)
+        else:
+            raise
+        _say_what_is_kept(watch)
+        raise KitError(finding) from error
+
+
+def _say_what_is_kept(watch: Watch) -> None:
+    if watch.kept_step and watch.folder.is_ours:
+        watch.say(f"the checkpoint of step {watch.kept_step} is kept; a run of the same options goes on from there")
+
+
+def _no_memory(watch: Watch, error: Exception) -> Finding:
+    """Where no ladder stands: the model on its way into the trainer, or between two steps."""
+    return problem(
+        "out-of-memory",
+        f"Memory ran out after step {watch.step}, in no step or evaluation.",
+        (str(error).splitlines() or [type(error).__name__])[0],
+        "close what else takes memory, then the same command",
+        "--micro-batch-size 1 --gradient-checkpointing on      (a run may go on with these)",
+    )
+
+
+def _save_adapter(watch: Watch) -> None:
+    """Into the run folder. Where it cannot be, after another try, and no checkpoint holds the last step: elsewhere.
+
+    Raises KitError: not saved in the run folder.
+    """
+    error = _error_of_saving(watch)
+    if error and backend.is_out_of_memory(error):
+        error.__traceback__ = None  # holds on to the tensors of the failed try
+        backend.free_memory()
+        error = _error_of_saving(watch)
+    if not error:
+        return
+    if isinstance(error, KitError):  # the folder is another run's by now
+        _say_where_it_is(watch)
+        raise error
+    if watch.kept_step == watch.step:
+        kept = f"Nothing is lost: the checkpoint of step {watch.step} holds all of it, and only the saving is left."
+        details = {}
+    else:
+        kept = f"No checkpoint of step {watch.step} could be written either; the newest is of step {watch.kept_step}."
+        details = {"adapter saved in": _saved_elsewhere(watch) or "no other folder could be written to"}
+    finding = cannot_write(watch.folder.path / "adapter", error)
+    raise KitError(
+        problem(
+            "adapter-not-saved",
+            f"The adapter of step {watch.step} cannot be saved: {finding.why}.",
+            kept,
+            "close what else takes memory" if backend.is_out_of_memory(error) else finding.fix[0],
+            "then the same command: it saves the adapter",
+            details=details,
+        )
+    ) from error
+
+
+def _error_of_saving(watch: Watch) -> Exception | None:
+    """Whatever it is: safetensors has errors of its own for a full disk."""
+    try:
+        watch.folder.restore()
+        with watch.folder.new_folder("adapter") as new:
+            backend.save_adapter(watch.loaded, new)
+    except Exception as error:
+        return error
+    return None
+
+
+def _say_where_it_is(watch: Watch) -> None:
+    place = _saved_elsewhere(watch) if watch.step else None
+    if place:
+        watch.say(f"the adapter of step {watch.step} is in {place}")
+
+
+def _saved_elsewhere(watch: Watch) -> Path | None:
+    """The adapter in a new folder, in the user's home or where temporary files go."""
+    for place in (Path.home(), Path(tempfile.gettempdir())):
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="kit-adapter-", dir=place))
+            backend.save_adapter(watch.loaded, folder)
+        except Exception:
+            continue
+        return folder
+    return None
+
+
+def _newest(watch: Watch) -> Checkpoint | None:
+    """The newest whole checkpoint, with the listener at its step; broken ones are named."""
+    found, broken = checkpoints.whole(watch.folder.checkpoints)
     for finding in broken:
-        folder.add_line("events.jsonl", {"kind": finding.id, "text": finding.what, "details": finding.details})
-        say(f"{finding.what} ({finding.details[0][1]})")
-    return found[-1] if found else None
+        watch.on_event(finding.id, f"{finding.what} ({finding.details[0][1]})", details=finding.details)
+    if found:
+        watch.goes_on_from(found[-1])
+        watch.on_event("resumed", f"going on after step {watch.step} of {watch.steps}", step=watch.step)
+        return found[-1]
+    if watch.folder.back_to(0) or broken:
+        watch.on_event("begun-again", "no checkpoint can be used: beginning again with step 1", step=0)
+    return None
 
 
 def _begun(watch: Watch) -> tuple[float | None, tuple[Answer, ...]]:

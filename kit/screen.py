@@ -157,8 +157,9 @@ def result(result: Result, folder: object) -> None:
         losses = f"held-out loss {result.loss_before:.3f} -> {result.loss_after:.3f}"
         rows.append(f"{losses} ({fall_pct:.0f} % lower)")
     if result.after:
-        mean = sum(answer.tokens_per_s for answer in result.after) / len(result.after)
-        rows.append(f"answers at {mean:,.0f} tokens/s; peak memory {gib(result.peak_memory_bytes)} GiB")
+        speeds = [answer.tokens_per_s for answer in result.after if answer.tokens]
+        answered = f"answers at {sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "no answers"
+        rows.append(f"{answered}; peak memory {gib(result.peak_memory_bytes)} GiB")
     rows.append(f"adapter: {folder}/adapter     all of it: {folder}")
     console.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))
 

@@ -7,6 +7,7 @@
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what is finished is saved).
 """
 
+import contextlib
 import functools
 import json
 import sys
@@ -149,7 +150,9 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
         screen.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
         raise KeyboardInterrupt from None
     except BaseException as error:
-        keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
+        with contextlib.suppress(KitError):  # a disk that takes no manifest must not hide what went wrong first
+            if folder.is_ours:
+                keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
         raise
     folder.write_json("samples.json", {name: [asdict(answer) for answer in getattr(result, name)]
                                        for name in ("before", "after")})  # fmt: skip

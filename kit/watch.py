@@ -1,7 +1,6 @@
 """What happens around each optimiser step: it is written down, the model is measured and asked, its state kept."""
 
 import math
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from kit import backend, checkpoints
 from kit.backend import Loaded
-from kit.checkpoints import About, Checkpoint
+from kit.checkpoints import MIB, About, Checkpoint
 from kit.data import Data, Question
 from kit.folder import RunFolder
 from kit.options import Run
@@ -19,6 +18,9 @@ from kit.record import Answer
 
 Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
 Say = Callable[[str], None]
+
+
+NO_ANSWER = "(no answer: memory ran out)"
 
 
 def _span(seconds: float) -> str:
@@ -43,7 +45,8 @@ class Watch:
         self.measured_steps = {
             round(self.steps * part / (run.evaluations + 1)) for part in range(1, run.evaluations + 1)
         }
-        self.step = self.tokens = 0
+        self.step = self.tokens = self.kept_step = 0  # kept: of the newest checkpoint
+        self.lines_wait = False  # in memory, because the disk takes none
         self.elapsed_before_s = 0.0
         self.started_s = self.saved_s = time.perf_counter()
         self.best_loss = math.inf
@@ -54,6 +57,7 @@ class Watch:
         """The state of this listener after the checkpoint's step, from what the run wrote down until then."""
         about = checkpoint.about
         self.step, self.tokens, self.elapsed_before_s = about.step, about.tokens, about.elapsed_s
+        self.kept_step = about.step
         for line in self.folder.back_to(about.step):
             if "held_out_loss" in line:
                 self._compare(line["held_out_loss"])
@@ -78,6 +82,7 @@ class Watch:
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         self.step, self.tokens = step, int(metrics.get("num_tokens", 0))
+        remade = self.folder.restore()
         line = {
             "step": step,
             "loss": metrics["loss"],
@@ -87,16 +92,29 @@ class Watch:
             "tokens_per_s": round(self.tokens / self.elapsed_s, 1),
             "elapsed_s": round(self.elapsed_s, 3),
         }
-        self.folder.add_line("metrics.jsonl", line)
+        self.write_down("metrics.jsonl", line)
+        if remade:
+            text = f"{self.folder.path} was deleted: made again, with a checkpoint; lines of earlier steps are lost"
+            self.on_event("folder-deleted", text, step=step)
         self.show("training", step, self.steps, f"loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tokens/s")
         loss = self.measure() if step in self.measured_steps else None
         minutes = (time.perf_counter() - self.saved_s) / 60
-        if loss is not None or minutes >= self.run.checkpoint_minutes or self.interrupted:
+        due = loss is not None or minutes >= self.run.checkpoint_minutes or step >= self.steps
+        if due or remade or self.interrupted:
             self.keep(loss)
 
     def on_event(self, kind: str, text: str, **facts: Any) -> None:
-        self.folder.add_line("events.jsonl", {"kind": kind, "text": text, **facts})
+        self.write_down("events.jsonl", {"kind": kind, "text": text, **facts})
         self.say(text)
+
+    def write_down(self, name: str, line: dict[str, Any]) -> None:
+        """A line of a growing file. A disk that takes none is told once and again when it does; the run goes on."""
+        error = self.folder.add_line(name, line)
+        if error and not self.lines_wait:
+            self.say(f"{name} cannot be written ({error.strerror}): its lines wait in memory; free some room")
+        elif self.lines_wait and not error:
+            self.say(f"{name} can be written again, with the lines that waited")
+        self.lines_wait = error is not None
 
     def stop_requested(self) -> bool:
         return self.interrupted or self.stopped_early
@@ -122,11 +140,11 @@ class Watch:
         loss = self.held_out_loss("held-out rows")
         answers = self.answers()
         self.started_s += time.perf_counter() - start_s  # is no time of training
-        self.folder.add_line("samples.jsonl", {"step": self.step, "answers": [answer.text for answer in answers]})
+        self.write_down("samples.jsonl", {"step": self.step, "answers": [answer.text for answer in answers]})
         if loss is None:
             return None
         line = {"step": self.step, "held_out_loss": loss, "perplexity": round(math.exp(min(loss, 100)), 3)}
-        self.folder.add_line("metrics.jsonl", line)
+        self.write_down("metrics.jsonl", line)
         self._compare(loss)
         if self.stopped_early:
             text = (
@@ -146,9 +164,11 @@ class Watch:
         return backend.held_out_loss(self.trainer, self.data.held_out, told)
 
     def answers(self) -> tuple[Answer, ...]:
-        """To the prompts of the run, or to the first held-out questions. Too little memory for them stops nothing."""
+        """To the prompts of the run, or to the first held-out questions. Too little memory for them stops nothing: the
+        questions it does not suffice for have NO_ANSWER, of 0 tokens."""
         own = [Question(text, self.chat.prompt_ids([{"role": "user", "content": text}])) for text in self.run.prompts]
         asked, answers = own or self.data.questions, []
+        ran_out = False
         try:
             with backend.answering(self.loaded):
                 for number, question in enumerate(asked, start=1):
@@ -158,22 +178,43 @@ class Watch:
         except (RuntimeError, MemoryError) as error:
             if not backend.is_out_of_memory(error):
                 raise
-            self.on_event("out-of-memory", "memory ran out while answering: fewer answers", step=self.step)
+            ran_out = True
+        if ran_out:  # outside of `except`: the error holds on to the tensors of the failed try
+            backend.free_memory()
+            missing = [Answer(question.text, NO_ANSWER, 0, 0.0) for question in asked[len(answers) :]]
+            text = f"memory ran out while answering: {len(missing)} of {len(asked)} questions have no answer"
+            self.on_event("out-of-memory", text, step=self.step)
+            answers += missing
         return tuple(answers)
 
     def keep(self, loss: float | None = None) -> None:
-        """A checkpoint of this moment. A disk that takes none stops nothing: earlier ones stay, another try follows."""
-        folder = self.folder.checkpoints
+        """A checkpoint of this moment. One that cannot be written stops nothing: earlier ones stay, another try
+        follows; at once where memory ran out, which is freed."""
         about = About(self.step, self.tokens, round(self.elapsed_s, 3), loss)
         self.saved_s = time.perf_counter()
+        error = self._error_of_writing(about)
+        if error and backend.is_out_of_memory(error):
+            error.__traceback__ = None  # holds on to the tensors of the failed try
+            backend.free_memory()
+            error = self._error_of_writing(about)
+        if not error:
+            self.kept_step = self.step
+            return
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        free_bytes = checkpoints.free_bytes(self.folder.path)
+        where = f"{self.folder.path} has {free_bytes / MIB:,.0f} MiB free"
+        text = f"no checkpoint at step {self.step}: {said}; {where}; the run goes on and tries again later"
+        self.on_event("checkpoint-failed", text, step=self.step, error=type(error).__name__, free_bytes=free_bytes)
+
+    def _error_of_writing(self, about: About) -> Exception | None:
+        """Whatever it is: safetensors has errors of its own for a full disk, and a checkpoint is no reason to end."""
+        folder = self.folder.checkpoints
         try:
             checkpoints.write(folder, about, lambda path: backend.save_state(self.trainer, path))
             checkpoints.prune(folder, self.run.keep_checkpoints)
-        except (OSError, RuntimeError) as error:  # safetensors and torch give RuntimeErrors for a full disk
-            text = f"no checkpoint at step {self.step}: {str(error).splitlines()[0]}; free some room, the run goes on"
-            self.on_event(
-                "checkpoint-failed", text, step=self.step, free_bytes=shutil.disk_usage(self.folder.path).free
-            )
+        except Exception as error:
+            return error
+        return None
 
     @contextmanager
     def signals(self) -> Iterator[None]:

@@ -27,8 +27,16 @@ def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:
     counts = {True: 0, False: 0}
     for code in codes:
         counts[not code] += 1
-    write_whole(out, (_line(raw.value) for raw, code, _ in _rows(data.choice, rows, codes) if not code))
-    write_whole(removed, (_removal(data.choice, *item) for item in _rows(data.choice, rows, codes) if item[1]))
+    try:
+        write_whole(out, (_line(raw.value) for raw, code, _ in _rows(data.choice, rows, codes) if not code))
+        write_whole(removed, (_removal(data.choice, *item) for item in _rows(data.choice, rows, codes) if item[1]))
+    except OSError as error:
+        why = f"{type(error).__name__}: {error}"
+        raise KitError(
+            problem(
+                "output-cannot-be-written", f"{out} cannot be written.", why, "--fix a/folder/with/room/clean.jsonl"
+            )
+        ) from error
     return removed, counts[True], counts[False]
 
 

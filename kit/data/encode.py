@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import kit
 from kit.data import store
-from kit.errors import RowError
+from kit.errors import KitError, RowError, problem
 from kit.options import Rows
 from kit.prompt import ChatFormat, Segment
 from kit.rows import checks, formats, sources
@@ -70,7 +70,11 @@ def encode(rows: Rows, files: list[Source], chat: ChatFormat, key: str, told: To
         finally:
             writer.close()
         (folder / store.HEAD).write_text(json.dumps({"files": head}), encoding="utf-8")
-    return store.find(key)
+    stored = store.find(key)
+    if stored is None:
+        why = "Another program deleted or changed it at this moment."
+        raise KitError(problem("cache-gone", f"The encoded data in {store.cache_folder()} is gone.", why, "try again"))
+    return stored
 
 
 def _encode_file(

@@ -5,6 +5,7 @@ became of each row). Memory therefore does not grow with the tokens.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envcheck.facts import Finding
+from kit.errors import KitError, problem
 from kit.prompt import IGNORED, Sample
 
 if TYPE_CHECKING:
@@ -95,28 +98,68 @@ class Writer:
 
 @contextmanager
 def new(key: str) -> Iterator[Path]:
-    """A folder to write into; whole under its key in the cache afterwards, gone after an error."""
+    """A folder to write into; whole under its key in the cache afterwards, gone after an error.
+
+    Raises KitError: the cache folder cannot be written to, or its disk is full. Errors of reading data pass through.
+    """
     cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=cache))
+    folder = None
     try:
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=cache))
         yield folder
         shutil.rmtree(cache / key, ignore_errors=True)  # one that could not be read
         with contextlib.suppress(OSError):  # another process was first: its files are the same
             folder.rename(cache / key)
+    except OSError as error:
+        if folder and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise  # of the data's files, most likely
+        raise KitError(_cannot_store(cache, error)) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    _keep_within(cache, CACHE_LIMIT_BYTES)
-
-
-def _keep_within(cache: Path, limit_bytes: int) -> None:
-    """Delete the data sets used longest ago; the newest one always stays."""
-    folders = sorted(cache.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    total_bytes = 0
-    for number, folder in enumerate(folders):
-        total_bytes += sum(file.stat().st_size for file in folder.glob("*"))
-        if number and total_bytes > limit_bytes:
+        if folder:
             shutil.rmtree(folder, ignore_errors=True)
+    _keep_within(cache, CACHE_LIMIT_BYTES, cache / key)
+
+
+def _cannot_store(cache: Path, error: OSError) -> Finding:
+    return problem(
+        "cache-cannot-be-written",
+        f"Encoded data cannot be kept in {cache}.",
+        f"{type(error).__name__}: {error}",
+        f"free some room on the disk of {cache}",
+        "KIT_CACHE=FOLDER python -m kit.train ...       (a folder of yours on another disk)",
+    )
+
+
+def _keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
+    """Delete the data sets used longest ago; the newest one always stays, whatever the clock says of it.
+
+    Other processes may delete in the same folder at the same time.
+    """
+    sizes_bytes = {folder: _size_bytes(folder) for folder in cache.iterdir() if folder != newest}
+    total_bytes = _size_bytes(newest) + sum(sizes_bytes.values())
+    for folder in sorted(sizes_bytes, key=_used_s):
+        if total_bytes > limit_bytes:
+            shutil.rmtree(folder, ignore_errors=True)
+            total_bytes -= sizes_bytes[folder]
+
+
+def _used_s(folder: Path) -> float:
+    """When it was used last; 0 for one that is gone."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size_bytes(folder: Path) -> int:
+    """Of the files in it that are there."""
+    total_bytes = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in files:
+            with contextlib.suppress(OSError):
+                total_bytes += file.stat().st_size
+    return total_bytes
 
 
 def find(key: str) -> "Stored | None":
@@ -126,9 +169,10 @@ def find(key: str) -> "Stored | None":
         stored = Stored(folder, json.loads((folder / HEAD).read_text(encoding="utf-8")))
         stored.rows  # noqa: B018 opened here, so that a broken file is not found later
         stored.batches  # noqa: B018
-        os.utime(folder)
     except (OSError, ValueError):
         return None
+    with contextlib.suppress(OSError):  # a cache that may only be read is one, too
+        os.utime(folder)
     return stored
 
 

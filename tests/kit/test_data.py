@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -391,8 +392,41 @@ class TestCache:
             folder.mkdir()
             (folder / "file").write_bytes(b"x" * 100)
             store.os.utime(folder, (number, number))
-        store._keep_within(tmp_path, 250)
+        store._keep_within(tmp_path, 250, tmp_path / "entry3")
         assert sorted(folder.name for folder in tmp_path.iterdir()) == ["entry2", "entry3"]
+        store._keep_within(tmp_path, 150, tmp_path / "entry2")
+        assert [folder.name for folder in tmp_path.iterdir()] == ["entry2"], "whatever the clock says of the newest"
+
+    def test_other_processes_may_delete_at_the_same_time(self, tmp_path, monkeypatch) -> None:
+        for name in ("a", "b", "newest"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "file").write_bytes(b"x" * 100)
+        size_bytes = store._size_bytes
+
+        def another(folder) -> int:
+            shutil.rmtree(tmp_path / "a", ignore_errors=True)
+            return size_bytes(folder)
+
+        monkeypatch.setattr(store, "_size_bytes", another)
+        store._keep_within(tmp_path, 150, tmp_path / "newest")
+        assert [folder.name for folder in tmp_path.iterdir()] == ["newest"]
+
+    def test_a_cache_that_takes_nothing_says_where_another_can_be(
+        self, tiny_chat, write_rows, tmp_path, monkeypatch
+    ) -> None:
+        path = write_rows([PAIR])
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
+        assert problems(path, chat=tiny_chat)[0].id == "cache-cannot-be-written"
+        monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(store.Writer, "add", full)
+        (finding,) = problems(path, chat=tiny_chat)
+        assert any("KIT_CACHE" in way for way in finding.fix)
+        assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_large_files_come_in_several_batches(tiny_chat, write_rows) -> None:

@@ -1,5 +1,6 @@
 """The run folder: claimed without a trace, never overwritten by another run, every file whole."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -138,6 +139,41 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path) -> None:
     with pytest.raises(UnicodeEncodeError):
         folder.write_text("a.txt", "\ud800")
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
+def test_a_disk_that_takes_no_more_leaves_whole_lines_and_no_rest(tmp_path) -> None:
+    import resource
+
+    folder = RunFolder(tmp_path)
+    folder.add_line("metrics.jsonl", {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        error = folder.add_line("metrics.jsonl", {"step": 2})
+        with pytest.raises(KitError) as told:
+            folder.write_text("manifest.json", "x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.errno == errno.EFBIG
+    assert told.value.findings[0].id == "output-cannot-be-written"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"metrics.jsonl": '{"step": 1}\n'}
+    assert folder.add_line("metrics.jsonl", {"step": 3}) is None
+    assert [line["step"] for line in folder.back_to(3)] == [1, 2, 3]
+
+
+def test_lines_are_what_they_were_whatever_is_in_them(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_line("samples.jsonl", {"step": 1, "answers": ["two\u2028lines"]})
+    with (tmp_path / "samples.jsonl").open("ab") as file:
+        file.write(b'7\n{"step": "x"}\n\xff\x00\n')  # valid JSON that is no line of ours, and a broken disk
+    folder.back_to(1)
+    assert json.loads((tmp_path / "samples.jsonl").read_text()) == {"step": 1, "answers": ["two\u2028lines"]}
+
+
+def test_a_broken_file_is_as_good_as_none(tmp_path) -> None:
+    (tmp_path / "begun.json").write_bytes(b"\xff{")
+    assert RunFolder(tmp_path).read_json("begun.json") is None
 
 
 def write_and_fail(folder: RunFolder) -> None:

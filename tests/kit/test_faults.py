@@ -1,0 +1,218 @@
+"""What goes wrong around the steps: told once, nothing finished lost, an end that says what to do. No model here."""
+
+import errno
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import faults, inject
+from kit import backend, checkpoints, runner
+from kit.checkpoints import About
+from kit.data import Question
+from kit.errors import KitError
+from kit.folder import RunFolder
+from kit.options import Command, Run
+from kit.watch import NO_ANSWER, Watch
+
+OUT_OF_MEMORY = RuntimeError(inject.OUT_OF_MEMORY)
+
+
+class SafetensorError(Exception):
+    """As that of safetensors: neither an OSError nor a RuntimeError."""
+
+
+@pytest.fixture
+def freed(monkeypatch) -> list[bool]:
+    calls: list[bool] = []
+    monkeypatch.setattr(backend, "free_memory", lambda: calls.append(True))
+    return calls
+
+
+@pytest.fixture
+def watch(tmp_path, freed) -> Watch:
+    """After step 2 of 6, in a folder that is its own; what it says is in `told`."""
+    told: list[str] = []
+    data = SimpleNamespace(train=range(48), held_out=[], questions=[Question(text, [1]) for text in "abc"])
+    run = Run(max_steps=6, checkpoint_minutes=1000)
+    made = Watch(None, run, data, None, RunFolder(tmp_path / "x"), lambda *_: None, told.append)
+    made.told, made.step = told, 2
+    with made.folder.open(Command(run=run)):
+        yield made
+
+
+def saving(monkeypatch, name: str, *errors: Exception | None) -> None:
+    """backend.NAME(_, folder) raises these in turn, the last one from then on; with None it writes a file."""
+    left = list(errors)
+
+    def save(_, folder) -> None:
+        error = left.pop(0) if len(left) > 1 else left[0]
+        if error:
+            raise error
+        (folder / "weights").write_text("all of it")
+
+    monkeypatch.setattr(backend, name, save)
+
+
+def events(watch: Watch) -> list[dict]:
+    return [json.loads(line) for line in (watch.folder.path / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_checkpoint_is_tried_again_where_memory_was_freed(watch, monkeypatch, freed) -> None:
+    saving(monkeypatch, "save_state", OUT_OF_MEMORY, None)
+    watch.keep()
+    assert (watch.kept_step, freed, watch.told) == (2, [True], [])
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError(), SafetensorError("No space left"), OSError(28, "full")])
+def test_a_checkpoint_that_fails_stops_nothing_and_is_told(watch, monkeypatch, error) -> None:
+    saving(monkeypatch, "save_state", error)
+    watch.keep()
+    (event,) = events(watch)
+    assert event["kind"] == "checkpoint-failed"
+    assert event["error"] == type(error).__name__
+    assert "no checkpoint at step 2" in watch.told[0]
+    assert watch.kept_step == 0
+    assert list(watch.folder.checkpoints.iterdir()) == []
+
+
+def test_the_last_step_has_a_checkpoint(watch, monkeypatch) -> None:
+    saving(monkeypatch, "save_state", None)
+    watch.measured_steps = set()
+    for step in range(1, 7):
+        watch.on_step(step, {"loss": 1.0})
+    assert [one.about.step for one in checkpoints.whole(watch.folder.checkpoints)[0]] == [6]
+
+
+def test_answers_that_memory_does_not_suffice_for_are_named(watch, monkeypatch, freed) -> None:
+    given = iter([("yes", 1, 0.5)])
+
+    def answer(*_):
+        try:
+            return next(given)
+        except StopIteration:
+            raise OUT_OF_MEMORY from None
+
+    monkeypatch.setattr(backend, "answer", answer)
+    monkeypatch.setattr(backend, "answering", lambda _: shutil.os.scandir(watch.folder.path))  # any context
+    answers = watch.answers()
+    assert [(one.question, one.text, one.tokens) for one in answers] == [
+        ("a", "yes", 1), ("b", NO_ANSWER, 0), ("c", NO_ANSWER, 0),
+    ]  # fmt: skip
+    assert freed == [True]
+    assert "2 of 3 questions" in watch.told[0]
+
+
+def test_lines_that_cannot_be_written_are_told_once_and_wait(watch, monkeypatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr("kit.folder.append_whole", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+        for step in (1, 2, 3):
+            watch.write_down("metrics.jsonl", {"step": step})
+    assert len(watch.told) == 1
+    assert not (watch.folder.path / "metrics.jsonl").exists()
+    watch.write_down("metrics.jsonl", {"step": 4})
+    lines = (watch.folder.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    assert len(watch.told) == 2
+
+
+def test_an_adapter_that_cannot_be_saved_is_no_loss_with_a_checkpoint(watch, monkeypatch) -> None:
+    saving(monkeypatch, "save_state", None)
+    saving(monkeypatch, "save_adapter", SafetensorError("No space left on device"))
+    watch.keep()
+    with pytest.raises(KitError) as error:
+        runner._save_adapter(watch)
+    finding = error.value.findings[0]
+    assert finding.id == "adapter-not-saved"
+    assert "the checkpoint of step 2 holds all of it" in finding.why
+    assert finding.fix[0].startswith("free some room")
+    assert finding.details == ()
+    assert {path.name for path in watch.folder.path.iterdir()} == {".lock", "run.toml", "checkpoints"}
+
+
+def test_an_adapter_that_nothing_else_holds_is_saved_elsewhere(watch, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(runner.Path, "home", lambda: tmp_path)
+    saving(monkeypatch, "save_adapter", OSError(errno.EROFS, "Read-only file system"), None)
+    with pytest.raises(KitError) as error:
+        runner._save_adapter(watch)
+    (folder,) = tmp_path.glob("kit-adapter-*")
+    assert error.value.findings[0].details == (("adapter saved in", str(folder)),)
+    assert (folder / "weights").read_text() == "all of it"
+
+
+def test_saving_the_adapter_is_tried_again_where_memory_was_freed(watch, monkeypatch, freed) -> None:
+    saving(monkeypatch, "save_adapter", OUT_OF_MEMORY, None)
+    runner._save_adapter(watch)
+    assert freed == [True]
+    assert (watch.folder.path / "adapter" / "weights").exists()
+
+
+def end(watch: Watch, error: Exception) -> str:
+    """Id of the finding that the error of a run becomes."""
+    with pytest.raises(KitError) as told, runner._told_in_words(watch):
+        raise error
+    return told.value.findings[0].id
+
+
+def test_memory_and_disk_end_in_words_and_a_defect_does_not(watch, monkeypatch) -> None:
+    saving(monkeypatch, "save_state", None)
+    watch.keep()
+    assert end(watch, OUT_OF_MEMORY) == end(watch, MemoryError()) == "out-of-memory"
+    assert end(watch, OSError(errno.ENOSPC, "No space left")) == "output-cannot-be-written"
+    assert all("the checkpoint of step 2 is kept" in text for text in watch.told)
+    with pytest.raises(RuntimeError, match="shapes"), runner._told_in_words(watch):
+        raise RuntimeError("shapes do not fit")
+
+
+def test_a_run_without_a_checkpoint_writes_no_step_twice(watch) -> None:
+    """Killed between a step's line and its checkpoint, or with every checkpoint broken since."""
+    watch.folder.add_line("metrics.jsonl", {"step": 1, "loss": 1.0})
+    (watch.folder.checkpoints / "step-00000001").mkdir(parents=True)
+    assert runner._newest(watch) is None
+    assert (watch.folder.path / "metrics.jsonl").read_text() == ""
+    assert [event["kind"] for event in events(watch)] == ["checkpoint-broken", "begun-again"]
+
+
+def test_a_deleted_run_folder_is_made_again(watch, monkeypatch) -> None:
+    saving(monkeypatch, "save_state", None)
+    watch.folder.write_json("data.json", {"sha256": "1"})
+    shutil.rmtree(watch.folder.path)
+    watch.measured_steps = set()
+    watch.on_step(3, {"loss": 1.0})
+    assert {path.name for path in watch.folder.path.iterdir()} == {
+        ".lock", "run.toml", "data.json", "metrics.jsonl", "events.jsonl", "checkpoints",
+    }  # fmt: skip
+    assert watch.kept_step == 3
+    watch.on_step(4, {"loss": 1.0})
+    assert [event["kind"] for event in events(watch)] == ["folder-deleted"]
+
+
+def test_a_run_that_another_took_the_folder_from_saves_its_adapter_elsewhere(watch, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(runner.Path, "home", lambda: tmp_path)
+    saving(monkeypatch, "save_adapter", None)
+    shutil.rmtree(watch.folder.path)
+    with RunFolder(watch.folder.path).open(Command(run=watch.run)):
+        with pytest.raises(KitError) as error:
+            runner._save_adapter(watch)
+        assert error.value.findings[0].id == "output-in-use"
+        assert {path.name for path in watch.folder.path.iterdir()} == {".lock", "run.toml"}
+    with pytest.raises(KitError) as error:
+        runner._save_adapter(watch)
+    assert error.value.findings[0].id == "output-taken"
+    assert len(list(tmp_path.glob("kit-adapter-*/weights"))) == len(watch.told) == 2
+
+
+def test_prune_leaves_what_is_whole_when_time_jumps(tmp_path) -> None:
+    """Checkpoints go by their step: one that was written at an earlier time of the clock is still the newest."""
+    for step, time_s in ((1, 3e9), (2, 1e9)):
+        path = checkpoints.write(tmp_path, About(step, 0, 0.0), lambda part: (part / "weights").touch()).path
+        shutil.os.utime(path, (time_s, time_s))
+    checkpoints.prune(tmp_path, keep=1)
+    assert [one.about.step for one in checkpoints.whole(tmp_path)[0]] == [2]
+
+
+def test_every_fault_of_the_benchmark_can_be_provoked() -> None:
+    named = {fault.inject for fault in faults.FAULTS} - {""}
+    assert named == set(inject.FAULTS)
+    assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS)
