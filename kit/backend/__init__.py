@@ -8,16 +8,20 @@ Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `a
 from kit.backend.loading import Backend, Loaded, adapt, is_out_of_memory, load, start
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
+from kit.backend.steps import free_memory
 from kit.backend.training import Listener, held_out_loss, preflight, trainer
+from kit.backend.update import UpdateCutShort
 from kit.backend.using import answer, answering, peak_memory_bytes, save_adapter
 
 __all__ = [
     "Backend",
     "Listener",
     "Loaded",
+    "UpdateCutShort",
     "adapt",
     "answer",
     "answering",
+    "free_memory",
     "held_out_loss",
     "is_out_of_memory",
     "load",

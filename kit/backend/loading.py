@@ -89,6 +89,8 @@ def load(model: Model, run: Run, backend: Backend, chat: ChatFormat) -> Loaded:
         raise KitError(_cannot_load(model, run, error)) from error
     if run.load_in_4bit and not getattr(loaded, "is_loaded_in_4bit", False):
         raise KitError(_not_in_4bit(backend))
+    if backend.name == "hf" or run.device == "cpu":  # on a card Unsloth has its own attention
+        loaded.set_attn_implementation("eager" if run.attention == "eager" else "sdpa")
     tokenizer.chat_template = chat.template_text  # saved with the adapter: who asks it later asks as it was trained
     if chat.end_token:
         tokenizer.eos_token = chat.end_token
@@ -113,19 +115,23 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     if is_out_of_memory(error):
-        return problem(
-            "out-of-memory-at-load",
-            f"{model.name} does not fit into memory.",
-            (str(error).splitlines() or ["MemoryError"])[0],
-            "python -m kit.train ... --plan        (shows the parts)",
-            "--load-in-4bit" if not run.load_in_4bit else "--model with a smaller size",
-        )
+        return _no_room(model.name, run, error)
     return problem(
         "model-cannot-be-loaded",
         f"{model.name} cannot be loaded.",
         f"{type(error).__name__}: {error}".splitlines()[0],
         f"hf download OWNER/NAME --local-dir {model.location}" if model.is_local else f"hf download {model.location}",
         "python -m envcheck                    (checks the libraries)",
+    )
+
+
+def _no_room(what: str, run: Run, error: Exception) -> Finding:
+    return problem(
+        "out-of-memory-at-load",
+        f"{what} does not fit into memory.",
+        (str(error).splitlines() or ["MemoryError"])[0],
+        "python -m kit.train ... --plan        (shows the parts)",
+        "--load-in-4bit" if not run.load_in_4bit else "--model with a smaller size",
     )
 
 
@@ -139,6 +145,7 @@ def _load_unsloth(model: Model, run: Run) -> tuple[Any, Any]:
         load_in_4bit=run.load_in_4bit,
         load_in_16bit=not run.load_in_4bit,
         use_gradient_checkpointing=_checkpointing(run),
+        offload_embedding=run.embedding_offload == "on",
         trust_remote_code=False,
         use_safetensors=True,
     )
@@ -180,14 +187,28 @@ def _keep_weights_trainable(model: Any) -> None:
 def adapt(loaded: Loaded, run: Run) -> Loaded:
     """The model with a fresh LoRA adapter: equal seed, equal start in both backends.
 
-    Raises KitError: a target module that the model does not have.
+    Raises KitError: a target module that the model does not have; not enough memory.
     """
     _check_targets(loaded.model, run)
-    with silence():
-        adapted = (
-            _adapt_unsloth(loaded.model, run) if loaded.backend.name == "unsloth" else _adapt_hf(loaded.model, run)
-        )
+    give = _adapt_unsloth if loaded.backend.name == "unsloth" else _adapt_hf
+    try:
+        with silence():
+            adapted = give(loaded.model, run)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise KitError(_no_room("The adapter", run, error)) from error
+    if run.precision != "fp32":
+        _share_adapter_inputs(adapted)
     return Loaded(adapted, loaded.tokenizer, loaded.backend, loaded.device)
+
+
+def _share_adapter_inputs(model: Any) -> None:
+    """PEFT converts what goes into an adapter to the adapter's own precision. Under autocast, as in training, the next
+    product undoes that: the same numbers, for two more copies of every input. `using.answering` has no autocast."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
 
 
 def _check_targets(model: Any, run: Run) -> None:

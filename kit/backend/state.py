@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from kit.backend.loading import Loaded
-from kit.backend.steps import random_state, set_random_state
 
 WEIGHTS, STATE, TRAINER = "trained_weights.safetensors", "state.pt", "trainer_state.json"
 
@@ -79,3 +78,34 @@ def _read(folder: Path) -> dict[str, Any]:
     import torch
 
     return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+
+def random_state() -> dict[str, Any]:
+    """Of every generator that training draws from, in values that torch.load reads without running code."""
+    import random
+
+    import numpy as np
+    import torch
+
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    version, numbers, gauss_next = state["python"]
+    random.setstate((version, tuple(numbers), gauss_next))
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

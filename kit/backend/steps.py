@@ -4,11 +4,14 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
+from kit.backend import state
 from kit.backend.loading import Loaded, is_out_of_memory
 from kit.backend.silence import silence
+from kit.backend.update import guard_update
 from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_batches
 from kit.data.store import Samples
 from kit.errors import KitError, problem
@@ -101,6 +104,11 @@ def trainer_class() -> Any:
             self.on_event = on_event
             self.was_below_guessing = False
 
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            made = super().create_optimizer(*args, **kwargs)
+            guard_update(made, free_memory, self.on_event)
+            return made
+
         def _get_train_sampler(self, *_: Any) -> EpochSampler:
             return EpochSampler(self.samples.lengths, self.run.batch_size, self.run.seed)
 
@@ -110,12 +118,12 @@ def trainer_class() -> Any:
 
         def step_of(self, model: Any, inputs: dict[str, Any], num_items: Any, row_at: Callable[[int], int]) -> Any:
             """Loss and gradients of these samples; row_at: place among them -> data row, asked only to name it."""
-            random = random_state()
+            random = state.random_state()
             tokens = self._total_train_tokens
 
             def undo() -> None:
                 model.zero_grad()
-                set_random_state(random)
+                state.set_random_state(random)
                 self.forget_counts(tokens)
 
             def work() -> Any:
@@ -125,8 +133,8 @@ def trainer_class() -> Any:
             wrong = self._what_is_wrong(model, loss)
             if not wrong:
                 return loss
-            good = self._sound_places(model, inputs, wrong, row_at)
             undo()
+            good = self._sound_places(model, inputs, wrong, row_at)
             left = {name: values[good] for name, values in inputs.items()}
             trained = (left["labels"][:, 1:] != IGNORED).sum()
             return self.step_of(model, left, trained, lambda place: row_at(good[place]))
@@ -169,7 +177,9 @@ def trainer_class() -> Any:
             self, model: Any, inputs: dict[str, Any], wrong: str, row_at: Callable[[int], int]
         ) -> list[int]:
             """Places of the samples that are sound, for --on-nan retry. Raises KitError naming the others."""
+            random = state.random_state()
             bad, layer = find_bad_samples(self, model, inputs)
+            state.set_random_state(random)  # dropout has drawn from it
             step = self.state.global_step + 1
             rows = [row_at(place) for place in bad]
             self.on_event("not-finite", wrong, step=step, rows=rows, layer=layer)
@@ -183,6 +193,22 @@ def trainer_class() -> Any:
             lengths, size = self.samples.lengths, self.run.batch_size
             epoch, batch = divmod(step - 1, -(-len(lengths) // size))
             return int(self.samples.row[epoch_order(lengths, size, self.run.seed, epoch)[batch * size + place]])
+
+        # the kit's own state files in place of stock ones, which change the adapter's precision
+
+        def _load_from_checkpoint(self, folder: str, *_: Any, **__: Any) -> None:
+            state.load_weights(self.model, Path(folder))
+
+        def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+            if folder:
+                state.load(self, Path(folder))
+
+        def _load_scaler(self, folder: str | None) -> None:
+            """Loaded with the optimiser."""
+
+        def _load_rng_state(self, folder: str | None) -> None:
+            if folder:
+                state.load_random(Path(folder))
 
     return StepTrainer
 
@@ -210,7 +236,7 @@ def find_bad_samples(trainer: Any, model: Any, inputs: dict[str, Any]) -> tuple[
     bad, layer = [], ""
     for place in range(len(inputs["labels"])):
         (one,) = _parts(inputs, [[place]])
-        with torch.no_grad(), trainer.compute_loss_context_manager(), silence(), watched_layers(model) as first_bad:
+        with torch.no_grad(), trainer.accelerator.autocast(), silence(), watched_layers(model) as first_bad:
             loss = float(model(**one, use_cache=False).loss)
         if not math.isfinite(loss) or (trainer.was_below_guessing and loss > bound):
             bad.append(place)
@@ -239,37 +265,6 @@ def watched_layers(model: Any) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def random_state() -> dict[str, Any]:
-    """Of every generator that training draws from, in values that torch.load reads without running code."""
-    import random
-
-    import numpy as np
-    import torch
-
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    import random
-
-    import numpy as np
-    import torch
-
-    version, numbers, gauss_next = state["python"]
-    random.setstate((version, tuple(numbers), gauss_next))
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _nothing_left(phase: str, step: int, longest_tokens: int, error: str) -> Finding:

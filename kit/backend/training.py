@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from kit.backend import state
 from kit.backend.loading import Loaded
 from kit.backend.silence import silence
-from kit.backend.steps import random_state, set_random_state, trainer_class, with_less
+from kit.backend.steps import trainer_class, with_less
 from kit.backend.using import peak_memory_bytes
 from kit.data.batches import micro_batches
 from kit.data.store import Samples
+from kit.memory import evaluation_tokens
 from kit.options import Run
 from kit.prompt import IGNORED
 
@@ -66,7 +67,7 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
         dataloader_pin_memory=run.pin_memory == "on",
     )
     with silence():
-        made = _resumable(trainer_class())(
+        made = trainer_class()(
             model=loaded.model,
             processing_class=loaded.tokenizer,
             args=arguments,
@@ -121,27 +122,6 @@ def _replace_printer(trainer: Any, listener: Listener) -> None:
     trainer.add_callback(Tell())
 
 
-def _resumable(kind: Any) -> Any:
-    """The trainer with the kit's own state files in place of stock ones, which change the adapter's precision."""
-
-    class ResumableTrainer(kind):
-        def _load_from_checkpoint(self, folder: str, *_: Any, **__: Any) -> None:
-            state.load_weights(self.model, Path(folder))
-
-        def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-            if folder:
-                state.load(self, Path(folder))
-
-        def _load_scaler(self, folder: str | None) -> None:
-            """Loaded with the optimiser."""
-
-        def _load_rng_state(self, folder: str | None) -> None:
-            if folder:
-                state.load_random(Path(folder))
-
-    return ResumableTrainer
-
-
 @dataclass(frozen=True)
 class Preflight:
     """The worst that the run will do, done once before its first step."""
@@ -186,7 +166,7 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
 
 def _undo(trainer: Any) -> Callable[[], None]:
     """A function that brings everything that training changes back to what it is now."""
-    weights, random = state.trained_weights(trainer.model), random_state()
+    weights, random = state.trained_weights(trainer.model), state.random_state()
     optimizer = copy.deepcopy(trainer.optimizer.state_dict())
     scaler = trainer.accelerator.scaler
     scale = copy.deepcopy(scaler.state_dict()) if scaler is not None else None
@@ -201,7 +181,7 @@ def _undo(trainer: Any) -> Callable[[], None]:
             trainer.optimizer.optimizer.state.clear()
         if scale is not None:
             scaler.load_state_dict(scale)
-        set_random_state(random)
+        state.set_random_state(random)
         trainer.forget_counts(tokens)
         trainer.was_below_guessing = below
 
@@ -222,15 +202,17 @@ def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], Non
     import torch
 
     model, lengths = trainer.model, samples.lengths.tolist()
+    most = evaluation_tokens(model.config.vocab_size, trainer.run)
 
     def batch_loss(places: list[int]) -> tuple[float, int]:
         batch = _collated(trainer, samples.take(places))
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
-        with torch.no_grad(), trainer.compute_loss_context_manager(), silence():
+        with torch.no_grad(), trainer.accelerator.autocast(), silence():
             return float(model(**batch, use_cache=False).loss) * count, count
 
     def work() -> float:
-        batches = list(micro_batches(lengths, trainer.ladder.budget_tokens))
+        together = min(trainer.ladder.budget_tokens, most or trainer.ladder.budget_tokens)
+        batches = list(micro_batches(lengths, together))
         total, tokens = 0.0, 0
         for number, places in enumerate(batches, start=1):
             loss, count = batch_loss(places)

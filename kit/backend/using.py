@@ -35,6 +35,20 @@ def answer(loaded: Loaded, prompt: list[int], longest_tokens: int) -> tuple[str,
 @contextlib.contextmanager
 def answering(loaded: Loaded) -> Iterator[None]:
     """The model ready to generate inside, ready to train again after."""
+    converting = [module for module in loaded.model.modules() if hasattr(module, "cast_input_dtype_enabled")]
+    before = [module.cast_input_dtype_enabled for module in converting]
+    for module in converting:
+        module.cast_input_dtype_enabled = True  # no autocast here
+    try:
+        with _generating(loaded):
+            yield
+    finally:
+        for module, flag in zip(converting, before, strict=True):
+            module.cast_input_dtype_enabled = flag
+
+
+@contextlib.contextmanager
+def _generating(loaded: Loaded) -> Iterator[None]:
     if loaded.backend.name == "unsloth":
         from unsloth import FastLanguageModel
 

@@ -15,6 +15,7 @@ from kit.errors import KitError
 from kit.options import Run
 
 STEPS = 4
+CUT_SHORT_SEED = 99
 
 
 class Listener:
@@ -131,7 +132,7 @@ def preflight(make, folder):
     """The state before and after a preflight, and the losses behind it."""
     import torch
 
-    from kit.backend.steps import random_state
+    from kit.backend.state import random_state
 
     listener = Listener()
     training = make(listener)
@@ -156,6 +157,72 @@ def preflight(make, folder):
     losses = training.train()
     assert torch.is_grad_enabled()
     return seen | {"losses": losses}
+
+
+def gradients(make):
+    """The gradients of one step of 8 samples, computed 8 x 1 and otherwise; each way's largest difference of all
+    tensors, as a share of the largest gradient of the tensor."""
+    from kit.backend.training import _collated
+
+    training = make(Listener())
+    trainer, model, told = training.trainer, training.loaded.model, {}
+
+    def look():  # after the first step: before it the gradient of each A is nought
+        samples = trainer.samples.take(range(8))
+        batch = _collated(trainer, samples)
+        items = (batch["labels"][:, 1:] != -100).sum()
+
+        def computed(together, batches, counts):
+            trainer.ladder.budget_tokens = together * int(samples.lengths.max())
+            model.zero_grad()
+            for one, count in zip(batches, counts, strict=True):
+                trainer.step_of(trainer.model_wrapped, one, count, samples.row.__getitem__)
+            found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+            model.zero_grad()
+            return found
+
+        whole = computed(8, [batch], [items])
+        apart = [{name: values[place : place + 1] for name, values in batch.items()} for place in range(8)]
+        ways = {
+            "4 x 2": computed(2, [batch], [items]),
+            "1 x 8": computed(1, [batch], [items]),
+            "mean of means": computed(1, apart, [8 * (one["labels"][:, 1:] != -100).sum() for one in apart]),
+        }
+        for way, found in ways.items():
+            shares = [float((found[name] - value).abs().max() / value.abs().max()) for name, value in whole.items()
+                      if value.abs().max()]  # fmt: skip
+            told[way] = max(shares)
+        told["tensors"] = len(shares)
+        trainer.ladder.budget_tokens = 8 * int(samples.lengths.max())
+
+    training.listener.at = {1: look}
+    training.train()
+    return told
+
+
+def out_of_memory_in_the_update(make, folder):
+    """Memory runs out in the optimiser's step of the second step, before it changes anything or in its middle."""
+    import torch
+
+    listener, told = Listener(), {}
+    training = make(listener)
+    plain, calls = torch.optim.AdamW.step, []
+
+    def step(optimizer, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            if training.run.seed == CUT_SHORT_SEED:
+                with torch.no_grad():
+                    optimizer.param_groups[0]["params"][0].add_(1)
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(optimizer, *args, **kwargs)
+
+    torch.optim.AdamW.step = step
+    try:
+        told["losses"] = training.train()
+    except KitError as error:
+        told["finding"] = error.findings[0].id
+    return told | {"events": listener.events}
 
 
 def not_a_number(make, folder):
@@ -204,6 +271,8 @@ if __name__ == "__main__":
         "out of memory": lambda: out_of_memory(make, folder, most_tokens),
         "nothing left": lambda: nothing_left(make, folder),
         "preflight": lambda: preflight(make, folder),
+        "gradients": lambda: gradients(make),
+        "out of memory in the update": lambda: out_of_memory_in_the_update(make, folder),
         "not a number": lambda: not_a_number(make, folder),
     }[scenario]()
     print(json.dumps(done))

@@ -57,6 +57,27 @@ def test_the_next_rung_recomputes_activations(backend, unbroken, tmp_path) -> No
     assert "gradient checkpointing" in got["events"][-1]["text"]
 
 
+@pytest.mark.parametrize("backend", ["unsloth", "hf"])
+def test_a_split_step_has_the_same_gradients_tensor_by_tensor(backend, tmp_path) -> None:
+    """And averaging each sample's own mean, as was common until 2024, has not: the samples differ in length."""
+    got = play("gradients", backend, tmp_path, max_steps=1, **EXACT)
+    assert got["tensors"] == 56, "A and B of 7 layers in 4 blocks"
+    assert got["4 x 2"] < 1e-4
+    assert got["1 x 8"] < 1e-4
+    assert got["mean of means"] > 1e-2
+
+
+def test_memory_that_runs_out_in_the_update_is_tried_again(unbroken, tmp_path) -> None:
+    got = play("out of memory in the update", "hf", tmp_path, **EXACT)
+    assert got["losses"] == unbroken["hf"], "bit by bit as without"
+    assert [event["kind"] for event in got["events"]] == ["out-of-memory"]
+
+
+def test_an_update_that_was_cut_short_is_said_so(tmp_path) -> None:
+    got = play("out of memory in the update", "hf", tmp_path, seed=99, **EXACT)
+    assert got == {"finding": "update-cut-short", "events": []}
+
+
 def test_the_last_rung_is_a_finding_and_the_weights_are_untouched(tmp_path) -> None:
     got = play("nothing left", "unsloth", tmp_path)
     assert got["finding"] == "out-of-memory"
