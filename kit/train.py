@@ -42,6 +42,14 @@ class Prepared:
     data: "Data | None"
     plan: memory.Plan | None
 
+    @functools.cached_property
+    def padding_pct(self) -> float:
+        from kit.data.batches import budget_tokens, padding_share
+
+        run, lengths = self.run, self.data.train.lengths
+        share = padding_share(lengths, run.batch_size, budget_tokens(lengths, run.micro_batch_size), run.seed)
+        return round(100 * share, 1)
+
 
 def main(argv: list[str] | None = None) -> int:
     return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
@@ -134,7 +142,7 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
     from kit import runner
 
     rows = prepared.data
-    folder.write_json("data.json", rows.report.to_json() | {"padding_pct": padding_pct(prepared)})
+    folder.write_json("data.json", rows.report.to_json() | {"padding_pct": prepared.padding_pct})
     folder.write_lines("left_out.jsonl", rows.left_out())
     folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
 
@@ -171,18 +179,10 @@ def show(prepared: Prepared) -> None:
     screen.say(f"model     {prepared.model.name}{template}")
     if prepared.data:
         screen.data(prepared.data)
-        screen.say(f"          {padding_pct(prepared)} % of what is computed is padding")
+        screen.say(f"          {prepared.padding_pct} % of what is computed is padding")
         screen.findings(prepared.data.findings)
     if prepared.plan:
         screen.plan(prepared.plan, "graphics card" if run.device == "cuda" else "CPU")
-
-
-def padding_pct(prepared: Prepared) -> float:
-    from kit.data.batches import budget_tokens, padding_share
-
-    run, lengths = prepared.run, prepared.data.train.lengths
-    share = padding_share(lengths, run.batch_size, budget_tokens(lengths, run.micro_batch_size), run.seed)
-    return round(100 * share, 1)
 
 
 def show_plan(prepared: Prepared) -> None:

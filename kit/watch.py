@@ -91,6 +91,7 @@ class Watch:
             "tokens": self.tokens,
             "tokens_per_s": round(self.tokens / self.elapsed_s, 1),
             "elapsed_s": round(self.elapsed_s, 3),
+            "memory_bytes": backend.memory_bytes(self.loaded.device),
         }
         self.write_down("metrics.jsonl", line)
         if remade:

@@ -11,7 +11,7 @@ from kit.backend.state import save as save_state
 from kit.backend.steps import free_memory
 from kit.backend.training import Listener, held_out_loss, preflight, trainer
 from kit.backend.update import UpdateCutShort
-from kit.backend.using import answer, answering, peak_memory_bytes, save_adapter
+from kit.backend.using import answer, answering, memory_bytes, peak_memory_bytes, save_adapter
 
 __all__ = [
     "Backend",
@@ -26,6 +26,7 @@ __all__ = [
     "is_out_of_memory",
     "load",
     "load_weights",
+    "memory_bytes",
     "peak_memory_bytes",
     "preflight",
     "save_adapter",

@@ -74,6 +74,14 @@ def save_adapter(loaded: Loaded, folder: Path) -> None:
         loaded.tokenizer.save_pretrained(str(folder))
 
 
+def memory_bytes(device: str) -> int:
+    """Memory taken now: reserved by torch on a card, resident in this process on a CPU."""
+    import psutil
+    import torch
+
+    return torch.cuda.memory_reserved() if device == "cuda" else psutil.Process().memory_info().rss
+
+
 def peak_memory_bytes(device: str) -> int:
     """Most memory taken so far: reserved by torch on a card, resident in this process on a CPU."""
     import torch

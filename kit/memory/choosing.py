@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kit.data import DataReport
 
 CHOSEN = ("micro_batch_size", "attention", "gradient_checkpointing", "embedding_offload")
-EAGER_MEDIAN_TOKENS, EAGER_LONGEST_TOKENS = 256, 1024  # up to here; benchmarks/results/attention.json
+EAGER_MEDIAN_TOKENS, EAGER_LONGEST_TOKENS = 192, 1024  # faster up to here; benchmarks/results/attention.json
 MOST_SAMPLES, MOST_TOKENS = 4096, 1 << 20  # where --fit stops looking
 Checkpointing = Literal["off", "on", "unsloth"]
 Way = dict[str, str]  # a value for each of CHOSEN but micro_batch_size
