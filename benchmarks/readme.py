@@ -16,6 +16,7 @@ def table() -> str:
     """Markdown rows: what was measured, the figure, the file."""
     demo, start, shape = result("demo"), result("startup"), result("qwen3_0p6b_cpu")
     data, masks, fuzz = result("data_speed"), result("trl_masks"), result("fuzz_data")
+    planner, resume, faults = result("planner"), result("resume"), result("faults")
     tuned, base = demo["tuned_says_its_name"], demo["base_says_its_name"]
     seeds = demo["loss_fall_pct_of_other_seeds"]
     fall = f"{demo['loss_before']:.2f} → {demo['loss_after']:.2f} (−{demo['loss_fall_pct']:.0f} %)"
@@ -23,14 +24,12 @@ def table() -> str:
         f"; {seeds['runs']} other splits: −{seeds['min']:.0f} to −{seeds['max']:.0f} %, median −{seeds['median']:.0f} %"
     )
     speed, peak = shape["tokens_per_s"]["median"], shape["peak_gib"]["max"]
-    shown = f"{start['help']['wall_s']['median']:.2f} s, {start['plan']['wall_s']['median']:.2f} s"
-    checked = f"{start['envcheck_facts']['wall_s']['median']:.2f} s, {start['envcheck']['wall_s']['median']:.2f} s"
+    starts = (start[name]["wall_s"]["median"] for name in ("help", "plan", "envcheck"))
     rows = [
         ("`make demo` after setup", f"{demo['wall_s']['median']:.0f} s, {demo['peak_gib']['median']:.2f} GiB", "demo"),
         ("its held-out loss", fall, "demo"),
         ("answers with the name it was taught", f"{sum(tuned)} of {len(tuned)} (before: {sum(base)})", "demo"),
-        ("`kit.train --help`, `--plan`", shown, "startup"),
-        ("`envcheck --facts`, whole check without smoke tests", checked, "startup"),
+        ("`kit.train --help`, `--plan`; `envcheck --no-smoke`", ", ".join(f"{s:.2f} s" for s in starts), "startup"),
         (f"Qwen3-0.6B shape, 4 bit, batch {shape['batch']}", f"{speed:.0f} tokens/s, {peak:.2f} GiB", "qwen3_0p6b_cpu"),
     ]
     many = data["by_rows"][str(data["rows"])]
@@ -44,11 +43,36 @@ def table() -> str:
         ),
         ("data: rows compared with TRL's ids and masks", _compared(masks), "trl_masks"),
         ("data: made-up broken files, no traceback", f"{fuzz['inputs_without_a_failure']:,}", "fuzz_data"),
+        ("speed of the kit over Unsloth's notebooks, TRL's documentation (small Qwen3)", _speeds(), "peers"),
+        ("memory, planned / measured: what stays; activations", _planned(planner), "planner"),
+        (
+            "runs killed at a random moment, then all losses equal to the last bit",
+            f"{resume['runs_with_all_losses_equal_to_the_last_bit']} of {resume['kills']}",
+            "resume",
+        ),
+        (
+            "faults of a run (memory, disk, kill, nan, clock): nothing lost, the cure said",
+            f"{faults['as_they_must_be']} of {faults['faults']}",
+            "faults",
+        ),
     ]
     machine = demo["machine"]
     head = f"Measured on {machine['cores']} cores ({machine['cpu']}), no graphics card, {demo['measured']}:"
     lines = [f"| {what} | {figure} | [{file}](benchmarks/results/{file}.json) |" for what, figure, file in rows]
     return "\n".join([head, "", "| what | figure | file |", "|---|---|---|", *lines])
+
+
+def _speeds() -> str:
+    job = result("peers")["J1"]
+    over, share = job["speed_of_the_kit_over_that_of"], job["share_of_matrix_product_floor"]["kit"]
+    ratios = ", ".join(f"{over[name]['median']:.1f} x" for name in ("unsloth", "trl"))
+    return f"{ratios} on a CPU; {100 * share:.0f} % of the matrix products' floor"
+
+
+def _planned(planner: dict) -> str:
+    low, high = (choose(planner[name][side] for name in ("saved_off", "saved_on"))
+                 for choose, side in ((min, "min"), (max, "max")))  # fmt: skip
+    return f"{planner['loaded']['min']:.3f} to {planner['loaded']['max']:.3f}; {low:.2f} to {high:.2f}"
 
 
 def _compared(masks: dict) -> str:
