@@ -12,6 +12,7 @@ from kit.backend import Loaded
 from kit.checkpoints import MIB, About, Checkpoint
 from kit.data import Data, Question
 from kit.folder import RunFolder
+from kit.memory import GIB
 from kit.options import Run
 from kit.prompt import ChatFormat
 from kit.record import Answer
@@ -73,12 +74,17 @@ class Watch:
         self.on_event(
             "preflight",
             f"preflight: {done.samples} x the longest samples ({done.tokens:,} tokens) fit; "
+            f"{done.peak_memory_bytes / GIB:.2f} GiB taken{self._planned()}; "
             f"{done.tokens_per_s:,.0f} tokens/s, so the run takes about {_span(seconds)}",
             step=self.step,
             peak_memory_bytes=done.peak_memory_bytes,
             tokens_per_s=round(done.tokens_per_s, 1),
         )
         self.started_s = self.saved_s = time.perf_counter()
+
+    def _planned(self) -> str:
+        plan = self.folder.read_json("plan.json")
+        return f", {plan['low_bytes'] / GIB:.2f} to {plan['high_bytes'] / GIB:.2f} planned" if plan else ""
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         self.step, self.tokens = step, int(metrics.get("num_tokens", 0))

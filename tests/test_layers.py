@@ -14,11 +14,12 @@ KIT_LAYERS = (
     ("memory",),
     ("backend", "record", "checkpoints"),
     ("folder",),
+    ("report",),
     ("watch", "screen"),
-    ("runner",),
-    ("train", "data.__main__"),
+    ("export", "runner"),
+    ("train", "chat", "merge", "data.__main__", "report.__main__"),
 )
-FOLDERS = ("rows", "prompt", "data", "memory", "backend")
+FOLDERS = ("rows", "prompt", "data", "memory", "backend", "report", "export", "chat")
 LONGEST_FILE_LINES = 400
 HEAVY = {"unsloth", "torch", "trl", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"}
 

@@ -53,8 +53,7 @@ def choose(
                 "attention": "faster on a CPU for short samples" if way["attention"] == "eager" else "part of torch",
                 "gradient_checkpointing": "nothing is computed twice" if way["gradient_checkpointing"] == "off"
                 else without,
-                "embedding_offload": "the fastest" if way["embedding_offload"] == "off" else without,
-            })  # fmt: skip
+            } | ({"embedding_offload": without} if way["embedding_offload"] == "on" else {}))  # fmt: skip
     need = high_bytes(ways[-1], most[0])
     smallest = f"the smallest setting, which needs up to {need / GIB:.2f} of {room}"
     return _settled(run, ways[-1], most[0], dict.fromkeys(CHOSEN, smallest))
