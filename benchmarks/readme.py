@@ -26,9 +26,13 @@ def table() -> str:
     speed, peak = shape["tokens_per_s"]["median"], shape["peak_gib"]["max"]
     starts = (start[name]["wall_s"]["median"] for name in ("help", "plan", "envcheck"))
     rows = [
-        ("`make demo` after setup", f"{demo['wall_s']['median']:.0f} s, {demo['peak_gib']['median']:.2f} GiB", "demo"),
+        (
+            "`make demo` after setup; answers with the name it was taught",
+            f"{demo['wall_s']['median']:.0f} s, {demo['peak_gib']['median']:.2f} GiB; "
+            f"{sum(tuned)} of {len(tuned)} (before: {sum(base)})",
+            "demo",
+        ),
         ("its held-out loss", fall, "demo"),
-        ("answers with the name it was taught", f"{sum(tuned)} of {len(tuned)} (before: {sum(base)})", "demo"),
         ("`kit.train --help`, `--plan`; `envcheck --no-smoke`", ", ".join(f"{s:.2f} s" for s in starts), "startup"),
         (f"Qwen3-0.6B shape, 4 bit, batch {shape['batch']}", f"{speed:.0f} tokens/s, {peak:.2f} GiB", "qwen3_0p6b_cpu"),
     ]
@@ -42,7 +46,7 @@ def table() -> str:
             "data_speed",
         ),
         ("data: rows compared with TRL's ids and masks", _compared(masks), "trl_masks"),
-        ("data: made-up broken files, no traceback", f"{fuzz['inputs_without_a_failure']:,}", "fuzz_data"),
+        ("data: made-up broken files that gave no traceback", f"{fuzz['inputs_without_a_failure']:,}", "fuzz_data"),
         ("speed of the kit over Unsloth's notebooks, TRL's documentation (small Qwen3)", _speeds(), "peers"),
         ("memory, planned / measured: what stays; activations", _planned(planner), "planner"),
         (

@@ -202,6 +202,9 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
         notes.append(f"{chosen.reason}. Going on with plain transformers and PEFT (--backend hf).")
     if run.lora_dropout > 0:
         notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
+    tied = bool(prepared.model.config.get("tie_word_embeddings"))
+    if run.embedding_offload == "on" and not memory.can_offload_embedding(tied, run):
+        notes.append("embedding_offload has no effect: it is for Unsloth on a card and models with a head of its own.")
     positions = prepared.model.config.get("max_position_embeddings", run.max_length_tokens)
     if run.max_length_tokens > positions:
         notes.append(f"{prepared.model.name} was trained on {positions} positions: tokens beyond them are new to it.")

@@ -145,7 +145,7 @@ def _load_unsloth(model: Model, run: Run) -> tuple[Any, Any]:
         load_in_4bit=run.load_in_4bit,
         load_in_16bit=not run.load_in_4bit,
         use_gradient_checkpointing=_checkpointing(run),
-        offload_embedding=run.embedding_offload == "on",
+        offload_embedding=run.embedding_offload == "on" and run.device == "cuda",
         trust_remote_code=False,
         use_safetensors=True,
     )

@@ -4,5 +4,18 @@ from kit.memory.activations import evaluation_tokens
 from kit.memory.choosing import CHOSEN, choose, fit
 from kit.memory.planning import GIB, Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
+from kit.memory.weights import can_offload_embedding
 
-__all__ = ["CHOSEN", "GIB", "Part", "Plan", "Shape", "choose", "evaluation_tokens", "fit", "plan", "with_reasons"]
+__all__ = [
+    "CHOSEN",
+    "GIB",
+    "Part",
+    "Plan",
+    "Shape",
+    "can_offload_embedding",
+    "choose",
+    "evaluation_tokens",
+    "fit",
+    "plan",
+    "with_reasons",
+]

@@ -98,8 +98,9 @@ def fit(
 
 def _ways(config: dict[str, Any], run: Run, data: "DataReport | None", machine_way: Checkpointing) -> list[Way]:
     """What was left open in every combination, fastest first, smallest last."""
+    tied = bool(config.get("tie_word_embeddings"))
     open_ones = {
-        "embedding_offload": ("off", "on") if can_offload_embedding(shape_of(config), run) else ("off",),
+        "embedding_offload": ("off", "on") if can_offload_embedding(tied, run) else ("off",),
         "gradient_checkpointing": ("off", "on" if machine_way == "off" else machine_way),
         "attention": ("eager", "sdpa") if _is_short(run, data) else ("sdpa",),
     }

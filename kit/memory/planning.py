@@ -152,7 +152,7 @@ def _exact(name: str, count_bytes: int) -> Part:
 
 
 def is_embedding_offloaded(shape: Shape, run: Run) -> bool:
-    return run.embedding_offload == "on" and can_offload_embedding(shape, run)
+    return run.embedding_offload == "on" and can_offload_embedding(shape.tied, run)
 
 
 def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:

@@ -29,9 +29,9 @@ def linear_bytes(shape: Shape, run: Run) -> int:
     return shape.layers * block
 
 
-def can_offload_embedding(shape: Shape | None, run: Run) -> bool:
-    """Unsloth keeps the embedding in main memory where the head is another matrix."""
-    return shape is not None and not shape.tied and run.device == "cuda" and run.backend != "hf"
+def can_offload_embedding(tied: bool, run: Run) -> bool:
+    """Unsloth can keep the embedding in main memory; tied: where it is no head as well."""
+    return not tied and run.device == "cuda" and run.backend != "hf"
 
 
 def adapter_width_bytes(run: Run) -> int:
