@@ -33,6 +33,7 @@ FREE = {
     "keep_checkpoints",
     "on_nan",
     "vram_limit_gib",
+    "report_to",
 }
 LOCK = ".lock"
 PROBE_BYTES = 1 << 16  # more than the small files of a run take

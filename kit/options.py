@@ -135,6 +135,9 @@ class Run(Rows):
     sample_tokens: PositiveInt = 64
     """Longest answer to those questions."""
 
+    report_to: Literal["none", "tensorboard", "wandb", "swanlab", "trackio", "mlflow"] = "none"
+    """Also send every step's figures to this tracker, if it is installed. none: they stay in the run folder."""
+
     def steps(self, samples: int) -> int:
         """Optimiser steps over that many samples; the last one of an epoch may average over fewer of them."""
         return self.max_steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))

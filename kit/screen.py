@@ -160,7 +160,7 @@ def result(result: Result, folder: object) -> None:
         speeds = [answer.tokens_per_s for answer in result.after if answer.tokens]
         answered = f"answers at {sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "no answers"
         rows.append(f"{answered}; peak memory {gib(result.peak_memory_bytes)} GiB")
-    rows.append(f"adapter: {folder}/adapter     all of it: {folder}")
+    rows.append(f"adapter: {folder}/adapter     what happened: {folder}/report.html")
     console.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))
 
 

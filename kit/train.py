@@ -10,6 +10,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what is finished 
 import contextlib
 import functools
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
-from kit import config, memory, models, record, screen
+from kit import config, memory, models, record, screen, trackers
 from kit.errors import KitError, problem, stop_on_errors
 from kit.folder import RunFolder
 from kit.options import Command, Run
@@ -72,6 +73,7 @@ def prepare(command: Command, facts: Facts) -> Prepared:
     """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
     run, facts = config.planned_for(command, facts)
     run, reasons = config.settle(run, facts)
+    trackers.check(run.report_to)
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
     model = models.find(run.model)
     chat, rows = _rows(run, model) if run.data or not command.plan else (None, None)
@@ -123,6 +125,8 @@ def train(prepared: Prepared) -> Result:
         screen.result(folder.earlier, path)
         return folder.earlier
     show(prepared)
+    for name, value in trackers.environment(run.report_to, path).items():
+        os.environ.setdefault(name, value)
 
     from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
 
@@ -139,7 +143,7 @@ def train(prepared: Prepared) -> Result:
 
 def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, notes: list[str]) -> Result:
     """The run itself, every outcome of it on record."""
-    from kit import runner
+    from kit import runner, watch
 
     rows = prepared.data
     folder.write_json("data.json", rows.report.to_json() | {"padding_pct": prepared.padding_pct})
@@ -155,16 +159,19 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
             result = runner.fit(loaded, prepared.run, rows, prepared.chat, folder, shown, screen.note)
     except runner.Interrupted as stop:
         keep("interrupted", stop.result)
+        watch.write_report(folder, screen.note)
         screen.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
         raise KeyboardInterrupt from None
     except BaseException as error:
         with contextlib.suppress(KitError):  # a disk that takes no manifest must not hide what went wrong first
             if folder.is_ours:
                 keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
+                watch.write_report(folder, screen.note)
         raise
     folder.write_json("samples.json", {name: [asdict(answer) for answer in getattr(result, name)]
                                        for name in ("before", "after")})  # fmt: skip
     keep("finished", result)
+    watch.write_report(folder, screen.note)
     screen.result(result, folder.path)
     return result
 
@@ -200,6 +207,8 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
         notes.append(f"going on with another run than it began (--resume-anyway): {changes}")
     if chosen.name == "hf" and run.backend == "auto":
         notes.append(f"{chosen.reason}. Going on with plain transformers and PEFT (--backend hf).")
+    if run.report_to != trackers.NONE:
+        notes.append(trackers.note(run.report_to, run.output or record.default_output(run, prepared.model)))
     if run.lora_dropout > 0:
         notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
     tied = bool(prepared.model.config.get("tie_word_embeddings"))

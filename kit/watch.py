@@ -17,6 +17,7 @@ from kit.options import Run
 from kit.prompt import ChatFormat
 from kit.record import Answer
 
+REPORT_SECONDS = 120  # a report takes one or two
 Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
 Say = Callable[[str], None]
 
@@ -34,6 +35,17 @@ def _span(seconds: float) -> str:
     )
 
 
+def write_report(folder: RunFolder, say: Say) -> None:
+    """The page of what is written down so far. No error in it ends a run."""
+    from kit import report  # here, not above: plots take half a second to import
+
+    try:
+        report.write(folder.path)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        say(f"no report.html: {type(error).__name__}: {said}; python -m kit.report {folder.path} tries again")
+
+
 class Watch:
     """Listens to the trainer. The first Ctrl-C or SIGTERM lets the step finish, so that all is whole; the second stops
     at once."""
@@ -49,7 +61,7 @@ class Watch:
         self.step = self.tokens = self.kept_step = 0  # kept: of the newest checkpoint
         self.lines_wait = False  # in memory, because the disk takes none
         self.elapsed_before_s = 0.0
-        self.started_s = self.saved_s = time.perf_counter()
+        self.started_s = self.saved_s = self.reported_s = time.perf_counter()
         self.best_loss = math.inf
         self.worse_in_a_row = 0
         self.interrupted = False
@@ -109,6 +121,11 @@ class Watch:
         due = loss is not None or minutes >= self.run.checkpoint_minutes or step >= self.steps
         if due or remade or self.interrupted:
             self.keep(loss)
+        if time.perf_counter() - self.reported_s >= REPORT_SECONDS:
+            start_s = time.perf_counter()
+            write_report(self.folder, self.say)
+            self.reported_s = time.perf_counter()
+            self.started_s += self.reported_s - start_s  # is no time of training
 
     def on_event(self, kind: str, text: str, **facts: Any) -> None:
         self.write_down("events.jsonl", {"kind": kind, "text": text, **facts})
@@ -152,6 +169,8 @@ class Watch:
             return None
         line = {"step": self.step, "held_out_loss": loss, "perplexity": round(math.exp(min(loss, 100)), 3)}
         self.write_down("metrics.jsonl", line)
+        if self.run.report_to != "none":
+            backend.tell_tracker(self.trainer, {"eval_loss": loss})
         self._compare(loss)
         if self.stopped_early:
             text = (

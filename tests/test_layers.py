@@ -8,16 +8,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 KIT_LAYERS = (
     ("errors", "files", "options"),
-    ("config", "models"),
-    ("rows", "prompt"),
+    ("config", "models", "trackers"),
+    ("rows", "prompt", "adapters"),
     ("data",),
     ("memory",),
     ("backend", "record", "checkpoints"),
     ("folder",),
     ("report",),
     ("watch", "screen"),
-    ("export", "runner"),
-    ("train", "chat", "merge", "data.__main__", "report.__main__"),
+    ("export", "runner", "chat"),
+    ("train", "chat.__main__", "merge", "data.__main__", "report.__main__"),
 )
 FOLDERS = ("rows", "prompt", "data", "memory", "backend", "report", "export", "chat")
 LONGEST_FILE_LINES = 400

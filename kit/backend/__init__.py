@@ -9,6 +9,7 @@ from kit.backend.loading import Backend, Loaded, adapt, is_out_of_memory, load, 
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
 from kit.backend.steps import free_memory
+from kit.backend.tracking import tell_tracker
 from kit.backend.training import Listener, held_out_loss, preflight, trainer
 from kit.backend.update import UpdateCutShort
 from kit.backend.using import answer, answering, memory_bytes, peak_memory_bytes, save_adapter
@@ -33,5 +34,6 @@ __all__ = [
     "save_state",
     "start",
     "state_bytes",
+    "tell_tracker",
     "trainer",
 ]

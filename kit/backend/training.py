@@ -11,6 +11,7 @@ from kit.backend import state
 from kit.backend.loading import Loaded
 from kit.backend.silence import silence
 from kit.backend.steps import trainer_class, with_less
+from kit.backend.tracking import add_tracker
 from kit.backend.using import peak_memory_bytes
 from kit.data.batches import micro_batches
 from kit.data.store import Samples
@@ -62,7 +63,9 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
         save_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to="none",  # a tracker is added below, where its errors end nothing
+        run_name=(run.output or scratch.parent).name,
+        project="kit",
         disable_tqdm=True,
         dataloader_pin_memory=run.pin_memory == "on",
     )
@@ -76,6 +79,8 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
     made.prepare(loaded, run, train, listener.on_event)
     _set_adapter_precision(loaded.model, run)
     _replace_printer(made, listener)
+    if run.report_to != "none":
+        add_tracker(made, run.report_to, listener.on_event)
     return made
 
 

@@ -1,0 +1,67 @@
+"""transformers' own OpenAI-compatible server, over a model that is loaded already."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from kit.backend.loading import Loaded
+
+NEEDED = ("fastapi", "uvicorn", "openai")  # what transformers[serving] asks for beyond the kit's own packages
+HOST = "127.0.0.1"  # this machine only: the server knows no passwords
+
+
+def missing_packages() -> list[str]:
+    """Found without importing them."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def server(loaded: Loaded, name: str, end_id: int, template_options: Mapping[str, Any], port: int) -> Any:
+    """A uvicorn server, to be run; clients ask for the model by that name.
+
+    It is put together as in transformers.cli.serve.Serve, which loads a model by its folder: that knows neither the
+    base in 4 bit as it was trained on nor the end token of the adapter.
+    """
+    import uvicorn
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.completion import CompletionHandler
+    from transformers.cli.serving.response import ResponseHandler
+    from transformers.cli.serving.server import build_server
+    from transformers.cli.serving.transcription import TranscriptionHandler
+    from transformers.cli.serving.utils import GenerationState
+
+    _add_end(loaded.model.generation_config, end_id)
+    manager, state, options = _manager(loaded, name), GenerationState(), dict(template_options)
+    app = build_server(
+        manager,
+        ChatCompletionHandler(manager, state, chat_template_kwargs=options),
+        completion_handler=CompletionHandler(manager, state),
+        response_handler=ResponseHandler(manager, state, chat_template_kwargs=options),
+        transcription_handler=TranscriptionHandler(manager, state),
+        generation_state=state,
+    )
+    return uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_level="warning"))
+
+
+def _add_end(settings: Any, end_id: int) -> None:
+    """Answers end with the token of training, and with those of the model itself."""
+    own = settings.eos_token_id
+    known = own if isinstance(own, list) else [] if own is None else [own]
+    settings.eos_token_id = sorted({end_id, *known})
+
+
+def _manager(loaded: Loaded, name: str) -> Any:
+    """transformers' manager of models, with the one that is there instead of those it would load."""
+    from transformers.cli.serving.model_manager import ModelManager
+
+    class OneModel(ModelManager):
+        def _load_processor(self, *_: Any, **__: Any) -> Any:
+            return loaded.tokenizer
+
+        def _load_model(self, *_: Any, **__: Any) -> Any:
+            return loaded.model
+
+        def get_gen_models(self) -> list[dict[str, Any]]:
+            """GET /v1/models: not the whole cache of the hub, which this server would not load."""
+            return [{"id": name, "object": "model", "created": 0, "owned_by": "kit"}]
+
+    return OneModel(force_model=name, device=loaded.device)

@@ -1,0 +1,1 @@
+"""Talk to a run, an adapter or a model: python -m kit.chat runs/x"""

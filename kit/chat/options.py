@@ -1,0 +1,157 @@
+"""The options of python -m kit.chat, each written once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+
+from envcheck.facts import Finding
+from kit.errors import USAGE, KitError, nearest, problem
+
+
+class ChatCommand(BaseModel):
+    """Talk to what was trained, with the very template of training: python -m kit.chat runs/x
+
+    In the chat: /help says what else can be typed. Ctrl-C stops the answer, Ctrl-D leaves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: tyro.conf.Positional[tuple[str, ...]] = ()
+    """A run's folder, an adapter's folder, or a model (folder, name on the hub, or `tiny`). Several runs or adapters
+    of one base model are loaded together: /adapter NAME switches."""
+    adapters: tuple[str, ...] = ()
+    """More adapters of that base model, as NAME=FOLDER."""
+    base: str | None = None
+    """The base model, where an adapter does not name the right one (its folder was moved)."""
+    template: str = "auto"
+    """Chat template: auto (the one of training, or the model's own), or a name from templates/."""
+
+    backend: Literal["auto", "unsloth", "hf"] = "auto"
+    """Who loads the model. auto: Unsloth on a graphics card, plain transformers + PEFT on a CPU (starts sooner)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the graphics card where torch can use one, else the CPU."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Number format of the arithmetic. auto: the run's own on a machine of its kind, else this machine's."""
+    load_in_4bit: Literal["auto", "on", "off"] = "auto"
+    """Base weights in 4-bit NF4 or in 16 bit. auto: as they were in training; 16 bit for what is no run."""
+
+    system: str = ""
+    """System prompt."""
+    thinking: bool = False
+    """Let a model that can think (Qwen3) do so before it answers; its thoughts are shown dimmed."""
+    compare: bool = False
+    """Each question to the untuned model and to every adapter, side by side."""
+    prompt: str | None = None
+    """Answer this and stop."""
+    prompts: Path | None = None
+    """Answer each line of a .txt file, or each row of a .jsonl file (messages, or prompt), and stop."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """With --prompt or --prompts: one JSON object a line on standard output."""
+
+    sample: bool = False
+    """Draw answers at random, as the model's generation_config.json says, or as Qwen3's makers advise. Without it, and
+    without one of the next three, the likeliest token is taken each time: equal questions, equal answers."""
+    temperature: NonNegativeFloat | None = None
+    """How even the draw is; 0: the likeliest token each time."""
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Draw among the likeliest tokens that make up this share."""
+    top_k: PositiveInt | None = None
+    """Draw among so many of the likeliest tokens."""
+    seed: int | None = None
+    """Equal seed, equal draw."""
+    max_tokens: PositiveInt = 1024
+    """Longest answer; one that is cut here is marked so."""
+
+    serve: bool = False
+    """Start transformers' OpenAI-compatible server for it, on this machine only."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Of the server."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ChatCommand":
+        if self.prompt is not None and self.prompts is not None:
+            raise ValueError("--prompt and --prompts are two ways: take one")
+        if self.json_output and not self.is_script:
+            raise ValueError("--json goes with --prompt or --prompts")
+        if self.serve and (self.is_script or self.compare):
+            raise ValueError("--serve answers its clients alone: no --prompt, --prompts or --compare with it")
+        if odd := [pair for pair in self.adapters if not all(pair.partition("="))]:
+            raise ValueError(f"--adapters takes NAME=FOLDER, not {odd[0]}")
+        return self
+
+    @property
+    def is_script(self) -> bool:
+        return self.prompt is not None or self.prompts is not None
+
+
+@dataclass
+class _Line:
+    """Around the command: what is wrong in a part of a line tyro leaves to its caller to say."""
+
+    command: Annotated[ChatCommand, tyro.conf.arg(name="")]
+
+
+SWITCHES = {"--load-in-4bit": "on", "--no-load-in-4bit": "off"}
+
+
+def parse(argv: list[str]) -> ChatCommand:
+    """Raises KitError (status 2): unknown option, a value of the wrong kind, nothing to talk to."""
+    try:
+        line, unknown = tyro.cli(
+            _Line,
+            args=_plain(argv),
+            prog="python -m kit.chat",
+            description=ChatCommand.__doc__,
+            return_unknown_args=True,
+        )
+        command = line.command
+    except ValidationError as error:
+        raise KitError(*map(_wrong_value, error.errors()), status=USAGE) from None
+    if odd := [word for word in unknown if word.startswith("-")]:
+        raise KitError(*map(_unknown, odd), status=USAGE)
+    if not command.what and not command.adapters:
+        raise KitError(
+            problem(
+                "nothing-to-talk-to",
+                "Name a run, an adapter or a model.",
+                "Nothing is guessed.",
+                "python -m kit.chat runs/NAME",
+                "python -m kit.chat tiny               (the small model that comes with the kit)",
+            ),
+            status=USAGE,
+        )
+    return command
+
+
+def _plain(argv: list[str]) -> list[str]:
+    """As kit.train takes it, --load-in-4bit alone means on."""
+    words: list[str] = []
+    for place, word in enumerate(argv):
+        bare = argv[place + 1 : place + 2] not in (["auto"], ["on"], ["off"])
+        words += ["--load-in-4bit", SWITCHES[word]] if word in SWITCHES and bare else [word]
+    return words
+
+
+def _unknown(word: str) -> Finding:
+    name = word.split("=")[0]
+    flags = [f"--{field.replace('_', '-')}" for field in ChatCommand.model_fields if field != "json_output"]
+    near = nearest(name, [*flags, "--json", "--help"])
+    return problem(
+        "unknown-option",
+        f"There is no option {name}. {near}".rstrip(),
+        "A misspelt name would otherwise be left out in silence.",
+        near.removeprefix("Did you mean ").rstrip("?") if near else "python -m kit.chat --help",
+    )
+
+
+def _wrong_value(item: dict) -> Finding:
+    name = ".".join(map(str, item["loc"]))
+    return problem(
+        "wrong-value",
+        f"{f'{name}: ' if name else ''}{item['msg'].removeprefix('Value error, ')}.",
+        "Options are checked before anything is loaded.",
+        "python -m kit.chat --help",
+        details={"given": repr(item["input"])} if item["loc"] else None,
+    )

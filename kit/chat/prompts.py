@@ -1,0 +1,75 @@
+"""Prompts of scripts: a text of the command line, or a file of many."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from envcheck.facts import Finding
+from kit.errors import KitError, problem
+
+Messages = list[dict[str, Any]]
+
+
+def read_prompts(path: Path, system: str) -> list[tuple[int, Messages]]:
+    """(line, messages) of each prompt in a .txt or .jsonl file. A last answer in a row is left out: it is asked for.
+
+    Raises KitError: a file that cannot be read, or a line that holds no prompt.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(_unreadable(path, str(error))) from None
+    found, wrong = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            messages = _messages(line) if path.suffix.lower() in (".jsonl", ".ndjson") else asked(line.strip())
+            found.append((number, with_system(messages, system)))
+        except (ValueError, RecursionError) as error:
+            wrong.append((number, str(error)))
+    if wrong or not found:
+        line, why = wrong[0] if wrong else (1, "it is empty")
+        raise KitError(_unreadable(path, why, line, len(wrong)))
+    return found
+
+
+def _messages(line: str) -> Messages:
+    row = json.loads(line)
+    if isinstance(row, str):
+        return asked(row)
+    if not isinstance(row, dict):
+        raise ValueError(f"{type(row).__name__} where an object should be")
+    if isinstance(row.get("prompt"), str):
+        return asked(row["prompt"])
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("neither messages nor prompt in it")
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise ValueError("a message without a role and a content of text")
+    messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not messages or messages[-1]["role"] == "system":
+        raise ValueError("nothing is asked in it")
+    return messages
+
+
+def asked(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
+
+
+def with_system(messages: Messages, system: str) -> Messages:
+    if not system or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _unreadable(path: Path, why: str, line: int = 0, wrong: int = 0) -> Finding:
+    return problem(
+        "prompts-unreadable",
+        f"{path} cannot be read as prompts." if not line else f"Line {line} of {path} holds no prompt.",
+        why,
+        "a .txt file with one prompt a line",
+        'a .jsonl file of {"messages": [{"role": "user", "content": "..."}]} or {"prompt": "..."}',
+        details={"such lines": wrong} if wrong > 1 else None,
+    )

@@ -1,0 +1,59 @@
+"""An OpenAI-compatible API on this machine: transformers' server, with the model as it would be talked to."""
+
+import contextlib
+import socket
+
+from kit import screen
+from kit.backend import Loaded, answering
+from kit.backend.chatting import use
+from kit.backend.serving import HOST, missing_packages, server
+from kit.chat.options import ChatCommand
+from kit.chat.target import Target
+from kit.errors import KitError, problem
+
+
+def check_server(command: ChatCommand) -> None:
+    """Raises KitError: packages missing, the port taken."""
+    if missing := missing_packages():
+        raise KitError(
+            problem(
+                "server-packages-missing",
+                f"The server needs {' and '.join(missing)}, not installed here.",
+                "They are not needed for anything else in the kit.",
+                f"python -m pip install {' '.join(missing)}",
+            )
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
+        try:
+            probe.bind((HOST, command.port))
+        except OSError as error:
+            raise KitError(
+                problem(
+                    "port-taken",
+                    f"Port {command.port} cannot be used.",
+                    error.strerror or str(error),
+                    f"--port {command.port + 1 if command.port < 65535 else 8000}",
+                )
+            ) from None
+
+
+def serve(loaded: Loaded, target: Target, command: ChatCommand) -> int:
+    """Until Ctrl-C. The first adapter answers, or the untuned model where there is none."""
+    place = 0 if target.adapters else None
+    name, chat = target.name(place) if target.adapters else target.model.name, target.chat(place)
+    thinking = {} if command.thinking else {"enable_thinking": False}
+    if len(target.adapters) > 1:
+        screen.note(f"a server answers with one adapter: {name}")
+    if command.system:
+        screen.note("--system is not served: clients send their own system prompt")
+    with answering(loaded), use(loaded, place):
+        running = server(loaded, name, chat.tokenizer.token_to_id(chat.end_token), thinking, command.port)
+        address = f"http://{HOST}:{command.port}/v1"
+        screen.say(f"serving   {name} at {address} for this machine only; Ctrl-C ends it", style="bold")
+        screen.say(f"          curl {address}/chat/completions -H 'Content-Type: application/json' -d \\")
+        screen.say(f'          \'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}\'')
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order, and then passes it on
+            running.run()
+    screen.say("the server has ended")
+    return 0

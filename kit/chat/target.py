@@ -1,0 +1,327 @@
+"""RUN, ADAPTER or MODEL -> the base model, the adapters over it and how each is asked. No torch."""
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from envcheck import settings
+from envcheck.facts import Facts, Finding
+from kit import adapters, config, models, prompt
+from kit.adapters import Adapter
+from kit.backend.chatting import Sampling
+from kit.chat.options import ChatCommand
+from kit.errors import USAGE, KitError, nearest, problem
+from kit.models import Model, read_json
+from kit.options import Run
+from kit.prompt import ChatFormat
+
+UNTUNED = "base"  # what the untuned model is called
+# What the makers of Qwen3 advise (model card, "Best Practices"), for models whose generation_config.json says nothing.
+ADVISED = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)}
+ADAPTER_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one word of the command line stands for: `run` is that of its run.toml, and `settled` what its machine
+    chose; `adapter` is None for a bare model."""
+
+    base: str
+    adapter: Adapter | None
+    run: Run | None = None
+    settled: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to talk to: a base model with adapters. `chats` holds one format for each adapter, or one for none."""
+
+    model: Model
+    adapters: tuple[Adapter, ...]
+    chats: tuple[ChatFormat, ...]
+    run: Run  # how the base is loaded
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [adapter.name for adapter in self.adapters]
+
+    @property
+    def context_tokens(self) -> int:
+        return self.model.config.get("max_position_embeddings") or 1 << 20
+
+    def place(self, name: str) -> int | None:
+        """Of an adapter; None: the untuned model. Raises KitError: no such adapter."""
+        if name == UNTUNED and UNTUNED not in self.names:
+            return None
+        if name in self.names:
+            return self.names.index(name)
+        raise KitError(
+            problem(
+                "unknown-adapter",
+                f"There is no adapter {name}. {nearest(name, self.names)}".rstrip(),
+                f"Loaded are {', '.join(self.names)}." if self.names else "None is loaded.",
+                *(f"/adapter {known}" for known in self.names),
+            )
+        )
+
+    def name(self, place: int | None) -> str:
+        return UNTUNED if place is None else self.names[place]
+
+    def chat(self, place: int | None) -> ChatFormat:
+        """The untuned model is asked with the template of the first adapter, so that answers can be compared."""
+        return self.chats[place or 0]
+
+
+def find(command: ChatCommand, facts: Facts) -> Target:
+    """Everything that can be wrong with what was named is found here, before a library is imported.
+
+    Raises KitError.
+    """
+    sources = _sources(command)
+    base = command.base or _one_base(sources)
+    model = _model(base, any(source.adapter for source in sources))
+    found = tuple(source.adapter for source in sources if source.adapter)
+    for adapter in found:
+        adapters.check(adapter, model)
+    chats = tuple(_chat(model, source, command.template) for source in sources if source.adapter)
+    run = next((source for source in sources if source.run), Source(base, None))
+    settled, notes = _how_to_load(command, run, model, facts)
+    return Target(model, found, chats or (prompt.load(model, command.template),), settled, notes)
+
+
+def _model(name: str, is_base: bool) -> Model:
+    """models.find, which words its advice for kit.train."""
+    try:
+        return models.find(name)
+    except KitError as error:
+        option = "--base " if is_base else "python -m kit.chat "
+        found = (
+            replace(finding, fix=tuple(re.sub("^--model ", option, line) for line in finding.fix))
+            for finding in error.findings
+        )
+        raise KitError(*found) from None
+
+
+def _sources(command: ChatCommand) -> list[Source]:
+    named = [pair.partition("=") for pair in command.adapters]
+    sources = [_source(what) for what in command.what] + [_source(path, name) for name, _, path in named]
+    found = [source.adapter.name for source in sources if source.adapter]
+    twice = sorted({name for name in found if found.count(name) > 1 or name == UNTUNED})
+    if twice:
+        raise KitError(
+            problem(
+                "adapter-name-twice",
+                f"{twice[0]} is the name of two adapters, or of the untuned model.",
+                "/adapter NAME must say which one is meant.",
+                f"--adapters {twice[0]}-2=FOLDER",
+            ),
+            status=USAGE,
+        )
+    models_only = [source.base for source in sources if not source.adapter]
+    if len(set(models_only)) > 1:
+        raise KitError(_two_bases(models_only))
+    return sources
+
+
+def _source(what: str, name: str = "") -> Source:
+    path = Path(what).expanduser()
+    if (path / "run.toml").is_file():
+        return _of_run(path, name)
+    if path.is_dir() and path.name == "adapter" and (path.parent / "run.toml").is_file():
+        return _of_run(path.parent, name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        _check_is_adapter(path)
+        adapter = adapters.read(name or path.resolve().name, path)
+        return Source(adapter.base, adapter)
+    if name:
+        raise KitError(_no_run(path, "no such folder" if not path.exists() else "it holds a whole model"))
+    return Source(what, None)
+
+
+def _check_is_adapter(path: Path) -> None:
+    """Of a folder that is no run and no model."""
+    if adapters.is_adapter(path):
+        return
+    run = next((parent for parent in path.absolute().parents[:2] if (parent / "run.toml").is_file()), None)
+    found = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
+    if run:
+        raise KitError(_no_run(path, f"it is a part of the run {run}", f"python -m kit.chat {run}"))
+    raise KitError(_no_run(path, f"it has neither run.toml nor adapter_config.json nor config.json, but {found}"))
+
+
+def _no_run(path: Path, why: str, *fix: str) -> Finding:
+    return problem(
+        "not-a-run",
+        f"{path} is no run, no adapter and no model.",
+        f"{why[0].upper()}{why[1:]}.",
+        *fix,
+        "python -m kit.chat runs/NAME          (a folder that kit.train made)",
+        "--adapters NAME=FOLDER                (a folder with adapter_config.json)",
+    )
+
+
+def _of_run(path: Path, name: str) -> Source:
+    try:
+        run = Run(**tomllib.loads((path / "run.toml").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise KitError(
+            problem(
+                "run-unreadable",
+                f"{path / 'run.toml'} cannot be read.",
+                str(error).splitlines()[0],
+                f"python -m kit.chat {path / 'adapter'} --base MODEL        (the adapter alone)",
+            )
+        ) from None
+    if not adapters.is_adapter(path / "adapter"):
+        raise KitError(_unfinished(path))
+    settled = _settled(path)
+    return Source(run.model, adapters.read(name or path.resolve().name, path / "adapter"), run, settled)
+
+
+def _settled(path: Path) -> dict[str, Any]:
+    try:
+        chosen = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["chosen"]
+        return {name: choice["value"] for name, choice in chosen.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _unfinished(path: Path) -> Finding:
+    return problem(
+        "run-without-adapter",
+        f"The run {path} has no adapter yet.",
+        "It is not finished: the adapter is saved at its end, and checkpoints hold it until then.",
+        f"python -m kit.train --config {path / 'run.toml'} --output {path}        (goes on where it stopped)",
+    )
+
+
+def _one_base(sources: list[Source]) -> str:
+    """The base that all of them name. Raises KitError: none, or several."""
+    bases = [source.base for source in sources]
+    if "" in bases or not bases:
+        raise KitError(
+            problem(
+                "base-unknown",
+                "The adapter does not say which model it was trained on.",
+                "Over another model its answers mean nothing.",
+                "--base OWNER/NAME        (or the model's folder)",
+            )
+        )
+    if len({_same(base) for base in bases}) > 1:
+        raise KitError(_two_bases(bases))
+    first = sources[0]
+    if first.adapter and _is_path(first.base) and not Path(first.base).expanduser().exists():
+        raise KitError(_base_gone(first.base))
+    return first.base
+
+
+def _same(base: str) -> str:
+    folder = models.TINY if base == "tiny" else Path(base).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else base
+
+
+def _is_path(base: str) -> bool:
+    return base.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", base) is not None
+
+
+def _base_gone(base: str) -> Finding:
+    return problem(
+        "base-missing",
+        f"The base model {base} is not there.",
+        "An adapter is only the change to its base: without that model it cannot answer.",
+        "--base FOLDER            (where the model lies now)",
+        "--base OWNER/NAME        (its name on the hub)",
+    )
+
+
+def _two_bases(bases: list[str]) -> Finding:
+    first, other = list(dict.fromkeys(bases))[:2]
+    return problem(
+        "adapters-of-two-bases",
+        f"{first} and {other} are two models, and one is loaded at a time.",
+        "An adapter only means something over the very model it was trained on.",
+        "start kit.chat once for each of them",
+        f"--base {first}        (if both are the same model by two names)",
+    )
+
+
+def _chat(model: Model, source: Source, template: str) -> ChatFormat:
+    """The format of training: what was saved with the adapter wins over what the base model brings."""
+    own = {name: source.adapter.path / name for name in ADAPTER_FILES if (source.adapter.path / name).is_file()}
+    if template == "auto" and "chat_template.jinja" not in own and source.run:
+        template = source.run.template
+    found = prompt.load(replace(model, files=model.files | own), template)
+    origin = found.template_origin if template != "auto" or "chat_template.jinja" not in own else "saved with it"
+    return replace(found, template_origin=origin)
+
+
+def _how_to_load(command: ChatCommand, source: Source, model: Model, facts: Facts) -> tuple[Run, tuple[str, ...]]:
+    """A Run that says how the base is loaded, and what is not as it was in training."""
+    trained, before = source.run, source.settled or {}
+    if command.device == "cuda" and settings.best_card(facts) is None:
+        raise KitError(_no_card())
+    run = Run(
+        model=model.name,
+        device=command.device,
+        precision=command.precision,
+        load_in_4bit=_in_4bit(command, trained),
+        gradient_checkpointing="off",
+        embedding_offload="off",
+        attention="sdpa",
+        max_length_tokens=model.config.get("max_position_embeddings") or 1024,
+    )
+    settled, _ = config.settle(run, facts)
+    same = {"backend": command.backend if command.backend != "auto" or settled.device == "cuda" else "hf"}
+    if trained and before.get("device", trained.device) in (settled.device, "auto"):  # on a machine of its kind
+        names = ("attention", "precision") if command.precision == "auto" else ("attention",)
+        ways = {name: before.get(name, getattr(trained, name)) for name in names}
+        same |= {name: way for name, way in ways.items() if way != "auto"}
+    settled = settled.model_copy(update=same)
+    return settled, _notes(command, trained, settled, model)
+
+
+def _no_card() -> Finding:
+    return problem(
+        "no-usable-gpu",
+        "--device cuda asks for a graphics card and none can be used here.",
+        "No NVIDIA card was found, or it is hidden from this program.",
+        "python -m envcheck           (says what is wrong with the card)",
+        "--device cpu",
+    )
+
+
+def _in_4bit(command: ChatCommand, trained: Run | None) -> bool:
+    asked = {"on": True, "off": False}.get(command.load_in_4bit)
+    return asked if asked is not None else bool(trained and trained.load_in_4bit)
+
+
+def _notes(command: ChatCommand, trained: Run | None, settled: Run, model: Model) -> tuple[str, ...]:
+    notes = []
+    if trained and trained.load_in_4bit != settled.load_in_4bit:
+        ways = {True: "4 bit", False: "16 bit"}
+        notes.append(
+            f"trained over a base in {ways[trained.load_in_4bit]}, asked over one in {ways[settled.load_in_4bit]}: "
+            "answers may differ"
+        )
+    if command.thinking and not sampling(command, model).temperature:
+        notes.append("models that think may repeat themselves without end when the likeliest token is taken: --sample")
+    if command.base:
+        notes.append("--base was given: that it is the model of the training is only known as far as shapes tell")
+    return tuple(notes)
+
+
+def sampling(command: ChatCommand, model: Model) -> Sampling:
+    """How answers are drawn: flags over the model's generation_config.json over the advice of Qwen3's makers."""
+    asked = {name: getattr(command, name) for name in ("temperature", "top_p", "top_k")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not (command.sample or asked) or asked.get("temperature") == 0:
+        return Sampling()
+    path = model.files.get("generation_config.json")
+    own = read_json(path) if path else {}
+    advised = vars(ADVISED[command.thinking])
+    advised |= {name: own[name] for name in asked.keys() | {"temperature", "top_p", "top_k"} if own.get(name)}
+    return Sampling(**(advised | asked | {"seed": command.seed}))
