@@ -152,6 +152,8 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
 
     def keep(status: str, result: Result | None) -> None:
         folder.write_json("manifest.json", manifest(prepared, chosen, status, notes, result))
+        if status != "running":
+            watch.write_report(folder, screen.note)
 
     keep("running", None)
     try:
@@ -159,21 +161,26 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
             result = runner.fit(loaded, prepared.run, rows, prepared.chat, folder, shown, screen.note)
     except runner.Interrupted as stop:
         keep("interrupted", stop.result)
-        watch.write_report(folder, screen.note)
         screen.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
         raise KeyboardInterrupt from None
     except BaseException as error:
         with contextlib.suppress(KitError):  # a disk that takes no manifest must not hide what went wrong first
             if folder.is_ours:
+                if not isinstance(error, KeyboardInterrupt):
+                    folder.add_line("events.jsonl", {"kind": "failed", "text": why(error)})
                 keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
-                watch.write_report(folder, screen.note)
         raise
     folder.write_json("samples.json", {name: [asdict(answer) for answer in getattr(result, name)]
                                        for name in ("before", "after")})  # fmt: skip
     keep("finished", result)
-    watch.write_report(folder, screen.note)
     screen.result(result, folder.path)
     return result
+
+
+def why(error: BaseException) -> str:
+    """In words, for the record."""
+    found = error.findings if isinstance(error, KitError) else ()
+    return " ".join(f"{one.what} {one.why}" for one in found) or f"{type(error).__name__}: {error}"
 
 
 def show(prepared: Prepared) -> None:

@@ -37,9 +37,9 @@ def _span(seconds: float) -> str:
 
 def write_report(folder: RunFolder, say: Say) -> None:
     """The page of what is written down so far. No error in it ends a run."""
-    from kit import report  # here, not above: plots take half a second to import
-
     try:
+        from kit import report  # here, not above: plots take half a second to import
+
         report.write(folder.path)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]

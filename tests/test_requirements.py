@@ -26,7 +26,18 @@ PLATFORMS = {
 PYTHONS = ("3.11", "3.12", "3.13")
 
 # Nothing in the set asks for these: they are what the kit and its developers came for.
-WANTED = {"unsloth", "matplotlib", "gguf", "ruff", "pytest", "hypothesis", "openai", "fastapi", "uvicorn"}
+WANTED = {
+    "unsloth",
+    "matplotlib",
+    "gguf",
+    "threadpoolctl",
+    "ruff",
+    "pytest",
+    "hypothesis",
+    "openai",
+    "fastapi",
+    "uvicorn",
+}
 
 # On Linux torch brings its triton (and NVIDIA's libraries) itself, in the step before --no-deps.
 TRITON = {"cu128": "3.6.0", "cu130": "3.8.0"}

@@ -1,0 +1,159 @@
+"""What happened in a run, as one HTML page.
+
+    python -m kit.report runs/x                      runs/x/report.html, also of a run under way
+    python -m kit.report runs/x runs/y -o both.html  compares runs in one page
+    python -m kit.report --list runs                 every run and adapter there
+
+Exit status: 0 done, 1 failed, 2 wrong usage.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import BaseModel, ConfigDict
+from rich.table import Table
+from rich.text import Text
+
+from envcheck.facts import Finding
+from kit import screen
+from kit.errors import USAGE, KitError, problem
+from kit.report import comparing, listing, page
+from kit.report.adapter import CONFIG
+from kit.report.page import REPORT, Shown
+from kit.report.reading import is_run
+
+
+class Command(BaseModel):
+    """Write the report of a run, compare several, or list them: python -m kit.report runs/x"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders; more than one are compared."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The page. Default: report.html in the run; comparison.html beside the first of several."""
+    list: Path | None = None
+    """List the runs and adapters under this folder instead."""
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the record as JSON on standard output."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
+
+
+def command_line(argv: list[str]) -> int:
+    command = tyro.cli(Command, args=argv, prog="python -m kit.report")
+    if (command.list is None) == (not command.runs):
+        raise KitError(
+            problem(
+                "report-of-what",
+                "Either runs or --list DIR must be given.",
+                "A page is of one run or of several; a list is of a folder.",
+                "python -m kit.report runs/x",
+                "python -m kit.report --list runs",
+            ),
+            status=USAGE,
+        )
+    return show_list(command) if command.list else report(command)
+
+
+def report(command: Command) -> int:
+    wrong = [finding for folder in command.runs if (finding := _not_a_run(folder))]
+    if wrong:
+        raise KitError(*wrong)
+    with screen.busy("reading"):
+        seen = [page.look(folder) for folder in command.runs]
+        if len(seen) == 1:
+            path, text = command.output or command.runs[0] / REPORT, page.of_run(seen[0])
+        else:
+            path, text = command.output or comparing.default_path(command.runs), comparing.page(seen)
+    page.save(path, text)
+    for one in seen:
+        for told in one.run.unread:
+            screen.note(f"{one.run.name}: {told}")
+    if command.json_output:
+        print(json.dumps({"report": str(path), "runs": [_to_json(one) for one in seen]}, ensure_ascii=False, indent=1))
+        return 0
+    for one in seen:
+        screen.out.print(Text(f"{one.run.name}: {page.WORDS[one.run.status]}. {page.verdict(one.run)}"))
+        for told in one.learnt.advice() if one.learnt else (one.why_not,):
+            screen.out.print(Text(f"  {told}"))
+    screen.out.print(Text(f"{path}  ({path.stat().st_size / 1e6:.2f} MB)"))
+    return 0
+
+
+def _to_json(seen: Shown) -> dict[str, Any]:
+    run = seen.run
+    return {
+        "folder": str(run.folder),
+        "status": run.status,
+        "verdict": page.verdict(run),
+        "losses": run.losses,
+        "result": run.result or None,
+        "verified": run.verified,
+        "unread": run.unread,
+        "adapter": seen.learnt.to_json() if seen.learnt else None,
+        "why_no_adapter": seen.why_not or None,
+    }
+
+
+def _not_a_run(folder: Path) -> Finding | None:
+    try:
+        if is_run(folder):
+            return None
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
+    except OSError as error:
+        return problem(
+            "run-unreadable",
+            f"{folder} cannot be looked into.",
+            f"{type(error).__name__}: {error.strerror}",
+            f"ls -ld {folder}       (shows who may)",
+        )
+    if there is None:
+        what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
+        return problem("report-no-run", what, "A report is of the folder of a run.", "python -m kit.report --list runs")
+    if CONFIG in there and is_run(folder.absolute().parent):
+        return problem(
+            "report-of-an-adapter",
+            f"{folder} is the adapter of a run.",
+            "The report is of the run: the adapter's part is in it.",
+            f"python -m kit.report {folder.parent}",
+        )
+    return problem(
+        "report-no-run",
+        f"{folder} is no run of the kit.",
+        "A run holds run.toml and manifest.json." if there else "It is empty.",
+        f"python -m kit.report --list {folder}       (shows the runs below it)",
+        details={"found": ", ".join(there[:8])} if there else None,
+    )
+
+
+def show_list(command: Command) -> int:
+    found, unread = listing.items(command.list)
+    for place in unread:
+        screen.note(f"{place} cannot be looked into")
+    if command.json_output:
+        print(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=1))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("name", "left"), ("status", "left"), ("base", "left"), ("rank", "right"), ("data", "left"),
+                          ("held-out loss", "right"), ("MB", "right"), ("verified", "left")):  # fmt: skip
+        table.add_column(name, justify=justify, overflow="fold")
+    words = {True: "yes", False: "NO", None: "–"}
+    for item in found:
+        before = f"{item.loss_before:.3f} → " if item.loss_before is not None and item.loss is not None else ""
+        loss = "–" if item.loss is None else f"{before}{item.loss:.3f}"
+        size = "–" if item.size_bytes is None else f"{item.size_bytes / 1e6:,.1f}"
+        cells = (item.path, item.status or item.kind, item.base, str(item.rank or "–"), item.data or "–", loss, size)
+        table.add_row(*map(Text, cells), words[item.verified])
+    screen.out.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

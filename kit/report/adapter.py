@@ -1,0 +1,221 @@
+"""What an adapter learnt: the update dW = scale * B A of each layer, its size beside the weight, and its rank.
+
+The singular values of dW come from its factors: B = Qb Rb and A^T = Qa Ra, so dW = scale * Qb (Rb Ra^T) Qa^T, and the
+singular values are those of the small matrix Rb Ra^T. All in float64.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy
+from threadpoolctl import threadpool_limits
+
+from kit import models
+from kit.report import tensors
+from kit.report.tensors import Stored
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+MOST = 1e100  # its square is still a number
+HELD = 0.99  # share of the update's energy that the advice asks for
+
+
+@dataclass(frozen=True)
+class Update:
+    """One layer's dW.
+
+    norm: |dW|_F. share: |dW|_F / |W|_F, None where the base's weight cannot be read. effective_rank: exp of the entropy
+    of the singular values, normalised to a sum of 1 (Roy and Vetterli, The effective rank, EUSIPCO 2007).
+    """
+
+    layer: int | None
+    projection: str
+    rank: int
+    norm: float
+    share: float | None
+    singular_values: tuple[float, ...]
+    effective_rank: float
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The updates of an adapter, and in words what is not among them."""
+
+    updates: tuple[Update, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        return max(update.rank for update in self.updates)
+
+    def energy(self, rank: int) -> float:
+        """Share of the sum of |dW|_F^2 that the best approximation of that rank of each layer keeps (Eckart-Young)."""
+        kept = math.fsum(value**2 for update in self.updates for value in update.singular_values[:rank])
+        whole = math.fsum(value**2 for update in self.updates for value in update.singular_values)
+        return kept / whole if whole else 1.0
+
+    def rank_for(self, share: float) -> int:
+        """The lowest rank of all layers that keeps that share of the energy."""
+        return next((rank for rank in range(1, self.rank) if self.energy(rank) >= share), self.rank)
+
+    @property
+    def is_nothing(self) -> bool:
+        return not any(update.norm for update in self.updates)
+
+    def advice(self) -> tuple[str, ...]:
+        """What follows for the next run, in words."""
+        if self.is_nothing:
+            return ("The adapter changes nothing: every update is zero.",)
+        enough, held_pct = self.rank_for(HELD), 100 * HELD
+        told = [f"Rank {enough} would have held {held_pct:.0f} % of this update, which has rank {self.rank}."]
+        smaller = 1 << (enough - 1).bit_length()
+        if 2 * smaller <= self.rank:
+            told.append(f"Next time: --lora-rank {smaller}. It is smaller and faster; compare the held-out losses.")
+        elif enough > 3 * self.rank / 4:
+            told.append(f"It uses its rank: --lora-rank {2 * self.rank} may learn more; compare the held-out losses.")
+        else:
+            told.append("That is near the rank it has: keep it.")
+        return (*told, self._where())
+
+    def _where(self) -> str:
+        """The projections that changed most and least."""
+        shares = all(update.share is not None for update in self.updates)
+        sizes: dict[str, list[float]] = {}
+        for update in self.updates:
+            sizes.setdefault(update.projection, []).append(update.share if shares else update.norm)
+        middle = {name: median(found) for name, found in sizes.items()}
+        most, least = max(middle, key=middle.get), min(middle, key=middle.get)
+        word = (lambda size: f"{100 * size:.2g} % of the weight") if shares else (lambda size: f"norm {size:.2g}")
+        if most == least:
+            return f"Median update: {word(middle[most])}."
+        return f"{most} changed most (median {word(middle[most])}), {least} least ({word(middle[least])})."
+
+    def to_json(self) -> dict[str, Any]:
+        ranks = {"rank": self.rank, "rank_for_99_pct": self.rank_for(HELD)}
+        return {**ranks, "advice": self.advice(), "notes": self.notes, "updates": [asdict(one) for one in self.updates]}
+
+
+def learnt(folder: Path, base: Path | None = None) -> Learnt:
+    """The updates of the PEFT adapter in a folder; base: the folder of its base model, else the one it names itself.
+
+    Raises ValueError: no such adapter, broken, or of another kind; OSError: not readable.
+    """
+    config = _config(folder / CONFIG)
+    if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
+        raise ValueError(
+            f"only plain LoRA is looked at, not {'DoRA' if config.get('use_dora') else config['peft_type']}"
+        )
+    stored = tensors.stored(folder / WEIGHTS)
+    pairs, others = _pairs(stored)
+    if not pairs:
+        raise ValueError(f"{WEIGHTS} holds no LoRA update of a linear layer")
+    base = base or _base_folder(str(config.get("base_model_name_or_path") or ""))
+    weights, why_not = _base_weights(base)
+    with threadpool_limits(1, user_api="blas"):  # on matrices as small as these threads only wait for each other
+        updates = tuple(_update(name, *pair, config, weights.get(f"{name}.weight")) for name, pair in pairs.items())
+    if not why_not and all(update.share is None for update in updates):
+        why_not = "the base's weights are stored in 4 or 8 bit, or under other names"
+    notes = [f"no share of the weight: {why_not}"] if why_not else []
+    notes += [f"{len(others)} further tensors, such as {min(others)}, are not looked at"] if others else []
+    return Learnt(updates, tuple(notes))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return config
+
+
+def _pairs(stored: dict[str, Stored]) -> tuple[dict[str, tuple[Stored, Stored]], list[str]]:
+    """Module -> (A, B), and the names of all other tensors."""
+    found: dict[str, dict[str, Stored]] = {}
+    for name, tensor in stored.items():
+        if (match := FACTOR.fullmatch(name)) and len(tensor.shape) == 2:
+            found.setdefault(match[1], {})[match[2]] = tensor
+    pairs = {name: (factors["A"], factors["B"]) for name, factors in found.items() if len(factors) == 2}
+    used = {id(tensor) for pair in pairs.values() for tensor in pair}
+    return pairs, [name for name, tensor in stored.items() if id(tensor) not in used]
+
+
+def _update(name: str, a: Stored, b: Stored, config: dict[str, Any], weight: Stored | None) -> Update:
+    if not a.shape[0] or a.shape[0] != b.shape[1]:
+        raise ValueError(f"the factors of {name} do not fit: A is {a.shape}, B is {b.shape}")
+    sizes = _singular_values(tensors.values(a), tensors.values(b), _scale(name, config, a.shape[0]))
+    if not (sizes < MOST).all():
+        raise ValueError(f"the update of {name} holds a number that is none")
+    norm = math.sqrt(math.fsum(sizes**2))
+    fits = (
+        weight is not None and tensors.is_readable(weight) and sorted(weight.shape) == sorted((b.shape[0], a.shape[1]))
+    )
+    of_weight = tensors.norm(weight) if fits else 0.0
+    parts = name.split(".")
+    return Update(
+        layer=next((int(part) for part in parts if part.isdecimal()), None),
+        projection=parts[-1],
+        rank=a.shape[0],
+        norm=norm,
+        share=norm / of_weight if of_weight else None,
+        singular_values=tuple(map(float, sizes)),
+        effective_rank=effective_rank(sizes),
+    )
+
+
+def _singular_values(a: numpy.ndarray, b: numpy.ndarray, scale: float) -> numpy.ndarray:
+    if not (numpy.isfinite(a).all() and numpy.isfinite(b).all()):
+        return numpy.array([math.nan])
+    right = numpy.linalg.qr(a.T, mode="r")
+    left = numpy.linalg.qr(b, mode="r")
+    return abs(scale) * numpy.linalg.svd(left @ right.T, compute_uv=False)
+
+
+def effective_rank(singular_values: Iterable[float]) -> float:
+    """exp of the entropy of the normalised singular values; 0 where all are zero."""
+    sizes = numpy.asarray(singular_values, dtype=float)
+    if not sizes.sum():
+        return 0.0
+    shares = sizes[sizes > 0] / sizes.sum()
+    return float(numpy.exp(-(shares * numpy.log(shares)).sum()))
+
+
+def _scale(name: str, config: dict[str, Any], rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) with rsLoRA; single layers may have their own alpha (as PEFT matches them)."""
+    own = config.get("alpha_pattern") or {}
+    alpha = next((own[key] for key in own if re.match(rf"(.*\.)?({key})$", name)), config.get("lora_alpha"))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise ValueError(f"{CONFIG} names no lora_alpha")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _base_folder(name: str) -> Path | None:
+    """The base model on this machine; the hub is not asked."""
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).parts[-3:] == models.TINY.parts[-3:]:  # of the kit, wherever that was when the run was made
+        return models.TINY
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _base_weights(folder: Path | None) -> tuple[dict[str, Stored], str]:
+    """The base's tensors by name, and why there are none."""
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if not files:
+        return {}, "the base model's weights are not on this machine"
+    found: dict[str, Stored] = {}
+    try:
+        for file in files:
+            found |= tensors.stored(file)
+    except (OSError, ValueError) as error:
+        return {}, f"the base model's weights cannot be read ({error})"
+    return found, ""

@@ -1,0 +1,278 @@
+"""A run folder -> one record. The run may be under way: each file may be missing, half written or broken.
+
+What cannot be read is left out of the record and named in `unread`; nothing here raises for it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envcheck.report import redact_text
+from kit.folder import LOCK
+
+ADAPTER = "adapter"
+MARKS = ("run.toml", "manifest.json")  # one of them makes a folder a run
+METRICS = ("loss", "grad_norm", "learning_rate", "tokens", "elapsed_s", "memory_bytes")
+ABSOLUTE = re.compile(r"(?<![\w.~:/\\])(?:/(?:[^/\s\"'<>|:;,()]+/)+|[A-Za-z]:\\(?:[^\\\s\"'<>|:;,]+\\)+)(?=[^/\s])")
+PARITY = "parity.json"  # beside what was made, and of the newest in the run
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question with its answers: (what of, the text), the untuned model's first."""
+
+    question: str
+    answers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says. Tables are as in its files, with values of other kinds than expected left out.
+
+    status: finished, interrupted, failed, running, stopped (no process is in it any more) or unknown.
+    losses: (step, loss of the held-out rows in nats a token), from the untuned model to the result.
+    """
+
+    folder: Path
+    status: str
+    manifest: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[dict[str, float], ...] = ()
+    losses: tuple[tuple[int, float], ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
+    samples: tuple[Sample, ...] = ()
+    parity: dict[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.folder.absolute().name
+
+    @property
+    def loss_before(self) -> float | None:
+        return number(self.result.get("loss_before")) or (
+            self.losses[0][1] if self.losses and not self.losses[0][0] else None
+        )
+
+    @property
+    def loss_after(self) -> float | None:
+        """Of the result; of a run that has none: the last one measured after the first step."""
+        after = number(self.result.get("loss_after"))
+        return after or (self.losses[-1][1] if self.losses and self.losses[-1][0] else None)
+
+    @property
+    def last_step(self) -> int:
+        return int(self.steps[-1]["step"]) if self.steps else int(number(self.result.get("steps")) or 0)
+
+    @property
+    def planned_steps(self) -> int | None:
+        steps = number(self.plan.get("steps"))
+        return int(steps) if steps else None
+
+    @property
+    def options(self) -> dict[str, dict[str, str]]:
+        """Option -> value, origin and, where the kit chose it, the reason; as texts without the user's folders."""
+        asked, chosen = table(self.manifest.get("options")), table(self.manifest.get("chosen"))
+        found = {}
+        for name, about in asked.items():
+            own, by_kit = table(about), table(chosen.get(name))
+            value = by_kit.get("value", own.get("value"))
+            origin = str(own.get("origin", ""))
+            found[name] = {
+                "value": shown(value),
+                "origin": "chosen" if by_kit else private(origin),
+                "reason": private(str(by_kit.get("reason", ""))),
+            }
+        return found
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether what was made of it last was proven equal; None: nothing was made."""
+        return passed(self.parity)
+
+
+def passed(parity: dict[str, Any]) -> bool | None:
+    return parity.get("passed") is True if parity else None
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in MARKS)
+
+
+def read(folder: Path) -> RunRecord:
+    unread: list[str] = []
+    names = ("manifest", "data", "plan", "begun")
+    manifest, data, plan, begun = (table(_json(folder / f"{name}.json", unread)) for name in names)
+    result = table(manifest.get("result"))
+    lines = _lines(folder / "metrics.jsonl", unread)
+    steps = _by_step({"step": int(step), **_numbers(line)} for line in lines if _is_step(line, step := _step(line)))
+    parity = table(_json(folder / PARITY, unread))
+    return RunRecord(
+        folder=folder,
+        status=_status(folder, manifest),
+        manifest=manifest,
+        data=data,
+        plan=plan,
+        result=result,
+        steps=steps,
+        losses=_losses(lines, begun, result, steps),
+        events=tuple(_lines(folder / "events.jsonl", unread)),
+        samples=_samples(begun, _lines(folder / "samples.jsonl", unread), result),
+        parity=parity,
+        unread=tuple(unread),
+    )
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    return [row for row in items(value) if isinstance(row, dict)]
+
+
+def items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def texts(value: Any) -> list[str]:
+    return [item for item in items(value) if isinstance(item, str)]
+
+
+def private(text: str) -> str:
+    """Without what names the user or the machine: of an absolute path only the last part stays."""
+    return ABSOLUTE.sub("…/", redact_text(text, (str(Path.home()),) if len(Path.home().parts) > 2 else ()))
+
+
+def shown(value: Any) -> str:
+    """An option's value as text; of an absolute path only the last part, also with spaces in it."""
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "–"
+    if isinstance(value, str) and (value.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", value)):
+        return "…/" + re.split(r"[\\/]", value.rstrip("/\\"))[-1]
+    words = {None: "–", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else redact_text(str(value))
+
+
+def _json(path: Path, unread: list[str]) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        unread.append(f"{path.name} cannot be read ({_why(error)})")
+        return None
+
+
+def _lines(path: Path, unread: list[str]) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file. A last line without its end is being written, or was when the run was killed."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        unread.append(f"{path.name} cannot be read ({_why(error)})")
+        return []
+    found, broken = [], 0
+    for line in text.split("\n")[:-1]:  # splitlines would also part an answer with a line separator in it
+        try:
+            read = json.loads(line)
+        except (ValueError, RecursionError):
+            read = None
+        if isinstance(read, dict):
+            found.append(read)
+        elif line.strip():
+            broken += 1
+    if broken:
+        unread.append(f"{path.name}: {broken} broken line{'s' if broken > 1 else ''} left out")
+    return found
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
+
+
+def _status(folder: Path, manifest: dict[str, Any]) -> str:
+    status = manifest.get("status")
+    if status == "running":
+        return "running" if _is_in_use(folder / LOCK) else "stopped"
+    return status if status in ("finished", "interrupted", "failed") else "unknown"
+
+
+def _is_in_use(lock: Path) -> bool:
+    """Whether a process, this one too, is in the folder of that lock."""
+    from filelock import FileLock, Timeout
+
+    try:
+        if not lock.is_file():
+            return False
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder of somebody else: its word is taken
+        return True
+
+
+def _step(line: dict[str, Any]) -> float | None:
+    return number(line.get("step"))
+
+
+def _is_step(line: dict[str, Any], step: float | None) -> bool:
+    return step is not None and "held_out_loss" not in line
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    found = {name: number(line.get(name)) for name in METRICS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _by_step(lines: Iterable[dict[str, float]]) -> tuple[dict[str, float], ...]:
+    """In order, the later line of a step that stands twice."""
+    last = {line["step"]: line for line in lines}
+    return tuple(last[step] for step in sorted(last))
+
+
+def _losses(
+    lines: list[dict[str, Any]], begun: dict[str, Any], result: dict[str, Any], steps: tuple[dict[str, float], ...]
+) -> tuple[tuple[int, float], ...]:
+    found = {0: number(begun.get("loss"))}
+    for line in lines:
+        step, loss = _step(line), number(line.get("held_out_loss"))
+        if step is not None and loss is not None:
+            found[int(step)] = loss
+    last = number(result.get("steps")) or (steps[-1]["step"] if steps else 0)
+    if (after := number(result.get("loss_after"))) is not None:
+        found[int(last)] = after
+    return tuple((step, loss) for step, loss in sorted(found.items()) if loss is not None)
+
+
+def _samples(begun: dict[str, Any], between: list[dict[str, Any]], result: dict[str, Any]) -> tuple[Sample, ...]:
+    before = rows(begun.get("answers")) or rows(result.get("before"))
+    columns = [("before", [answer.get("text") for answer in before])]
+    columns += [(f"step {int(step)}", texts(line.get("answers"))) for line in between if (step := _step(line))]
+    if after := rows(result.get("after")):
+        columns.append(("after", [answer.get("text") for answer in after]))
+    return tuple(
+        Sample(
+            str(answer.get("question", "")),
+            tuple((name, str(told[place])) for name, told in columns if place < len(told)),
+        )
+        for place, answer in enumerate(before)
+    )
