@@ -36,7 +36,9 @@ def watch(tmp_path, freed) -> Watch:
     told: list[str] = []
     data = SimpleNamespace(train=range(48), held_out=[], questions=[Question(text, [1]) for text in "abc"])
     run = Run(max_steps=6, checkpoint_minutes=1000)
-    made = Watch(SimpleNamespace(device="cpu"), run, data, None, RunFolder(tmp_path / "x"), lambda *_: None, told.append)
+    made = Watch(
+        SimpleNamespace(device="cpu"), run, data, None, RunFolder(tmp_path / "x"), lambda *_: None, told.append
+    )
     made.told, made.step = told, 2
     with made.folder.open(Command(run=run)):
         yield made
