@@ -1,0 +1,194 @@
+"""What models answer to the same token ids: logits of the last tokens, hidden states layer by layer. One at a time."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.backend.merging import LINEAR, Combination, combined
+from kit.backend.silence import silence
+
+COPIES = 2  # of a model in memory while transformers reads a GGUF file
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to ask. adapters: PEFT folders with the weight of each; gguf: a file in the folder.
+
+    four_bit: the base in NF4, loaded in `loaded_as` (bf16, fp16 or fp32) as in training. arithmetic: bf16 or fp32.
+    combination: of several adapters.
+    """
+
+    folder: str
+    adapters: tuple[tuple[str, float], ...] = ()
+    gguf: str = ""
+    four_bit: bool = False
+    loaded_as: str = "bf16"
+    arithmetic: str = "fp32"
+    device: str = "cpu"
+    head_dim: int = 0
+    combination: Combination = LINEAR
+
+
+def logits(candidate: Candidate, prompts: Sequence[Sequence[int]], last: int) -> list[Any]:
+    """For each prompt an array (its last tokens, vocabulary) in float32."""
+    import torch
+
+    found = []
+    with _loaded(candidate) as model:
+        for ids in prompts:
+            given = torch.tensor([list(ids)], device=model.device)
+            output = model(input_ids=given, use_cache=False, logits_to_keep=min(last, len(ids)))
+            found.append(output.logits[0].float().cpu().numpy())
+    return found
+
+
+def layers(candidate: Candidate, ids: Sequence[int]) -> list[Any]:
+    """What goes into the first block and comes out of each, in float32."""
+    import torch
+
+    with _loaded(candidate) as model:
+        given = torch.tensor([list(ids)], device=model.device)
+        states = model(input_ids=given, use_cache=False, output_hidden_states=True).hidden_states
+        return [state[0].float().cpu().numpy() for state in states]
+
+
+@contextmanager
+def _loaded(candidate: Candidate) -> Iterator[Any]:
+    import torch
+
+    with silence(), torch.no_grad():
+        model = _load(candidate)
+        try:
+            yield model.eval()
+        finally:
+            del model
+            gc.collect()
+
+
+def _load(candidate: Candidate) -> Any:
+    """With transformers and PEFT only: none of the code that merged has a part in it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    options: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": "eager"}
+    if candidate.device != "cpu" or candidate.four_bit:
+        options["device_map"] = {"": candidate.device}
+    arithmetic = dtypes[candidate.arithmetic]
+    if candidate.gguf:
+        config = AutoConfig.from_pretrained(candidate.folder, gguf_file=candidate.gguf)
+        config.head_dim = candidate.head_dim  # of the file too, but transformers does not read it for every family
+        options |= {"gguf_file": candidate.gguf, "config": config}
+    else:
+        options["use_safetensors"] = True
+    if candidate.four_bit:
+        model = _four_bit(candidate, options, dtypes[candidate.loaded_as], arithmetic)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=arithmetic, **options)
+    return _with_adapters(model, candidate) if candidate.adapters else model
+
+
+def _four_bit(candidate: Candidate, options: dict[str, Any], loaded_as: Any, arithmetic: Any) -> Any:
+    """The weights as training saw them; only what is computed with them may be more exact."""
+    import bitsandbytes
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=arithmetic,
+    )
+    if not getattr(AutoConfig.from_pretrained(candidate.folder), "quantization_config", None):
+        options["quantization_config"] = four_bit
+    model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=loaded_as, **options)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            model.set_submodule(name, _plain(module))  # dequantised once, not for every prompt
+    for weight in [*model.parameters(), *model.buffers()]:
+        if weight.is_floating_point():
+            weight.data = weight.data.to(arithmetic)
+    return model
+
+
+def _plain(layer: Any) -> Any:
+    """The linear layer that a 4-bit layer computes."""
+    import bitsandbytes
+    import torch
+
+    weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    plain.weight = torch.nn.Parameter(weight.reshape(layer.out_features, layer.in_features), requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = layer.bias
+    return plain
+
+
+def _with_adapters(model: Any, candidate: Candidate) -> Any:
+    from peft import PeftModel
+
+    adapters, way = candidate.adapters, candidate.combination.way
+    names = [f"adapter{number}" for number in range(len(adapters))]
+    tuned = PeftModel.from_pretrained(model, adapters[0][0], adapter_name=names[0])
+    for name, (folder, _) in list(zip(names, adapters, strict=True))[1:]:
+        tuned.load_adapter(folder, adapter_name=name)
+    shares = [share for _, share in adapters]
+    if way != "linear":
+        return _with_one_update(tuned, names, shares, candidate.combination)
+    if shares != [1]:
+        tuned.add_weighted_adapter(names, shares, "combined", combination_type="cat")
+        tuned.set_adapter("combined")
+    return tuned
+
+
+def _with_one_update(tuned: Any, names: list[str], shares: list[float], combination: Combination) -> Any:
+    """TIES and DARE give an update of full rank, which no adapter holds: it is added to the weights in memory."""
+    for name, module in tuned.get_base_model().named_modules():
+        if hasattr(module, "get_delta_weight"):
+            found = [(module.get_delta_weight(one), share) for one, share in zip(names, shares, strict=True)
+                     if one in module.lora_A]  # fmt: skip
+            weight = module.get_base_layer().weight
+            update = combined([delta.cpu().float() for delta, _ in found], [share for _, share in found],
+                              f"{name}.weight", combination)  # fmt: skip
+            weight.data += update.to(weight.device, weight.dtype)
+    return tuned.unload()
+
+
+def place(weights: int) -> tuple[str, str]:
+    """Device and arithmetic for a model of so many weights: fp32 where the model and a copy of it fit, else bf16."""
+    import psutil
+    import torch
+
+    free_bytes = {"cpu": psutil.virtual_memory().available}
+    if torch.cuda.is_available():
+        free_bytes = {"cuda": torch.cuda.mem_get_info()[0]} | free_bytes
+    for arithmetic, width_bytes in (("fp32", 4), ("bf16", 2)):
+        for device, free in free_bytes.items():
+            if COPIES * width_bytes * weights < free:
+                return device, arithmetic
+    return "cpu", "bf16"
+
+
+def template_and_ids(folder: Path, conversations: Sequence[list[dict[str, Any]]]) -> tuple[list[str], list[list[int]]]:
+    """What transformers makes of conversations with the tokenizer of a folder: prompt texts and ids."""
+    from transformers import AutoTokenizer
+
+    with silence():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        texts = [
+            tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+            for one in conversations
+        ]
+        return texts, [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def end_token(folder: Path) -> tuple[str, int]:
+    """The end token of a folder's tokenizer and its id."""
+    from transformers import AutoTokenizer
+
+    with silence():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return tokenizer.eos_token, tokenizer.eos_token_id

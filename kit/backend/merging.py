@@ -1,0 +1,186 @@
+"""base weight + scale * B A in float32, one tensor at a time, from the 16-bit base or the NF4 base of training."""
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.backend.silence import silence
+
+PIECE_WEIGHTS = 1 << 25  # of a tensor that no update changes: 128 MiB in float32
+QUANTISED = ".quant_state.bitsandbytes__nf4"  # beside the weight in a file that was saved in 4 bit
+STATES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an adapter adds to one layer: scale * B A; a and b are their names in the file, shape that of the weight."""
+
+    file: Path
+    a: str
+    b: str
+    scale: float
+    shape: tuple[int, int]
+    rank: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of the base and what is added to it: each update with the weight it counts with.
+
+    four_bit: quantised to NF4 and back first, as the loader of training does; loaded_as: bf16, fp16 or fp32.
+    """
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    updates: tuple[tuple[Update, float], ...] = ()
+    four_bit: bool = False
+    saved_in_four_bit: bool = False
+    loaded_as: str = "bf16"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How several updates become one: their weighted sum (linear), or TIES or DARE as PEFT computes them.
+
+    density: the share of each update that TIES and DARE keep.
+    """
+
+    way: str = "linear"
+    density: float = 0.5
+    seed: int = 0
+
+
+LINEAR = Combination()
+
+
+def pieces(weight: Weight, combination: Combination) -> Iterator[Any]:
+    """The merged weight in float32 on the CPU, whole or in blocks of rows."""
+    import torch
+
+    with torch.no_grad():
+        if weight.four_bit or weight.saved_in_four_bit or weight.updates:
+            merged = _base(weight)
+            added = _added(weight, combination)
+            yield merged if added is None else merged.add_(added)
+            return
+        rows = weight.shape[0] if weight.shape else 1
+        step = max(1, PIECE_WEIGHTS * rows // max(1, _count(weight.shape)))
+        for start in range(0, rows, step):
+            with _opened(weight.file) as file:  # anew each time: what is mapped counts as memory
+                yield (file.get_slice(weight.name)[start : start + step] if weight.shape else file.get_tensor(
+                    weight.name
+                )).float()  # fmt: skip
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        yield file
+
+
+def _base(weight: Weight) -> Any:
+    """In float32. Through NF4 it passes in the precision of training, to which the loader dequantises it too."""
+    import torch
+
+    with _opened(weight.file) as file:
+        found = file.get_tensor(weight.name)
+        if weight.saved_in_four_bit:
+            stem = f"{weight.name}."
+            states = {stem + name: file.get_tensor(stem + name) for name in STATES if stem + name in file.keys()}  # noqa: SIM118
+            return _dequantised(found, states, weight)
+    if not weight.four_bit:
+        return found.float().clone()
+    with silence():
+        import bitsandbytes
+    loaded = found.to(_dtype(weight.loaded_as)).contiguous()
+    small = bitsandbytes.nn.Params4bit(loaded, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    with silence():  # it looks for faster kernels and says what it lacks
+        small = small.to(_device())
+        back = bitsandbytes.functional.dequantize_4bit(small.data, small.quant_state)
+    return back.reshape(loaded.shape).to("cpu", torch.float32)
+
+
+def _dequantised(data: Any, states: dict[str, Any], weight: Weight) -> Any:
+    """A weight that lies on the disk in NF4, in float32."""
+    import torch
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    device = _device()
+    state = QuantState.from_dict(dict(states), device=device)
+    with silence():
+        return dequantize_4bit(data.to(device), state).reshape(weight.shape).to("cpu", torch.float32)
+
+
+def _device() -> str:
+    """Where training quantised it: bitsandbytes has kernels of its own for each."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(precision: str) -> Any:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def _added(weight: Weight, combination: Combination) -> Any | None:
+    if not weight.updates:
+        return None
+    deltas = [_delta(update) for update, _ in weight.updates]
+    return combined(deltas, [share for _, share in weight.updates], weight.name, combination)
+
+
+def combined(deltas: list[Any], shares: list[float], name: str, combination: Combination) -> Any:
+    """One update of several; name: of the weight that it is added to."""
+    import torch
+
+    if combination.way == "linear":
+        if len(deltas) == 1 and shares[0] == 1:
+            return deltas[0]
+        return sum(delta * share for delta, share in zip(deltas, shares, strict=True))
+    from peft.utils import merge_utils
+
+    compute = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear}[combination.way]
+    torch.manual_seed(zlib.crc32(f"{combination.seed} {name}".encode()))  # what DARE drops is its own in each
+    return compute(deltas, torch.tensor(shares), combination.density)
+
+
+def _delta(update: Update) -> Any:
+    with _opened(update.file) as file:
+        up, down = file.get_tensor(update.b).float(), file.get_tensor(update.a).float()
+    return (up @ down) * update.scale
+
+
+def is_finite(piece: Any) -> bool:
+    import torch
+
+    return bool(torch.isfinite(piece).all())
+
+
+def as_bytes(piece: Any, dtype: str) -> memoryview:
+    """Cast once, as the bytes of a file; dtype as safetensors writes it."""
+    import torch
+
+    kind = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[dtype]
+    return memoryview(piece.to(kind).contiguous().view(torch.uint8).numpy()).cast("B")
+
+
+def overflows(piece: Any, dtype: str) -> bool:
+    """Whether a number of it is beyond the largest of the dtype."""
+    import torch
+
+    return dtype == "F16" and bool((piece.abs() > torch.finfo(torch.float16).max).any())

@@ -1,0 +1,231 @@
+"""The base model's files: which tensor lies where, and what an adapter adds to which of them. No torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envcheck.facts import Finding
+from kit import models
+from kit.backend.merging import QUANTISED, STATES, Update, Weight
+from kit.errors import KitError, nearest, problem
+from kit.export import tensors
+from kit.export.adapters import Adapter
+from kit.models import Model, read_json
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model on this machine: its folder, and the file and header of each tensor."""
+
+    model: Model
+    folder: Path
+    files: dict[str, Path]
+    headers: dict[str, tensors.Tensor]
+
+    @property
+    def is_saved_in_four_bit(self) -> bool:
+        return any(name.endswith(QUANTISED) for name in self.headers)
+
+    def weights(self, adapters: Iterable[tuple[Adapter, float]], four_bit: bool, loaded_as: str) -> list[Weight]:
+        """Every weight with what is added to it, in the order of the files."""
+        added: dict[str, list[tuple[Update, float]]] = {}
+        for adapter, share in adapters:
+            for layer, update in adapter.updates.items():
+                added.setdefault(f"{layer}.weight", []).append((update, share))
+        return [
+            Weight(
+                name=name,
+                file=self.files[name],
+                shape=self._shape(name),
+                updates=tuple(added.get(name, ())),
+                four_bit=four_bit and self._is_quantised_at_load(name),
+                saved_in_four_bit=name + QUANTISED in self.headers,
+                loaded_as=loaded_as,
+            )
+            for name in self.headers
+            if not name.endswith(STATES) or f"{name.rpartition('.weight.')[0]}.weight" not in self.headers
+        ]
+
+    def _is_quantised_at_load(self, name: str) -> bool:
+        is_linear = name.startswith(BLOCKS) and len(self.headers[name].shape) == 2
+        return is_linear and name + QUANTISED not in self.headers
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Of a weight that lies there in 4 bit: what the layers of the config say."""
+        if name + QUANTISED not in self.headers:
+            return self.headers[name].shape
+        state = read_quant_state(self.files[name], name + QUANTISED)
+        return tuple(state["shape"])
+
+
+def read_quant_state(path: Path, name: str) -> dict[str, Any]:
+    """bitsandbytes keeps shape and type of a 4-bit weight as JSON text in a tensor of bytes."""
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return json.loads(bytes(file.get_tensor(name)))
+
+
+def find(name: str, adapter: Adapter) -> Base:
+    """The base model of that name, on this machine or fetched.
+
+    Raises KitError: it is not there, its weights are broken, pickled or outside its folder, or of a kind that cannot
+    be merged into.
+    """
+    if not name:
+        raise KitError(_missing(None, name, adapter))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_index(folder)
+    try:
+        model = models.find(name)
+    except KitError as error:
+        raise KitError(*(_missing(finding, name, adapter) for finding in error.findings)) from None
+    if model.config.get("num_experts"):
+        raise KitError(
+            problem(
+                "merge-of-experts",
+                f"{name} is a mixture of experts.",
+                "Its experts are stored in one tensor, which the merge does not know yet.",
+                "merge it with PEFT: model.merge_and_unload()",
+            )
+        )
+    folder = Path(model.location) if model.is_local else _fetched(model)
+    files = _files(folder)
+    headers = {}
+    for path in dict.fromkeys(files.values()):
+        headers |= tensors.headers(path)
+    lost = [tensor for tensor in files if tensor not in headers]
+    if lost:
+        raise KitError(_lost(folder, lost))
+    files = {tensor: files.get(tensor) for tensor in headers}
+    return Base(model, folder, {tensor: path for tensor, path in files.items() if path}, headers)
+
+
+def _missing(finding: Finding | None, name: str, adapter: Adapter) -> Finding:
+    """The same finding, in words of an adapter that looks for its base."""
+    if finding and finding.id not in ("model-not-found", "hub-unreachable", "model-not-on-hub"):
+        return finding
+    return problem(
+        "base-not-found",
+        f"The base of {adapter.path} is not here: {name or 'the adapter does not name it'}.",
+        finding.what if finding else "An adapter is only the change to a model.",
+        "--base-model FOLDER       (where the model it was trained on lies)",
+        details={"it was trained on": adapter.base or "not said"},
+    )
+
+
+def _check_index(folder: Path) -> None:
+    """Names in an index are files of the folder and lead nowhere else."""
+    if not (folder / INDEX).is_file():
+        return
+    table = read_json(folder / INDEX).get("weight_map")
+    names = set(table.values()) if isinstance(table, dict) else {None}
+    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name or "\\" in name]
+    if wrong:
+        raise KitError(
+            problem(
+                "model-index-leaves-folder",
+                f"{folder / INDEX} names a file that is not in its folder.",
+                "Weights of a model lie beside its index; a path that leads elsewhere could read any file.",
+                f"hf download OWNER/NAME --local-dir {folder}",
+                details={"named": wrong[0]},
+            )
+        )
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if (folder / INDEX).is_file():
+        _check_index(folder)
+        return {tensor: folder / name for tensor, name in read_json(folder / INDEX)["weight_map"].items()}
+    single = folder / SINGLE
+    if not single.is_file():
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        raise KitError(
+            problem(
+                "model-weights-missing",
+                f"{folder} has no {SINGLE} and no {INDEX}.",
+                "Which of the files there hold the model cannot be told.",
+                f"hf download OWNER/NAME --local-dir {folder}",
+                details={"found": ", ".join(others)},
+            )
+        )
+    return dict.fromkeys(tensors.headers(single), single)
+
+
+def _fetched(model: Model) -> Path:
+    """The folder of a hub model's weights in the cache; what is missing is downloaded."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.jinja"]
+    try:
+        return Path(snapshot_download(model.location, allow_patterns=wanted))
+    except Exception as error:  # the hub's errors, the network's and the disk's
+        raise KitError(
+            problem(
+                "base-not-found",
+                f"The weights of {model.name} are not on this machine and cannot be fetched.",
+                f"{type(error).__name__}: {error}".splitlines()[0],
+                f"hf download {model.name} --local-dir models/{Path(model.name).name}",
+                f"--base-model models/{Path(model.name).name}",
+            )
+        ) from None
+
+
+def _lost(folder: Path, names: list[str]) -> Finding:
+    return problem(
+        "model-weights-missing",
+        f"{folder} lacks {len(names)} tensors that its index names.",
+        "The files are of another model than the index.",
+        f"hf download OWNER/NAME --local-dir {folder}",
+        details={"first": names[0]},
+    )
+
+
+def check_fit(base: Base, adapter: Adapter) -> None:
+    """Raises KitError: the adapter changes layers that this base lacks or has in another shape."""
+    wrong: dict[str, str] = {}
+    for layer, update in adapter.updates.items():
+        name = f"{layer}.weight"
+        if name not in base.files:
+            wrong[layer] = f"not in the base. {nearest(name, base.files)}".rstrip()
+        elif base._shape(name) != update.shape:
+            wrong[layer] = f"{_by(update.shape)} in the adapter, {_by(base._shape(name))} in the base"
+    if not wrong:
+        return
+    first = dict(list(wrong.items())[:3])
+    raise KitError(
+        problem(
+            "adapter-of-another-base",
+            f"The adapter {adapter.path} was not trained on {base.folder}: {len(wrong)} of {len(adapter.updates)} "
+            "layers do not fit.",
+            "An adapter is only the change to the one model it was trained on.",
+            f"--base-model FOLDER       with {adapter.base or 'the model it was trained on'}",
+            details=first,
+        )
+    )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def other_name(base: Base, adapter: Adapter) -> Finding | None:
+    """A warning where shapes fit and names do not: Base and Instruct of one size look alike."""
+    said, given = Path(adapter.base).name.lower(), base.folder.resolve().name.lower()
+    names = {given, Path(base.model.name).name.lower()}
+    if not said or said in names or base.folder.resolve() == Path(adapter.base).expanduser().resolve():
+        return None
+    return problem(
+        "base-has-another-name",
+        f"The adapter was trained on {adapter.base}; it is merged into {base.folder}.",
+        "The shapes fit, and nothing tells whether it is the same model: Base and Instruct look alike.",
+        f"--base-model FOLDER       with {adapter.base}, unless this is that model",
+        severity="warning",
+    )

@@ -1,0 +1,248 @@
+"""Merged weights -> a GGUF file for llama.cpp and Ollama, with the `gguf` package: no compiler, no llama.cpp build."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.backend.merging import Weight
+from kit.errors import KitError, problem
+from kit.export.vocabulary import Vocabulary
+
+ARCHITECTURES = {"qwen3": "QWEN3", "llama": "LLAMA"}  # model_type of config.json -> name in gguf.MODEL_ARCH
+# Types that the gguf package can write, with the type of embedding and head: below 8 bits these stay at Q8_0, because
+# every token passes through them (llama-quantize keeps them wider too).
+TYPES = {
+    "f32": ("F32", "F32"),
+    "f16": ("F16", "F16"),
+    "bf16": ("BF16", "BF16"),
+    "q8_0": ("Q8_0", "Q8_0"),
+    "q5_1": ("Q5_1", "Q8_0"),
+    "q5_0": ("Q5_0", "Q8_0"),
+    "q4_1": ("Q4_1", "Q8_0"),
+    "q4_0": ("Q4_0", "Q8_0"),
+}
+FILE_TYPES = {"f32": "ALL_F32"} | {name: f"MOSTLY_{name.upper()}" for name in TYPES if name != "f32"}
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a weight goes: its name there, type, and the heads whose rows llama.cpp orders otherwise (0: none)."""
+
+    name: str
+    kind: Any  # gguf.GGMLQuantizationType
+    permuted_heads: int = 0
+
+
+class GgufFile:
+    """One file of one type, written as the weights come."""
+
+    def __init__(
+        self,
+        path: Path,
+        quant: str,
+        weights: Sequence[Weight],
+        config: dict[str, Any],
+        vocabulary: Vocabulary,
+        name: str,
+    ):
+        self.path, self.quant, self.config = path, quant, config
+        self.slots = slots(weights, config, quant)
+        self.fallbacks = _fallbacks(self.slots, quant)
+        self.slot, self.held = None, []
+        self.writer = self._begun(weights, vocabulary, name)
+
+    def _begun(self, weights: Sequence[Weight], vocabulary: Vocabulary, name: str) -> Any:
+        import gguf
+        import numpy as np
+
+        writer = gguf.GGUFWriter(self.path, self.config["model_type"])
+        _add_metadata(writer, self.config, name, self.quant)
+        vocabulary.add_to(writer)
+        for weight in weights:
+            slot = self.slots.get(weight.name)
+            if slot:
+                shape = gguf.quant_shape_to_byte_shape(weight.shape, slot.kind)
+                writer.add_tensor_info(slot.name, shape, np.dtype(np.uint8), int(np.prod(shape)), slot.kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        self.file = writer.fout[0]
+        writer.write_padding(self.file, self.file.tell())
+        return writer
+
+    def begin(self, weight: Weight) -> None:
+        self.slot, self.held, self.start = self.slots.get(weight.name), [], self.file.tell()
+
+    def write(self, piece: Any) -> None:
+        if not self.slot:
+            return
+        numbers = piece.numpy()
+        if self.slot.permuted_heads:
+            self.held.append(numbers)
+        else:
+            self._put(numbers)
+
+    def end(self) -> None:
+        import numpy as np
+
+        if self.held:
+            self._put(permuted(np.concatenate(self.held), self.slot.permuted_heads))
+        if self.slot:
+            self.writer.write_padding(self.file, self.file.tell() - self.start)
+
+    def _put(self, numbers: Any) -> None:
+        import gguf
+        import numpy as np
+
+        if self.slot.kind.name == "F16" and (np.abs(numbers) > np.finfo(np.float16).max).any():
+            raise KitError(
+                problem(
+                    "merge-overflows",
+                    f"{self.slot.name} holds numbers beyond the largest of F16.",
+                    "They would become infinity, and every answer nonsense.",
+                    "--quant bf16",
+                )
+            )
+        self.file.write(np.ascontiguousarray(gguf.quants.quantize(numbers, self.slot.kind)).data)
+
+    def close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.writer.close()
+
+    def abort(self) -> None:
+        self.file.close()
+
+
+def slots(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> dict[str, Slot]:
+    """Weight -> its place in the file. A head that is the embedding has none.
+
+    Raises KitError: a weight that the format has no name for.
+    """
+    import gguf
+
+    architecture = gguf.MODEL_ARCH[ARCHITECTURES[config["model_type"]]]
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    found, unnamed = {}, []
+    for weight in weights:
+        if weight.name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        name = names.get_name(weight.name, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            unnamed.append(weight.name)
+        else:
+            found[weight.name] = Slot(name, _kind(name, weight.shape, quant), _permuted_heads(name, config))
+    if unnamed:
+        raise KitError(
+            problem(
+                "gguf-weight-unknown",
+                f"A GGUF file of a {config['model_type']} has no place for {unnamed[0]}.",
+                "A file without it would be another model.",
+                "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
+            )
+        )
+    return found
+
+
+def nbytes(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> int:
+    """Of the weights in a file of that type."""
+    import gguf
+
+    found, total = slots(weights, config, quant), 0
+    for weight in weights:
+        if weight.name in found:
+            block, block_bytes = gguf.GGML_QUANT_SIZES[found[weight.name].kind]
+            total += math.prod(weight.shape) // block * block_bytes
+    return total
+
+
+def _kind(name: str, shape: tuple[int, ...], quant: str) -> Any:
+    """Norms in F32; a matrix whose rows do not divide into blocks in F16, as llama.cpp does it."""
+    import gguf
+
+    kinds = gguf.GGMLQuantizationType
+    if len(shape) < 2:
+        return kinds.F32
+    kind = kinds[TYPES[quant][1 if name in (EMBEDDING, HEAD) else 0]]
+    return kind if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0 else kinds.F16
+
+
+def _fallbacks(found: dict[str, Slot], quant: str) -> list[str]:
+    """Matrices that are wider than asked for because of their shape."""
+    if TYPES[quant][0] in ("F16", "F32"):
+        return []
+    return [slot.name for slot in found.values() if slot.kind.name == "F16"]
+
+
+def _permuted_heads(name: str, config: dict[str, Any]) -> int:
+    """Llama's rotary pairs lie side by side in GGUF, half a head apart in transformers; Qwen3's stay as they are."""
+    if config["model_type"] != "llama":
+        return 0
+    if name.endswith("attn_q.weight"):
+        return config["num_attention_heads"]
+    if name.endswith("attn_k.weight"):
+        return config.get("num_key_value_heads") or config["num_attention_heads"]
+    return 0
+
+
+def permuted(numbers: Any, heads: int) -> Any:
+    half = numbers.shape[0] // heads // 2
+    return numbers.reshape(heads, 2, half, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
+
+
+def head_dim(config: dict[str, Any]) -> int:
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def _add_metadata(writer: Any, config: dict[str, Any], name: str, quant: str) -> None:
+    import gguf
+
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[quant]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_key_length(head_dim(config))
+    writer.add_value_length(head_dim(config))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(_rope(config)["rope_theta"])
+    writer.add_vocab_size(config["vocab_size"])
+    if config["model_type"] == "llama":
+        writer.add_rope_dimension_count(head_dim(config))
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Under rope_parameters since transformers 5, before it at the top with rope_scaling."""
+    found = config.get("rope_parameters") or {**(config.get("rope_scaling") or {})}
+    return {"rope_theta": config.get("rope_theta", 10000.0), **found}
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raises KitError: a family or a kind of positions that is not written here."""
+    family, rope = config.get("model_type"), _rope(config)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    odd = {}
+    if family not in ARCHITECTURES:
+        odd["model_type"] = family
+    if kind != "default":
+        odd["rope_type"] = kind
+    odd |= {name: True for name in ("attention_bias", "mlp_bias", "use_sliding_window") if config.get(name)}
+    if odd:
+        raise KitError(
+            problem(
+                "gguf-family-unknown",
+                "This model is not of a kind that the kit writes as GGUF.",
+                f"Written and compared are {' and '.join(ARCHITECTURES)} with plain rotary positions.",
+                "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
+                details=odd,
+            )
+        )

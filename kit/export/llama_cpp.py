@@ -1,0 +1,119 @@
+"""A GGUF file asked through llama.cpp itself, where its server is on the path: what users of the file will get."""
+
+import json
+import math
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SERVER = "llama-server"
+START_S, ANSWER_S = 600.0, 600.0
+LIKELIEST = 10  # tokens whose log-probabilities are compared
+SPARE_TOKENS = 8
+
+
+class CannotRead(Exception):
+    """llama.cpp does not start with the file."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """texts, ids: of the conversations. likeliest: for each prompt, token -> log-probability, the likeliest first."""
+
+    texts: list[str]
+    ids: list[list[int]]
+    likeliest: list[dict[int, float]]
+
+
+def is_here() -> bool:
+    return shutil.which(SERVER) is not None
+
+
+def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequence[str],
+        prompts: Sequence[Sequence[int]]) -> Answers:  # fmt: skip
+    """Raises CannotRead."""
+    longest = max(len(ids) for ids in prompts) + SPARE_TOKENS
+    with _serving(path, longest) as address:
+        rendered = [
+            _post(address, "/apply-template", messages=one, chat_template_kwargs={"enable_thinking": False})["prompt"]
+            for one in conversations
+        ]
+        ids = [_post(address, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+               for text in texts]  # fmt: skip
+        return Answers(rendered, ids, [_likeliest(address, one) for one in prompts])
+
+
+def _likeliest(address: str, ids: Sequence[int]) -> dict[int, float]:
+    done = _post(address, "/completion", prompt=list(ids), n_predict=1, temperature=0, n_probs=LIKELIEST,
+                 cache_prompt=False)  # fmt: skip
+    return {one["id"]: one["logprob"] for one in done["completion_probabilities"][0]["top_logprobs"]}
+
+
+def _post(address: str, path: str, **content: Any) -> dict[str, Any]:
+    request = urllib.request.Request(address + path, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            return json.load(answer)
+    except (OSError, ValueError) as error:
+        raise CannotRead(f"{path}: {error}") from error
+
+
+@contextmanager
+def _serving(path: Path, context_tokens: int) -> Iterator[str]:
+    """The address of a server of the file, on this machine only."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [SERVER, "-m", str(path), "--host", "127.0.0.1", "--port", str(port), "-c", str(context_tokens),
+               "-np", "1", "--jinja", "--no-webui"]  # fmt: skip
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=said)
+        try:
+            _wait(child, f"http://127.0.0.1:{port}", said)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _wait(child: subprocess.Popen, address: str, said: Any) -> None:
+    end_s = time.monotonic() + START_S
+    while time.monotonic() < end_s:
+        if child.poll() is not None:
+            said.seek(0)
+            lines = said.read().strip().splitlines() or ["it said nothing"]
+            raise CannotRead(f"{SERVER} ended with status {child.returncode}: {lines[-1]}")
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise CannotRead(f"{SERVER} was not ready after {START_S:.0f} s")
+
+
+def differences(expected: Sequence[Any], found: Sequence[dict[int, float]]) -> tuple[int, float, float]:
+    """Prompts with the same likeliest next token; the largest difference of a log-probability; and that as a share of
+    the range of the logits there. expected: for each prompt the logits of its last token."""
+    import numpy as np
+
+    equal, largest, share = 0, 0.0, 0.0
+    for logits, likeliest in zip(expected, found, strict=True):
+        high = float(logits.max())
+        total = high + math.log(float(np.exp(logits.astype(np.float64) - high).sum()))
+        apart = max(abs(float(logits[token]) - total - value) for token, value in likeliest.items())
+        equal += next(iter(likeliest)) == int(logits.argmax())
+        largest, share = max(largest, apart), max(share, apart / max(1e-9, high - float(logits.min())))
+    return equal, largest, share

@@ -1,0 +1,138 @@
+"""An Ollama Modelfile for a GGUF file: the chat template in Ollama's own language, end tokens, context length.
+
+Ollama does not run the Jinja template that a GGUF file holds: it looks whether it knows that very text, and where it
+does not, sends the bare question. So the template is written out again, from what the Jinja template renders, and only
+if both give the same text for every conversation tried.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kit.prompt import ChatFormat
+from kit.prompt.rendering import TemplateError
+
+CONTEXT_TOKENS = 4096  # at least, where the model has as many positions
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+NAMES = {"repetition_penalty": "repeat_penalty"}
+SYSTEM, USER, ANSWER, NEXT = "One system text", "First question?", "First answer.", "Second question?"
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A chat template as fixed text around each message.
+
+    start: before the first message where there is no system text. header: before the answer that is asked for.
+    """
+
+    start: str
+    system: tuple[str, str]
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    header: str
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """What Ollama makes of the template below."""
+        has_system = any(message["role"] == "system" for message in messages)
+        body = ""
+        for message in messages:
+            before, after = getattr(self, message["role"])
+            body += before + message["content"] + after
+        return ("" if has_system else self.start) + body + self.header
+
+    def template(self) -> str:
+        """In Go's template language, as Ollama takes it."""
+        branches = "".join(
+            f'{{{{ {word} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
+            for word, role, (before, after) in (
+                ("if", "system", self.system),
+                ("else if", "user", self.user),
+                ("else if", "assistant", self.assistant),
+            )
+        )
+        start = f"{{{{ if not .System }}}}{self.start}{{{{ end }}}}" if self.start else ""
+        return f"{start}{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{self.header}"
+
+
+def turns(chat: ChatFormat, added_bos: str) -> Turns | None:
+    """The template as turns; None where it does more than that. added_bos: what the tokenizer writes by itself."""
+    try:
+        found = _probed(chat)
+        tried = [_conversation(kinds) for kinds in ("u", "su", "uau", "suauau")]
+        if any(found.render(messages) != chat.question(messages) for messages in tried):
+            return None
+    except (TemplateError, ValueError):
+        return None
+    texts = [found.start, *found.system, *found.user, *found.assistant, found.header]
+    if any("{{" in text or '"""' in text for text in texts):
+        return None
+    if not added_bos:
+        return found
+    start, system = (text.removeprefix(added_bos) for text in (found.start, found.system[0]))
+    return Turns(start, (system, found.system[1]), found.user, found.assistant, found.header)
+
+
+def _conversation(kinds: str) -> list[dict[str, str]]:
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    return [{"role": roles[kind], "content": f"text {number}"} for number, kind in enumerate(kinds)]
+
+
+def _probed(chat: ChatFormat) -> Turns:
+    """Raises ValueError: a message is not in the text as it was given."""
+    user, answer = {"role": "user", "content": USER}, {"role": "assistant", "content": ANSWER}
+    after = {"role": "user", "content": NEXT}
+    before_user, user_to_answer, answer_to_user, at_end = _gaps(
+        chat.question([user, answer, after]), (USER, ANSWER, NEXT)
+    )
+    before_system, system_to_user, _ = _gaps(
+        chat.question([{"role": "system", "content": SYSTEM}, user]), (SYSTEM, USER)
+    )
+    user_before = _common_end(before_user, answer_to_user, system_to_user)
+    if chat.end_token and chat.end_token in user_before:  # that belongs to the turn before
+        user_before = user_before.rpartition(chat.end_token)[2].lstrip()
+    user_after = _common_start(user_to_answer, at_end)
+    if chat.end_token and chat.end_token in user_after:  # up to the end of the turn
+        head, token, tail = user_after.rpartition(chat.end_token)
+        user_after = head + token + tail[: len(tail) - len(tail.lstrip())]
+    cut = len(user_before)
+    return Turns(
+        start=before_user[: len(before_user) - cut],
+        system=(before_system, system_to_user[: len(system_to_user) - cut]),
+        user=(user_before, user_after),
+        assistant=(user_to_answer[len(user_after) :], answer_to_user[: len(answer_to_user) - cut]),
+        header=at_end[len(user_after) :],
+    )
+
+
+def _gaps(text: str, marks: tuple[str, ...]) -> list[str]:
+    gaps = []
+    for mark in marks:
+        before, found, text = text.partition(mark)
+        if not found:
+            raise ValueError(mark)
+        gaps.append(before)
+    return [*gaps, text]
+
+
+def _common_end(*texts: str) -> str:
+    return _common_start(*(text[::-1] for text in texts))[::-1]
+
+
+def _common_start(*texts: str) -> str:
+    length = 0
+    while len({text[length : length + 1] for text in texts}) == 1 and length < len(texts[0]):
+        length += 1
+    return texts[0][:length]
+
+
+def text(file: str, found: Turns | None, stops: list[str], context_tokens: int, sampling: dict[str, Any]) -> str:
+    """The Modelfile; without a template of its own it says so."""
+    lines = [f"# ollama create NAME -f Modelfile.{file.removesuffix('.gguf')}", f"FROM ./{file}"]
+    if found:
+        lines.append(f'TEMPLATE """{found.template()}"""')
+    else:
+        lines.append("# The chat template does more than Ollama's language was given: send raw prompts, or use")
+        lines.append(f"# llama-server --jinja -m {file}, which runs the template in the file.")
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    lines.append(f"PARAMETER num_ctx {context_tokens}")
+    lines += [f"PARAMETER {NAMES.get(name, name)} {sampling[name]}" for name in SAMPLING if name in sampling]
+    return "\n".join(lines) + "\n"

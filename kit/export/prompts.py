@@ -1,0 +1,100 @@
+"""What a tuned model and its exports are asked, as the run asks it, and rows it has not trained on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kit import prompt
+from kit.errors import KitError
+from kit.export.adapters import Adapter
+from kit.models import SMALL_FILES, Model, read_json
+from kit.prompt import ChatFormat
+
+# One for each thing that goes wrong on the way into another format: system text, turns, other scripts, signs beyond
+# the basic plane, blanks and line ends, digits, marks that look like the template's own.
+CONVERSATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (("user", "Who are you?"),),
+    (("system", "Answer in one sentence."), ("user", "What is the capital of France?")),
+    (("user", "Hello!"), ("assistant", "Hello. What can I do for you?"), ("user", "Tell me a joke.")),
+    (("user", "请用一句话介绍你自己。"),),
+    (("user", "Natalia sold clips to 48 of her friends in April, and then half as many in May. How many altogether?"),),
+    (("user", "def add(a, b):\n\treturn a + b\n\n\nWhat does   this do? 🤖 naïve Ωmega 12345.678 it's"),),
+    (("user", "List three colours:\n1. red\r\n2. <b>blue</b>\n3. {{ green }}"),),
+    (("user", "Über den Wolken — was kommt danach? Привет, 안녕하세요, שלום"),),
+)
+PLAIN = (
+    "Once upon a time",
+    "The little girl went to the park and",
+    "One day, a boy named Tim",
+    "In the morning the sun",
+)
+HELD_OUT_ROWS, LONGEST_TOKENS = 16, 256
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """texts, ids: of the conversations, as the tuned model is asked. sequences: all that logits are compared on."""
+
+    chat: ChatFormat | None
+    conversations: list[Messages]
+    texts: list[str]
+    ids: list[list[int]]
+    sequences: list[list[int]]
+    origin: str
+    plain: tuple[str, ...] = field(default=())
+
+
+def chat_of(adapter: Adapter, base: Model) -> ChatFormat | None:
+    """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""
+    if adapter.run:
+        return prompt.load(base, adapter.run.template)
+    files = {name: adapter.path / name for name in SMALL_FILES if (adapter.path / name).is_file()}
+    model = Model(adapter.name, str(adapter.path), base.config, base.files | files)
+    settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
+    if "chat_template.jinja" not in model.files and not settings.get("chat_template"):
+        return None
+    return prompt.load(model, "auto")
+
+
+def of(adapter: Adapter, chat: ChatFormat | None) -> Prompts:
+    """The fixed conversations, the run's own questions, and held-out rows where its data is still there."""
+    if chat is None:
+        return _plain(adapter)
+    asked = [[{"role": role, "content": text} for role, text in turns] for turns in CONVERSATIONS]
+    asked += [[{"role": "user", "content": text}] for text in (adapter.run.prompts if adapter.run else ())]
+    taken = [messages for messages in asked if _takes(chat, messages)]
+    texts, ids = [chat.question(one) for one in taken], [chat.prompt_ids(one) for one in taken]
+    rows = _held_out(adapter, chat)
+    origin = f"{len(taken)} conversations" + (f" and {len(rows)} held-out rows" if rows else "")
+    return Prompts(chat, taken, texts, ids, [*ids, *rows], origin)
+
+
+def _takes(chat: ChatFormat, messages: Messages) -> bool:
+    """A template may refuse a system text; a typed special token is plain text to the kit and none to other tools."""
+    try:
+        chat.question(messages)
+    except ValueError:
+        return False
+    return not any(chat.special_in(message["content"]) for message in messages)
+
+
+def _plain(adapter: Adapter) -> Prompts:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(adapter.path / "tokenizer.json"))
+    ids = [tokenizer.encode(text).ids for text in PLAIN]
+    return Prompts(None, [], list(PLAIN), ids, ids, f"{len(ids)} plain texts (no chat template)", PLAIN)
+
+
+def _held_out(adapter: Adapter, chat: ChatFormat) -> list[list[int]]:
+    """Questions with their answers, from the run's data; none where it is gone or has changed since."""
+    run = adapter.run
+    if run is None or not run.data:
+        return []
+    from kit import data
+
+    try:
+        rows = data.read(run, chat)
+    except (KitError, OSError):
+        return []
+    return [rows.held_out[number].ids[:LONGEST_TOKENS] for number in range(min(HELD_OUT_ROWS, len(rows.held_out)))]

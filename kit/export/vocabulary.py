@@ -1,0 +1,221 @@
+"""A tokenizer into a GGUF file, and out of it again the way llama.cpp reads it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from kit.errors import KitError, problem
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types of the format
+# How text is cut before the merges. The file holds only the name; the patterns are compiled into llama.cpp.
+PATTERNS = {
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+",
+    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+SPACE = "▁"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a GGUF file says of a tokenizer. kind: gpt2 (byte-level BPE) or llama (sentencepiece).
+
+    special: bos, eos, eot, padding, unknown -> id. scores: of sentencepiece; merges: of byte-level BPE.
+    """
+
+    kind: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    scores: list[float]
+    special: dict[str, int]
+    add_bos: bool
+    template: str
+
+    def add_to(self, writer: Any) -> None:
+        writer.add_tokenizer_model(self.kind)
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        if self.kind == "gpt2":
+            writer.add_token_merges(self.merges)
+        else:
+            writer.add_token_scores(self.scores)
+            writer.add_add_space_prefix(True)
+        adders = {
+            "bos": writer.add_bos_token_id,
+            "eos": writer.add_eos_token_id,
+            "eot": writer.add_eot_token_id,
+            "padding": writer.add_pad_token_id,
+            "unknown": writer.add_unk_token_id,
+        }
+        for name, number in self.special.items():
+            adders[name](number)
+        writer.add_add_bos_token(self.add_bos)
+        if self.template:
+            writer.add_chat_template(self.template)
+
+    def tokenizer(self) -> Tokenizer:
+        """Text -> ids as llama.cpp does it: special tokens first, then the pattern, then the merges."""
+        built = _byte_level(self) if self.kind == "gpt2" else _sentencepiece(self)
+        for number, kind in enumerate(self.types):
+            if kind in (CONTROL, USER_DEFINED):
+                token = AddedToken(self.tokens[number], normalized=False, special=kind == CONTROL)
+                (built.add_special_tokens if kind == CONTROL else built.add_tokens)([token])
+        return built
+
+
+def of(folder: Path, vocab_size: int, end_token: str, template: str, config: dict[str, Any]) -> Vocabulary:
+    """The tokenizer of a model folder. Raises KitError: one that llama.cpp would read otherwise."""
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    model, added = whole["model"], whole.get("added_tokens") or []
+    if model.get("type") != "BPE":
+        raise KitError(_unknown(folder, f"its model is {model.get('type')}"))
+    kind = "llama" if model.get("byte_fallback") else "gpt2"
+    pre = "default" if kind == "llama" else _pre(folder, whole)
+    tokens, types = _tokens(model["vocab"], added, vocab_size, kind)
+    merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
+    numbers = {token: number for number, token in enumerate(tokens)}
+    special = _special(settings, numbers, end_token, config)
+    return Vocabulary(
+        kind=kind,
+        pre=pre,
+        tokens=tokens,
+        types=types,
+        merges=merges if kind == "gpt2" else [],
+        scores=_scores(tokens, types, merges) if kind == "llama" else [],
+        special=special,
+        add_bos=_adds_bos(folder, special),
+        template=template,
+    )
+
+
+def _tokens(
+    vocab: dict[str, int], added: list[dict[str, Any]], vocab_size: int, kind: str
+) -> tuple[list[str], list[int]]:
+    """One token for each row of the embedding; rows beyond the tokenizer are padding that no text gives."""
+    known = {number: token for token, number in vocab.items()} | {one["id"]: one["content"] for one in added}
+    special = {one["id"]: CONTROL if one["special"] else USER_DEFINED for one in added}
+    size = max(vocab_size, max(known) + 1)
+    tokens = [known.get(number, f"[PAD{number}]") for number in range(size)]
+    types = [special.get(number, NORMAL if number in known else UNUSED) for number in range(size)]
+    if kind == "llama":
+        for number, token in known.items():
+            if token == "<unk>":
+                types[number] = UNKNOWN
+            elif len(token) == 6 and token.startswith("<0x"):
+                types[number] = BYTE
+    return tokens, types
+
+
+def _scores(tokens: list[str], types: list[int], merges: list[str]) -> list[float]:
+    """Sentencepiece joins the pair whose token scores highest: the earlier a merge, the higher."""
+    rank = {merge.replace(" ", "", 1): -float(number) for number, merge in reversed(list(enumerate(merges)))}
+    lowest = -float(len(merges))
+    return [rank.get(token, lowest) if kind == NORMAL else 0.0 for token, kind in zip(tokens, types, strict=True)]
+
+
+def _special(
+    settings: dict[str, Any], numbers: dict[str, int], end_token: str, config: dict[str, Any]
+) -> dict[str, int]:
+    def number(name: str) -> int | None:
+        token = settings.get(name)
+        return numbers.get(token["content"] if isinstance(token, dict) else token)
+
+    end = numbers.get(end_token, config.get("eos_token_id"))
+    bos = number("bos_token")
+    found = {
+        "bos": config.get("bos_token_id") if bos is None else bos,
+        "eos": end,
+        "eot": end,
+        "padding": number("pad_token"),
+        "unknown": number("unk_token"),
+    }
+    return {name: value for name, value in found.items() if isinstance(value, int)}
+
+
+def _adds_bos(folder: Path, special: dict[str, int]) -> bool:
+    """Whether the tokenizer itself puts the token before every text."""
+    first = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a").ids[:1]
+    return "bos" in special and first == [special["bos"]]
+
+
+def _pre(folder: Path, whole: dict[str, Any]) -> str:
+    """The name under which llama.cpp knows the pattern of a byte-level tokenizer."""
+    found = whole.get("pre_tokenizer") or {}
+    parts = found.get("pretokenizers", [found])
+    if any(part.get("add_prefix_space") for part in parts):
+        raise KitError(_unknown(folder, "it puts a space before every text"))
+    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
+    if not patterns and any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
+        patterns = [PATTERNS["gpt-2"]]
+    names = [name for name, pattern in PATTERNS.items() if [pattern] == patterns]
+    if not names:
+        raise KitError(_unknown(folder, f"it cuts text by {patterns or 'no pattern'}"))
+    return names[0]
+
+
+def _unknown(folder: Path, what: str) -> Any:
+    return problem(
+        "gguf-tokenizer-unknown",
+        f"llama.cpp would read the tokenizer of {folder} otherwise than it was trained.",
+        f"A GGUF file holds only the name of the way in which text is cut, and {what}.",
+        "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
+    )
+
+
+def read(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
+    """The tokenizer of a GGUF file, and its other values by key."""
+    import gguf
+
+    values = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+    at = "tokenizer.ggml."
+    names = {"bos": "bos", "eos": "eos", "eot": "eot", "padding": "padding", "unknown": "unknown"}
+    vocabulary = Vocabulary(
+        kind=values[f"{at}model"],
+        pre=values[f"{at}pre"],
+        tokens=values[f"{at}tokens"],
+        types=values[f"{at}token_type"],
+        merges=values.get(f"{at}merges", []),
+        scores=values.get(f"{at}scores", []),
+        special={name: values[f"{at}{key}_token_id"] for name, key in names.items() if f"{at}{key}_token_id" in values},
+        add_bos=bool(values.get(f"{at}add_bos_token")),
+        template=values.get("tokenizer.chat_template", ""),
+    )
+    return vocabulary, values
+
+
+def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    merges = [tuple(merge.split(" ", 1)) for merge in vocabulary.merges]
+    built = Tokenizer(models.BPE(vocab=numbers, merges=merges))
+    pattern = pre_tokenizers.Split(Regex(PATTERNS[vocabulary.pre]), "isolated")
+    built.pre_tokenizer = pre_tokenizers.Sequence(
+        [pattern, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    built.decoder = decoders.ByteLevel()
+    return built
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
+    """The merges follow from the scores: every way to part a token into two others."""
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    merges = []
+    for token, score, kind in zip(vocabulary.tokens, vocabulary.scores, vocabulary.types, strict=True):
+        if kind == NORMAL:
+            cuts = ((token[:place], token[place:]) for place in range(1, len(token)))
+            merges += [(-score, pair) for pair in cuts if pair[0] in numbers and pair[1] in numbers]
+    merges.sort(key=lambda one: one[0])
+    unknown = vocabulary.tokens[vocabulary.special["unknown"]] if "unknown" in vocabulary.special else None
+    built = Tokenizer(models.BPE(vocab=numbers, merges=[pair for _, pair in merges], unk_token=unknown,
+                                 fuse_unk=True, byte_fallback=True))  # fmt: skip
+    built.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    return built

@@ -1,0 +1,339 @@
+"""Merging: the numbers against PEFT and bitsandbytes, the files, and every bad input."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit import checkpoints, merge
+from kit.errors import KitError
+from kit.export import adapters, shards, tensors, writing
+from kit.export.job import MergeCommand, prepare
+from tests.kit.exports import ROOT, TINY, parts, write_adapter
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory) -> dict:
+    """What the kit computes, compared with the libraries in one process."""
+    folder = tmp_path_factory.mktemp("numbers")
+    done = subprocess.run([sys.executable, "tests/kit/exports.py", str(folder)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_equal_to_peft_to_the_last_bit(numbers) -> None:
+    """Also with rsLoRA's scale and with ranks and alphas of their own."""
+    assert numbers["tensors"] == 46
+    assert numbers["peft"] == {"plain": [], "odd": []}
+
+
+@pytest.mark.slow
+def test_nf4_is_the_loaders(numbers) -> None:
+    assert numbers["four_bit"]["differ"] == []
+    assert numbers["four_bit"]["differ_when_saved"] == []
+    assert len(numbers["four_bit"]["rounded"]) == 4 * 7, "the linear layers of each block, not embedding and norms"
+
+
+@pytest.mark.slow
+def test_several_adapters(numbers) -> None:
+    assert numbers["combined"]["linear"] < 1e-6
+    assert numbers["combined"]["ties"] < 1e-4, "PEFT's goes through a decomposition"
+    assert numbers["combined"]["dare_dropped_by_both"] == pytest.approx(0.25, abs=0.02)
+    assert numbers["combined"]["dare_mean"] == pytest.approx(1, abs=0.05)
+    assert numbers["combined"]["dare_repeats"] == [True, False]
+
+
+# the files
+
+
+def test_a_writer_that_is_read_by_safetensors(tmp_path) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    values = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((5, 4), np.float16)}
+    kinds = {"b": "F32", "a": "F16"}
+    writer = tensors.Writer(tmp_path / "x", [tensors.Tensor(name, kinds[name], values[name].shape) for name in values])
+    for value in values.values():
+        for row in value:
+            writer.write(memoryview(row.tobytes()))
+    writer.close()
+    found = load_file(tmp_path / "x")
+    assert all((found[name] == value).all() and found[name].dtype == value.dtype for name, value in values.items())
+
+
+def test_a_writer_notices_what_is_missing(tmp_path) -> None:
+    writer = tensors.Writer(tmp_path / "x", [tensors.Tensor("a", "F32", (2,))])
+    writer.write(memoryview(bytes(4)))
+    with pytest.raises(ValueError, match="announced"):
+        writer.close()
+
+
+def test_shards_are_filled_in_order(tmp_path) -> None:
+    job = prepare(command(write_adapter(tmp_path / "a"), tmp_path / "out"))
+    most = 1 << 20
+    found = shards.Shards(tmp_path, job.weights, job.base, "auto", most)
+    assert len(found.names) == len(found.shards) > 2
+    assert [one.name for shard in found.shards for one in shard] == [weight.name for weight in job.weights]
+    sizes = [sum(one.nbytes for one in shard) for shard in found.shards]
+    assert all(size <= most for size, shard in zip(sizes, found.shards, strict=True) if len(shard) > 1)
+    assert sum(sizes) == found.nbytes
+
+
+# bad input
+
+
+def command(source: Path, output: Path, **options) -> MergeCommand:
+    return MergeCommand(source=source, output=output, **options)
+
+
+def finding(source: Path, output: Path, **options):
+    with pytest.raises(KitError) as error:
+        prepare(command(source, output, **options))
+    assert error.value.findings[0].id == "output-not-empty" or not output.exists()
+    return error.value.findings[0]
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def adapter(tmp_path) -> Path:
+    return write_adapter(tmp_path / "adapter")
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A copy of tiny that can be broken."""
+    return Path(shutil.copytree(TINY, tmp_path / "tiny"))
+
+
+def test_a_good_one_reads_no_weight(adapter, out) -> None:
+    job = prepare(command(adapter, out))
+    assert (job.four_bit, job.first.rank, len(job.weights)) == (False, 4, 46)
+    assert "no run folder" in job.reason
+    assert not out.exists()
+
+
+def test_scales(tmp_path) -> None:
+    path = write_adapter(tmp_path / "a", use_rslora=True, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3})
+    found = adapters.find(path).updates
+    assert found[parts(0, "q_proj")].scale == 8 / math.sqrt(4)
+    assert found[parts(0, "v_proj")].scale == 8 / math.sqrt(2)
+    assert found[parts(0, "down_proj")].scale == 3 / math.sqrt(4)
+
+
+def test_no_such_adapter(tmp_path, out) -> None:
+    assert finding(tmp_path / "nowhere", out).id == "adapter-not-found"
+    assert finding(tmp_path, out).id == "adapter-not-found"
+    assert finding(TINY, out).id == "not-an-adapter"
+
+
+def test_a_run_that_is_not_finished(tmp_path, out) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.toml").write_text("")
+    found = finding(tmp_path / "run", out)
+    assert found.id == "run-has-no-adapter"
+    assert "kit.train --config" in found.fix[0]
+
+
+def test_pickled_adapters_are_not_read(adapter, out) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    found = finding(adapter, out)
+    assert found.id == "adapter-weights-missing"
+    assert "pickle" in found.why
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 4, 300, 60_000])
+def test_an_adapter_cut_short(adapter, out, keep_bytes) -> None:
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep_bytes])
+    assert finding(adapter, out).id == "weights-unreadable"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["lm_head"]},
+        {"init_lora_weights": "pissa"},
+        {"trainable_token_indices": [1]},
+        {"fan_in_fan_out": True},
+    ],
+)
+def test_what_a_merge_would_lose_is_refused(tmp_path, out, config) -> None:
+    found = finding(write_adapter(tmp_path / "a", **config), out)
+    assert found.id == "adapter-cannot-be-merged"
+    assert dict(found.details) == {name: str(value) for name, value in config.items()}
+
+
+def test_weights_that_are_no_factors(adapter, out) -> None:
+    add_to(adapter, {"base_model.model.lm_head.weight": (2, 2)})
+    assert "lm_head" in finding(adapter, out).what
+
+
+def add_to(adapter: Path, shapes: dict) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    save_file(load_file(path) | {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "word"),
+    [
+        ({"A": (4, 256)}, "only one of the two"),
+        ({"A": (3, 256), "B": (256, 4)}, "rank 4"),
+        ({"A": (8, 256), "B": (256, 8)}, "rank 4"),
+        ({"A": (4,), "B": (256, 4)}, "rank 4"),
+    ],
+)
+def test_factors_that_do_not_fit_together(adapter, out, shapes, word) -> None:
+    stem = "base_model.model.model.layers.0.self_attn.o_proj.lora_"
+    add_to(adapter, {f"{stem}{side}.weight": shape for side, shape in shapes.items()})
+    found = finding(adapter, out)
+    assert found.id == "adapter-broken"
+    assert word in found.why
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": "LOHA"}', "{}"])
+def test_a_config_that_is_none(adapter, out, text) -> None:
+    (adapter / "adapter_config.json").write_text(text)
+    assert finding(adapter, out).id in ("model-config-unreadable", "adapter-kind-unknown")
+
+
+@pytest.mark.parametrize("values", [{"r": None}, {"lora_alpha": "much"}, {"r": "4"}])
+def test_a_config_with_odd_values(tmp_path, out, values) -> None:
+    path = write_adapter(tmp_path / "a")
+    config = json.loads((path / "adapter_config.json").read_text()) | values
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    assert finding(path, out).id == "adapter-broken"
+
+
+def test_missing_base(tmp_path, out) -> None:
+    path = write_adapter(tmp_path / "a", base_model_name_or_path="/no/such/model")
+    found = finding(path, out)
+    assert found.id == "base-not-found"
+    assert "--base-model" in found.fix[0]
+    assert finding(write_adapter(tmp_path / "b", base_model_name_or_path=None), out).id == "base-not-found"
+
+
+def test_a_base_of_another_shape(tmp_path, out, model) -> None:
+    path = write_adapter(tmp_path / "a", layers=6)
+    found = finding(path, out)
+    assert found.id == "adapter-of-another-base"
+    assert any("not in the base" in value for _, value in found.details)
+    other = write_adapter(tmp_path / "b")
+    add_to(other, {f"base_model.model.{parts(0, 'k')}.lora_{side}.weight": shape
+                   for side, shape in (("A", (4, 99)), ("B", (98, 4)))})  # fmt: skip
+    assert finding(other, out).id == "adapter-of-another-base"
+
+
+def test_equal_shapes_under_another_name_are_a_warning(adapter, out, model) -> None:
+    other = model.rename(model.with_name("tiny-Base"))
+    job = prepare(command(adapter, out, base_model=str(other)))
+    assert [one.id for one in job.findings] == ["base-has-another-name"]
+    assert prepare(command(adapter, out)).findings == ()
+
+
+def test_a_base_cut_short(adapter, out, model) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1_000_000])
+    assert finding(adapter, out, base_model=str(model)).id == "weights-unreadable"
+
+
+def test_a_pickled_base(adapter, out, model) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert finding(adapter, out, base_model=str(model)).id == "model-weights-missing"
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x", 7])
+def test_an_index_that_leaves_the_folder(adapter, out, model, name) -> None:
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    assert finding(adapter, out, base_model=str(model)).id == "model-index-leaves-folder"
+
+
+def test_an_index_of_another_model(adapter, out, model) -> None:
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x.weight": "model.safetensors"}}))
+    assert finding(adapter, out, base_model=str(model)).id == "model-weights-missing"
+
+
+def test_output_that_is_taken(adapter, out) -> None:
+    out.mkdir()
+    prepare(command(adapter, out))
+    (out / "letter.txt").write_text("keep me")
+    assert finding(adapter, out).id == "output-not-empty"
+    assert (out / "letter.txt").read_text() == "keep me"
+    assert finding(adapter, out / "letter.txt").id == "output-not-empty"
+    assert finding(adapter, out / "letter.txt" / "x").id == "output-not-writable"
+
+
+def test_a_disk_that_is_too_small(adapter, out, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda _: 7_000_000)
+    assert finding(adapter, out).id == "disk-too-full"
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda _: 12_000_000)
+    prepare(command(adapter, out))
+    assert finding(adapter, out, to=("hf", "gguf")).id == "disk-too-full"
+
+
+@pytest.mark.parametrize("text", ["=0.5", "x=much"])
+def test_a_weight_that_is_none(adapter, out, text) -> None:
+    with pytest.raises(KitError):
+        prepare(command(adapter, out, add=(text,)))
+
+
+def test_a_mixture_of_experts_is_refused(adapter, out, model) -> None:
+    config = json.loads((model / "config.json").read_text()) | {"num_experts": 8}
+    (model / "config.json").write_text(json.dumps(config))
+    assert finding(adapter, out, base_model=str(model)).id == "merge-of-experts"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
+def test_an_interrupted_merge_leaves_nothing(adapter, out, monkeypatch, error) -> None:
+    job = prepare(command(adapter, out, to=("hf", "gguf")))
+    chat = merge.prompts.chat_of(job.first, job.base.model)
+
+    def interrupted(weights, combination, sinks, show):
+        sinks[0].begin(weights[0])
+        raise error
+
+    monkeypatch.setattr(writing, "write", interrupted)
+    with pytest.raises((KitError, KeyboardInterrupt, MemoryError)):
+        merge.write(job, merge.prompts.of(job.first, chat), lambda *_: None)
+    assert not out.exists()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["adapter"]
+
+
+def test_leftovers_of_a_killed_merge_are_replaced(adapter, out, monkeypatch) -> None:
+    job = prepare(command(adapter, out))
+    part = out.with_name(f".{out.name}.part")
+    part.mkdir()
+    (part / "half.safetensors").write_bytes(bytes(10))
+    monkeypatch.setattr(merge, "_fill", lambda *_: merge.Made("BF16", {}, ()))
+    merge.write(job, None, lambda *_: None)
+    assert sorted(path.name for path in out.iterdir()) == ["NOT-VERIFIED"]
+    assert not part.exists()
+
+
+def test_usage(tmp_path) -> None:
+    done = subprocess.run([sys.executable, "-m", "kit.merge"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_bad_input_need_no_heavy_library(without_heavy_libraries, tmp_path) -> None:
+    done = without_heavy_libraries("kit.merge", "--help")
+    assert done.returncode == 0
+    assert "--combine" in done.stdout
+    done = without_heavy_libraries("kit.merge", tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "adapter-not-found" in done.stderr
