@@ -6,6 +6,7 @@ from benchmarks import (
     demo,
     faults,
     fuzz_data,
+    merge,
     peers,
     planner,
     qwen3_shape,
@@ -14,7 +15,7 @@ from benchmarks import (
     startup,
 )
 
-PARTS = (startup, demo, qwen3_shape, attention, peers, planner, resume, faults, data_speed, fuzz_data)
+PARTS = (startup, demo, qwen3_shape, attention, peers, planner, resume, faults, merge, data_speed, fuzz_data)
 for part in PARTS:  # trl_masks needs data that is not here
     print(f"== {part.__name__.split('.')[1]}")
     part.main()

@@ -60,10 +60,26 @@ def table() -> str:
             "faults",
         ),
     ]
+    merge, parity = result("merge"), result("parity")
+    rows += [
+        (
+            f"{merge['what']}: merged, and equal to PEFT's merge to the last bit",
+            f"{merge['hf_nf4']['wall_s']:.0f} s, {merge['hf_nf4']['peak_gib']:.2f} GiB; "
+            f"{merge['tensors_bit_equal_to_peft_in_float32_then_one_cast']} tensors of "
+            f"{merge['tensors_bit_equal_to_peft_in_float32_then_one_cast'] + merge['tensors_that_differ']}",
+            "merge",
+        ),
+        ("same next token as the tuned model, small Qwen3, 200 GSM8K questions", _same_tokens(parity), "parity"),
+    ]
     machine = demo["machine"]
     head = f"Measured on {machine['cores']} cores ({machine['cpu']}), no graphics card, {demo['measured']}:"
     lines = [f"| {what} | {figure} | [{file}](benchmarks/results/{file}.json) |" for what, figure, file in rows]
     return "\n".join([head, "", "| what | figure | file |", "|---|---|---|", *lines])
+
+
+def _same_tokens(parity: dict) -> str:
+    shown = {**{row["precision"]: row for row in parity["tiny_fp32"]["rows"]}, "bf16": parity["tiny_bf16"]["rows"][0]}
+    return ", ".join(f"{name} {shown[name]['top1_pct']:.1f} %" for name in ("fp32", "bf16", "f16", "q8_0", "q4_0"))
 
 
 def _speeds() -> str:
