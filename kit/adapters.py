@@ -1,96 +1,194 @@
-"""A LoRA adapter's folder, checked before anything is loaded: whose it is, whole, of the right shapes. No torch."""
+"""A LoRA adapter: which one a name means, checked before anything is loaded: whole, of the right shapes. No torch."""
 
-import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
+from kit import tensors
 from kit.errors import KitError, problem
 from kit.models import Model, read_json
+from kit.tensors import Tensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+RUN, IN_RUN = "run.toml", "adapter"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-LONGEST_HEADER_BYTES = 100 << 20  # the format's own limit
-LORA_TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
-Shapes = dict[str, tuple[int, ...]]
+# As PEFT saves them; what has another name it leaves out, with a warning at most.
+LORA_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder with a LoRA adapter; `base` is the name or folder of the model that it was trained on, "" if unsaid."""
+    """A folder with a LoRA adapter; `run_folder` is that of the kit's run that made it, where it lies in one."""
 
     name: str
     path: Path
     config: dict[str, Any]
+    run_folder: Path | None
 
     @property
     def base(self) -> str:
+        """The name or folder of the model that it was trained on, "" if unsaid."""
         return self.config.get("base_model_name_or_path") or ""
 
 
-def is_adapter(path: Path) -> bool:
-    return (path / CONFIG).is_file()
+@dataclass(frozen=True)
+class Pair:
+    """The two matrices of one layer's update B A: a is (rank, in), b is (out, rank)."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
 
 
-def read(name: str, path: Path) -> Adapter:
-    """Raises KitError: no adapter, weights missing or in a pickle, a kind that the kit does not use."""
-    if not is_adapter(path):
-        raise KitError(_not_there(path))
-    config = read_json(path / CONFIG)
-    wrong = _weights_missing(path) or _leaves_folder(path) or _other_kind(path, config)
+def run_folder(path: Path) -> Path | None:
+    """The run that a path means: the run's own folder, or that of its adapter."""
+    if (path / RUN).is_file():
+        return path
+    return path.parent if path.name == IN_RUN and (path.parent / RUN).is_file() else None
+
+
+def find(name: str | Path, called: str = "") -> Adapter:
+    """The adapter of a run folder, or in a folder of its own; `called`: its name, by default the folder's.
+
+    Raises KitError: no adapter, weights missing or in a pickle, a link out of the folder, a kind that the kit does not
+    use.
+    """
+    given = Path(name).expanduser()
+    run = run_folder(given)
+    path = run / IN_RUN if run else given
+    if not (path / CONFIG).is_file():
+        raise KitError(_without_adapter(run) if run else _no_adapter(given))
+    wrong = _weights_missing(path) or _leaves_folder(path)
     if wrong:
         raise KitError(wrong)
-    return Adapter(name, path, config)
+    config = read_json(path / CONFIG)
+    if config.get("peft_type") != "LORA" or config.get("megatron_config"):
+        raise KitError(_other_kind(path, config))
+    return Adapter(called or (run or path).resolve().name, path, config, run)
 
 
 def check(adapter: Adapter, model: Model) -> None:
-    """Each tensor of the adapter against the layer of the model that it changes, by the files' headers alone.
+    """Each matrix of the adapter against the layer of the model that it changes, by the files' headers alone.
 
     A model whose weights are not in a local folder, or are stored in 4 bit, is compared when it is loaded instead.
-    Raises KitError: tensors that do not belong to this model, or are missing.
+    Raises KitError: matrices that do not belong to this model or to each other, or are missing.
     """
-    tensors = tensor_shapes(adapter.path / WEIGHTS)
-    base = _base_shapes(model)
-    wrong = [*_wrong_rank(adapter, tensors), *(_wrong_shapes(tensors, base) if base else ())]
+    pairs, _ = read_pairs(adapter)
+    if base := _base_shapes(model):
+        check_fit(adapter, pairs, model.name, base)
+
+
+def check_fit(adapter: Adapter, pairs: Mapping[str, Pair], model: str, base: Shapes, option: str = "--base") -> None:
+    """The same against the shapes of the model's weights; `option` of the command names another model.
+
+    Raises KitError: matrices that do not belong to this model, or are missing.
+    """
+    wrong = _wrong_shapes(pairs, base)
     if wrong:
-        raise KitError(_does_not_fit(adapter, model, wrong))
-    missing = [*_without_partner(tensors), *(_missing(adapter, tensors, base) if base else ())]
+        raise KitError(_does_not_fit(adapter, model, wrong, option))
+    missing = _missing(adapter, pairs, base)
     if missing:
         raise KitError(_incomplete(adapter, missing))
 
 
-def tensor_shapes(path: Path) -> Shapes:
-    """Name -> shape of each tensor in a safetensors file, from its header. Raises KitError: it is none."""
+def stored(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises KitError: it is none, or not whole."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(LONGEST_HEADER_BYTES, path.stat().st_size - 8):
-                raise ValueError("it does not begin as a safetensors file does, or is cut short")
-            header = json.loads(file.read(length))
-        end = max((item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"), default=0)
-        if 8 + length + end != path.stat().st_size:
-            raise ValueError(f"{path.stat().st_size:,} bytes, and its header tells of {8 + length + end:,}")
-        return {name: tuple(item["shape"]) for name, item in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return tensors.headers(path)
+    except tensors.Unreadable as error:
         raise KitError(
-            problem(
-                "weights-unreadable",
-                f"{path} cannot be read.",
-                str(error) or type(error).__name__,
-                "copy or download the file again",
-            )
+            problem("weights-unreadable", f"{path} cannot be read.", f"{error}.", "copy or download the file again")
         ) from None
 
 
-def _not_there(path: Path) -> Finding:
+def pairs_in(found: Mapping[str, Tensor]) -> tuple[dict[str, Pair], list[str]]:
+    """The updates by the layer's name in the base model, and the names of all other tensors."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in found.items():
+        if match := LORA_TENSOR.fullmatch(name):
+            sides.setdefault(match["layer"], {})[match["side"]] = tensor
+    pairs = {layer: Pair(both["A"], both["B"]) for layer, both in sides.items() if len(both) == 2}
+    used = {tensor.name for pair in pairs.values() for tensor in (pair.a, pair.b)}
+    return pairs, [name for name in found if name not in used]
+
+
+def read_pairs(adapter: Adapter) -> tuple[dict[str, Pair], list[str]]:
+    """The updates in the adapter's file, and the names of what is none; nothing is known of its base here.
+
+    Raises KitError: weights that cannot be read, other ranks than the config says, half of an update, none at all.
+    """
+    pairs, others = pairs_in(stored(adapter.path / WEIGHTS))
+    wrong = _wrong_rank(adapter, pairs)
+    if wrong:
+        raise KitError(broken(adapter.path, wrong[0]))
+    alone = [match for name in others if (match := LORA_TENSOR.fullmatch(name))]
+    missing = [f"{match['layer']}: lora_{'AB'[match['side'] == 'A']}" for match in alone]
+    if missing or not pairs:
+        raise KitError(_incomplete(adapter, missing or ["every LoRA matrix"]))
+    return pairs, others
+
+
+def scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """What B A is multiplied with: alpha / r, or alpha / sqrt(r) with rsLoRA. Raises ValueError: alpha is no number."""
+    alpha = _of_layer(config, "alpha_pattern", layer, config.get("lora_alpha"))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise ValueError(f"{CONFIG} says {alpha!r} for lora_alpha of {layer}")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_layer(config: Mapping[str, Any], name: str, layer: str, default: Any) -> Any:
+    """The value of the first pattern that names the layer's end, as PEFT matches them.
+
+    Raises ValueError: no patterns.
+    """
+    patterns = config.get(name) or {}
+    try:
+        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+    except (AttributeError, re.error):
+        raise ValueError(f"{CONFIG} holds no patterns of layers in {name}") from None
+
+
+def broken(path: Path, why: str) -> Finding:
+    return problem(
+        "adapter-broken",
+        f"The adapter in {path} does not fit together.",
+        f"{why[0].upper()}{why[1:]}.",
+        "train it again, or copy the whole folder again",
+    )
+
+
+def _without_adapter(run: Path) -> Finding:
+    return problem(
+        "run-without-adapter",
+        f"The run {run} has no adapter yet.",
+        "It is not finished: the adapter is saved at its end, and checkpoints hold it until then.",
+        f"python -m kit.train --config {run / RUN} --output {run}        (goes on where it stopped)",
+    )
+
+
+def _no_adapter(path: Path) -> Finding:
+    if (path / "config.json").is_file():
+        return problem(
+            "not-an-adapter",
+            f"{path} is a whole model, not an adapter.",
+            "An adapter is only the change to a model.",
+            f"give a run folder, or a folder with {CONFIG}",
+        )
+    run = next((parent for parent in path.absolute().parents[:2] if (parent / RUN).is_file()), None)
     return problem(
         "no-adapter",
-        f"{path} holds no adapter.",
-        f"An adapter's folder has {CONFIG} and {WEIGHTS}.",
-        "python -m kit.train ...               (a finished run has one in its folder adapter/)",
+        f"{path} is no run and no adapter.",
+        f"A run folder holds {RUN}, an adapter's folder {CONFIG}, a model's folder config.json.",
+        *([f"give {run}        (the run that it is a part of)"] if run and path.exists() else []),
+        "give runs/NAME          (a folder that kit.train made), or an adapter's folder",
         details={"found": _found(path)},
     )
 
@@ -137,9 +235,7 @@ def _leaves_folder(path: Path) -> Finding | None:
     )
 
 
-def _other_kind(path: Path, config: Mapping[str, Any]) -> Finding | None:
-    if config.get("peft_type") == "LORA" and not config.get("megatron_config"):
-        return None
+def _other_kind(path: Path, config: Mapping[str, Any]) -> Finding:
     return problem(
         "adapter-kind-unknown",
         f"{path} is no plain LoRA adapter.",
@@ -154,68 +250,60 @@ def _base_shapes(model: Model) -> Shapes:
     if not model.is_local or model.config.get("quantization_config"):
         return {}
     files = sorted(Path(model.location).glob("*.safetensors"))
-    return {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    return {name: tensor.shape for file in files for name, tensor in stored(file).items()}
 
 
-def _layers(tensors: Shapes) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(layer, A or B, shape) of each LoRA matrix."""
-    for name, shape in tensors.items():
-        if match := LORA_TENSOR.fullmatch(name):
-            yield match["layer"], match["side"], shape
-
-
-def _wrong_rank(adapter: Adapter, tensors: Shapes) -> list[str]:
-    rank = adapter.config.get("r")
-    if adapter.config.get("rank_pattern"):
-        return []
-    return [
-        f"{layer}: rank {shape[0 if side == 'A' else 1]}, and {CONFIG} says {rank}"
-        for layer, side, shape in _layers(tensors)
-        if len(shape) == 2 and shape[0 if side == "A" else 1] != rank
-    ]
-
-
-def _wrong_shapes(tensors: Shapes, base: Shapes) -> list[str]:
+def _wrong_rank(adapter: Adapter, pairs: Mapping[str, Pair]) -> list[str]:
     found = []
-    for layer, side, shape in _layers(tensors):
-        there = base.get(f"{layer}.weight")
+    for layer, pair in pairs.items():
+        try:
+            rank = _of_layer(adapter.config, "rank_pattern", layer, adapter.config.get("r"))
+        except ValueError as error:
+            return [str(error)]
+        shapes = pair.a.shape, pair.b.shape
+        is_whole = type(rank) is int and rank > 0 and min(map(len, shapes)) > 1
+        if not is_whole or not shapes[0][0] == rank == shapes[1][1]:
+            found.append(f"{layer}: A is {_by(shapes[0])} and B {_by(shapes[1])}, and {CONFIG} says rank {rank!r}")
+    return found
+
+
+def _wrong_shapes(pairs: Mapping[str, Pair], base: Shapes) -> list[str]:
+    found = []
+    for layer, pair in pairs.items():
+        there, sides = base.get(f"{layer}.weight"), {len(pair.a.shape), len(pair.b.shape)}
         if there is None:
             found.append(f"{layer}: the model has no such layer")
-        elif len(there) == len(shape) == 2 and shape[side == "A"] != there[side == "A"]:  # A: (r, in); B: (out, r)
-            way = "in" if side == "A" else "out"
-            found.append(f"{layer}: {shape[side == 'A']} {way}, and the model's layer has {there[side == 'A']}")
-    return list(dict.fromkeys(found))
+        elif sides != {len(there)}:
+            found.append(f"{layer}: A is {_by(pair.a.shape)}, and the model's weight {_by(there)}")
+        elif sides == {2} and (added := (pair.b.shape[0], pair.a.shape[1])) != there:
+            found.append(f"{layer}: {_by(added)} in the adapter, {_by(there)} in the model")
+    return found
 
 
-def _without_partner(tensors: Shapes) -> list[str]:
-    sides: dict[str, set[str]] = {}
-    for layer, side, _ in _layers(tensors):
-        sides.setdefault(layer, set()).add(side)
-    alone = [f"{layer}: lora_{'AB'[side == {'A'}]}" for layer, side in sides.items() if len(side) == 1]
-    return alone if sides else ["every LoRA matrix"]
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
 
 
-def _missing(adapter: Adapter, tensors: Shapes, base: Shapes) -> list[str]:
+def _missing(adapter: Adapter, pairs: Mapping[str, Pair], base: Shapes) -> list[str]:
     """Layers that the config names and the weights lack: PEFT leaves those untuned, with a warning at most."""
     targets = adapter.config.get("target_modules")
     limited = ("layers_to_transform", "layers_pattern", "exclude_modules")
     if not isinstance(targets, list) or any(adapter.config.get(name) for name in limited):
         return []
-    there = {layer for layer, _, _ in _layers(tensors)}
     wanted = (name.removesuffix(".weight") for name, shape in base.items() if len(shape) == 2)
-    return [name for name in wanted if name.rsplit(".", 1)[-1] in targets and name not in there]
+    return [name for name in wanted if name.rsplit(".", 1)[-1] in targets and name not in pairs]
 
 
-def _does_not_fit(adapter: Adapter, model: Model, wrong: list[str]) -> Finding:
+def _does_not_fit(adapter: Adapter, model: str, wrong: list[str], option: str) -> Finding:
     return problem(
         "adapter-does-not-fit",
-        f"The adapter {adapter.path} does not fit {model.name}.",
+        f"The adapter {adapter.path} does not fit {model}.",
         "It was trained on another model, or its files are of two different trainings.",
-        f"--base {adapter.base}" if adapter.base and adapter.base != model.name else "--base OWNER/NAME",
+        f"{option} {adapter.base}" if adapter.base and adapter.base != model else f"{option} OWNER/NAME",
         details={
             "trained on": adapter.base or "unsaid",
-            "wrong": f"{len(wrong)} of its matrices",
-            "first": wrong[0],
+            "wrong": f"{len(wrong)} of its layers",
+            "first": "; ".join(wrong[:3]),
         },
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 KIT_LAYERS = (
-    ("errors", "files", "options"),
+    ("errors", "files", "options", "tensors"),
     ("config", "models", "trackers"),
     ("rows", "prompt", "adapters"),
     ("data",),

@@ -129,57 +129,28 @@ def _sources(command: ChatCommand) -> list[Source]:
 
 def _source(what: str, name: str = "") -> Source:
     path = Path(what).expanduser()
-    if (path / "run.toml").is_file():
-        return _of_run(path, name)
-    if path.is_dir() and path.name == "adapter" and (path.parent / "run.toml").is_file():
-        return _of_run(path.parent, name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        _check_is_adapter(path)
-        adapter = adapters.read(name or path.resolve().name, path)
-        return Source(adapter.base, adapter)
-    if name:
-        raise KitError(_no_run(path, "no such folder" if not path.exists() else "it holds a whole model"))
-    return Source(what, None)
+    run_folder = adapters.run_folder(path)
+    if run_folder:
+        run = _run(run_folder)
+        return Source(run.model, adapters.find(path, name), run, _settled(run_folder))
+    if not name and (not path.is_dir() or (path / "config.json").is_file()):
+        return Source(what, None)
+    adapter = adapters.find(path, name)
+    return Source(adapter.base, adapter)
 
 
-def _check_is_adapter(path: Path) -> None:
-    """Of a folder that is no run and no model."""
-    if adapters.is_adapter(path):
-        return
-    run = next((parent for parent in path.absolute().parents[:2] if (parent / "run.toml").is_file()), None)
-    found = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
-    if run:
-        raise KitError(_no_run(path, f"it is a part of the run {run}", f"python -m kit.chat {run}"))
-    raise KitError(_no_run(path, f"it has neither run.toml nor adapter_config.json nor config.json, but {found}"))
-
-
-def _no_run(path: Path, why: str, *fix: str) -> Finding:
-    return problem(
-        "not-a-run",
-        f"{path} is no run, no adapter and no model.",
-        f"{why[0].upper()}{why[1:]}.",
-        *fix,
-        "python -m kit.chat runs/NAME          (a folder that kit.train made)",
-        "--adapters NAME=FOLDER                (a folder with adapter_config.json)",
-    )
-
-
-def _of_run(path: Path, name: str) -> Source:
+def _run(path: Path) -> Run:
     try:
-        run = Run(**tomllib.loads((path / "run.toml").read_text(encoding="utf-8")))
+        return Run(**tomllib.loads((path / adapters.RUN).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise KitError(
             problem(
                 "run-unreadable",
-                f"{path / 'run.toml'} cannot be read.",
+                f"{path / adapters.RUN} cannot be read.",
                 str(error).splitlines()[0],
-                f"python -m kit.chat {path / 'adapter'} --base MODEL        (the adapter alone)",
+                f"python -m kit.chat {path / adapters.IN_RUN} --base MODEL        (the adapter alone)",
             )
         ) from None
-    if not adapters.is_adapter(path / "adapter"):
-        raise KitError(_unfinished(path))
-    settled = _settled(path)
-    return Source(run.model, adapters.read(name or path.resolve().name, path / "adapter"), run, settled)
 
 
 def _settled(path: Path) -> dict[str, Any]:
@@ -188,15 +159,6 @@ def _settled(path: Path) -> dict[str, Any]:
         return {name: choice["value"] for name, choice in chosen.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _unfinished(path: Path) -> Finding:
-    return problem(
-        "run-without-adapter",
-        f"The run {path} has no adapter yet.",
-        "It is not finished: the adapter is saved at its end, and checkpoints hold it until then.",
-        f"python -m kit.train --config {path / 'run.toml'} --output {path}        (goes on where it stopped)",
-    )
 
 
 def _one_base(sources: list[Source]) -> str:

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit import models
+from kit import adapters, models
 from kit.backend.merging import QUANTISED, STATES, Update, Weight
-from kit.errors import KitError, nearest, problem
-from kit.export import tensors
+from kit.errors import KitError, problem
 from kit.export.adapters import Adapter
 from kit.models import Model, read_json
+from kit.tensors import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head
@@ -19,36 +20,44 @@ BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, 
 
 @dataclass(frozen=True)
 class Base:
-    """A model on this machine: its folder, and the file and header of each tensor."""
+    """A model on this machine: its folder, and what the headers of its files say of each tensor."""
 
     model: Model
     folder: Path
-    files: dict[str, Path]
-    headers: dict[str, tensors.Tensor]
+    headers: dict[str, Tensor]
 
     @property
     def is_saved_in_four_bit(self) -> bool:
         return any(name.endswith(QUANTISED) for name in self.headers)
 
-    def weights(self, adapters: Iterable[tuple[Adapter, float]], four_bit: bool, loaded_as: str) -> list[Weight]:
+    def weights(self, pairs: Iterable[tuple[Adapter, float]], four_bit: bool, loaded_as: str) -> list[Weight]:
         """Every weight with what is added to it, in the order of the files."""
         added: dict[str, list[tuple[Update, float]]] = {}
-        for adapter, share in adapters:
+        for adapter, share in pairs:
             for layer, update in adapter.updates.items():
                 added.setdefault(f"{layer}.weight", []).append((update, share))
         return [
             Weight(
                 name=name,
-                file=self.files[name],
-                shape=self._shape(name),
+                file=self.headers[name].file,
+                shape=shape,
                 updates=tuple(added.get(name, ())),
                 four_bit=four_bit and self._is_quantised_at_load(name),
                 saved_in_four_bit=name + QUANTISED in self.headers,
                 loaded_as=loaded_as,
             )
-            for name in self.headers
-            if not name.endswith(STATES) or f"{name.rpartition('.weight.')[0]}.weight" not in self.headers
+            for name, shape in self.shapes.items()
         ]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every weight; what bitsandbytes keeps beside a weight in 4 bit is none."""
+        names = self.headers
+        return {
+            name: self._shape(name)
+            for name in names
+            if not name.endswith(STATES) or f"{name.rpartition('.weight.')[0]}.weight" not in names
+        }
 
     def _is_quantised_at_load(self, name: str) -> bool:
         is_linear = name.startswith(BLOCKS) and len(self.headers[name].shape) == 2
@@ -58,7 +67,7 @@ class Base:
         """Of a weight that lies there in 4 bit: what the layers of the config say."""
         if name + QUANTISED not in self.headers:
             return self.headers[name].shape
-        state = read_quant_state(self.files[name], name + QUANTISED)
+        state = read_quant_state(self.headers[name].file, name + QUANTISED)
         return tuple(state["shape"])
 
 
@@ -100,12 +109,11 @@ def find(name: str, adapter: Adapter) -> Base:
     files = _files(folder)
     headers = {}
     for path in dict.fromkeys(files.values()):
-        headers |= tensors.headers(path)
+        headers |= adapters.stored(path)
     lost = [tensor for tensor in files if tensor not in headers]
     if lost:
         raise KitError(_lost(folder, lost))
-    files = {tensor: files.get(tensor) for tensor in headers}
-    return Base(model, folder, {tensor: path for tensor, path in files.items() if path}, headers)
+    return Base(model, folder, headers)
 
 
 def _missing(finding: Finding | None, name: str, adapter: Adapter) -> Finding:
@@ -156,7 +164,7 @@ def _files(folder: Path) -> dict[str, Path]:
                 details={"found": ", ".join(others)},
             )
         )
-    return dict.fromkeys(tensors.headers(single), single)
+    return dict.fromkeys(adapters.stored(single), single)
 
 
 def _fetched(model: Model) -> Path:
@@ -189,31 +197,8 @@ def _lost(folder: Path, names: list[str]) -> Finding:
 
 
 def check_fit(base: Base, adapter: Adapter) -> None:
-    """Raises KitError: the adapter changes layers that this base lacks or has in another shape."""
-    wrong: dict[str, str] = {}
-    for layer, update in adapter.updates.items():
-        name = f"{layer}.weight"
-        if name not in base.files:
-            wrong[layer] = f"not in the base. {nearest(name, base.files)}".rstrip()
-        elif base._shape(name) != update.shape:
-            wrong[layer] = f"{_by(update.shape)} in the adapter, {_by(base._shape(name))} in the base"
-    if not wrong:
-        return
-    first = dict(list(wrong.items())[:3])
-    raise KitError(
-        problem(
-            "adapter-of-another-base",
-            f"The adapter {adapter.path} was not trained on {base.folder}: {len(wrong)} of {len(adapter.updates)} "
-            "layers do not fit.",
-            "An adapter is only the change to the one model it was trained on.",
-            f"--base-model FOLDER       with {adapter.base or 'the model it was trained on'}",
-            details=first,
-        )
-    )
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    """Raises KitError: the adapter changes layers that this base lacks or has in another shape, or is not whole."""
+    adapters.check_fit(adapter, adapter.pairs, str(base.folder), base.shapes, "--base-model")
 
 
 def other_name(base: Base, adapter: Adapter) -> Finding | None:

@@ -10,7 +10,7 @@ from kit.backend import merging
 from kit.backend.merging import Weight
 from kit.errors import KitError, problem
 from kit.export.base import INDEX, SINGLE, Base
-from kit.export.tensors import Tensor, Writer
+from kit.export.writer import Planned, Writer
 from kit.models import read_json
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -39,7 +39,7 @@ class Shards:
     """The weights of a model folder, in files of at most `most_bytes` (a larger tensor has a file of its own)."""
 
     def __init__(self, folder: Path, weights: Sequence[Weight], base: Base, precision: str, most_bytes: int):
-        tensors = [Tensor(weight.name, dtype_of(weight, base, precision), weight.shape) for weight in weights]
+        tensors = [Planned(weight.name, dtype_of(weight, base, precision), weight.shape) for weight in weights]
         self.folder, self.tensors = folder, {tensor.name: tensor for tensor in tensors}
         shards = _grouped(tensors, most_bytes)
         self.names = [SINGLE] if len(shards) == 1 else [
@@ -96,8 +96,8 @@ class Shards:
             self.writer.abort()
 
 
-def _grouped(tensors: list[Tensor], most_bytes: int) -> list[list[Tensor]]:
-    groups: list[list[Tensor]] = [[]]
+def _grouped(tensors: list[Planned], most_bytes: int) -> list[list[Planned]]:
+    groups: list[list[Planned]] = [[]]
     for tensor in tensors:
         if groups[-1] and sum(one.nbytes for one in groups[-1]) + tensor.nbytes > most_bytes:
             groups.append([])

@@ -20,9 +20,9 @@ from rich.text import Text
 
 from envcheck.facts import Finding
 from kit import screen
+from kit.adapters import CONFIG
 from kit.errors import USAGE, KitError, problem
 from kit.report import comparing, listing, page
-from kit.report.adapter import CONFIG
 from kit.report.page import REPORT, Shown
 from kit.report.reading import is_run
 

@@ -16,12 +16,11 @@ from typing import Any
 import numpy
 from threadpoolctl import threadpool_limits
 
-from kit import models
-from kit.report import tensors
-from kit.report.tensors import Stored
+from kit import adapters, models, tensors
+from kit.adapters import CONFIG, WEIGHTS, Pair
+from kit.report import arrays
+from kit.tensors import Tensor
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 MOST = 1e100  # its square is still a number
 HELD = 0.99  # share of the update's energy that the advice asks for
 
@@ -111,14 +110,13 @@ def learnt(folder: Path, base: Path | None = None) -> Learnt:
         raise ValueError(
             f"only plain LoRA is looked at, not {'DoRA' if config.get('use_dora') else config['peft_type']}"
         )
-    stored = tensors.stored(folder / WEIGHTS)
-    pairs, others = _pairs(stored)
+    pairs, others = _linear(*adapters.pairs_in(tensors.headers(folder / WEIGHTS)))
     if not pairs:
         raise ValueError(f"{WEIGHTS} holds no LoRA update of a linear layer")
     base = base or _base_folder(str(config.get("base_model_name_or_path") or ""))
     weights, why_not = _base_weights(base)
     with threadpool_limits(1, user_api="blas"):  # on matrices as small as these threads only wait for each other
-        updates = tuple(_update(name, *pair, config, weights.get(f"{name}.weight")) for name, pair in pairs.items())
+        updates = tuple(_update(name, pair, config, weights.get(f"{name}.weight")) for name, pair in pairs.items())
     if not why_not and all(update.share is None for update in updates):
         why_not = "the base's weights are stored in 4 or 8 bit, or under other names"
     notes = [f"no share of the weight: {why_not}"] if why_not else []
@@ -133,33 +131,29 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _pairs(stored: dict[str, Stored]) -> tuple[dict[str, tuple[Stored, Stored]], list[str]]:
-    """Module -> (A, B), and the names of all other tensors."""
-    found: dict[str, dict[str, Stored]] = {}
-    for name, tensor in stored.items():
-        if (match := FACTOR.fullmatch(name)) and len(tensor.shape) == 2:
-            found.setdefault(match[1], {})[match[2]] = tensor
-    pairs = {name: (factors["A"], factors["B"]) for name, factors in found.items() if len(factors) == 2}
-    used = {id(tensor) for pair in pairs.values() for tensor in pair}
-    return pairs, [name for name, tensor in stored.items() if id(tensor) not in used]
+def _linear(pairs: dict[str, Pair], others: list[str]) -> tuple[dict[str, Pair], list[str]]:
+    """The pairs that are two matrices, and the names of all other tensors."""
+    linear = {layer: pair for layer, pair in pairs.items() if len(pair.a.shape) == len(pair.b.shape) == 2}
+    left = [tensor.name for layer, pair in pairs.items() if layer not in linear for tensor in (pair.a, pair.b)]
+    return linear, others + left
 
 
-def _update(name: str, a: Stored, b: Stored, config: dict[str, Any], weight: Stored | None) -> Update:
-    if not a.shape[0] or a.shape[0] != b.shape[1]:
+def _update(name: str, pair: Pair, config: dict[str, Any], weight: Tensor | None) -> Update:
+    a, b = pair.a, pair.b
+    if not pair.rank or pair.rank != b.shape[1]:
         raise ValueError(f"the factors of {name} do not fit: A is {a.shape}, B is {b.shape}")
-    sizes = _singular_values(tensors.values(a), tensors.values(b), _scale(name, config, a.shape[0]))
+    sizes = _singular_values(arrays.values(a), arrays.values(b), adapters.scale(config, name, pair.rank))
     if not (sizes < MOST).all():
         raise ValueError(f"the update of {name} holds a number that is none")
     norm = math.sqrt(math.fsum(sizes**2))
-    fits = (
-        weight is not None and tensors.is_readable(weight) and sorted(weight.shape) == sorted((b.shape[0], a.shape[1]))
-    )
-    of_weight = tensors.norm(weight) if fits else 0.0
+    shape = (b.shape[0], a.shape[1])
+    fits = weight is not None and arrays.is_readable(weight) and sorted(weight.shape) == sorted(shape)
+    of_weight = arrays.norm(weight) if fits else 0.0
     parts = name.split(".")
     return Update(
         layer=next((int(part) for part in parts if part.isdecimal()), None),
         projection=parts[-1],
-        rank=a.shape[0],
+        rank=pair.rank,
         norm=norm,
         share=norm / of_weight if of_weight else None,
         singular_values=tuple(map(float, sizes)),
@@ -184,15 +178,6 @@ def effective_rank(singular_values: Iterable[float]) -> float:
     return float(numpy.exp(-(shares * numpy.log(shares)).sum()))
 
 
-def _scale(name: str, config: dict[str, Any], rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) with rsLoRA; single layers may have their own alpha (as PEFT matches them)."""
-    own = config.get("alpha_pattern") or {}
-    alpha = next((own[key] for key in own if re.match(rf"(.*\.)?({key})$", name)), config.get("lora_alpha"))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise ValueError(f"{CONFIG} names no lora_alpha")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
 def _base_folder(name: str) -> Path | None:
     """The base model on this machine; the hub is not asked."""
     if Path(name).is_dir():
@@ -207,15 +192,15 @@ def _base_folder(name: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _base_weights(folder: Path | None) -> tuple[dict[str, Stored], str]:
+def _base_weights(folder: Path | None) -> tuple[dict[str, Tensor], str]:
     """The base's tensors by name, and why there are none."""
     files = sorted(folder.glob("*.safetensors")) if folder else []
     if not files:
         return {}, "the base model's weights are not on this machine"
-    found: dict[str, Stored] = {}
+    found: dict[str, Tensor] = {}
     try:
         for file in files:
-            found |= tensors.stored(file)
-    except (OSError, ValueError) as error:
+            found |= tensors.headers(file)
+    except tensors.Unreadable as error:
         return {}, f"the base model's weights cannot be read ({error})"
     return found, ""

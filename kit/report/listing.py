@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kit.adapters import CONFIG
 from kit.errors import KitError, problem
-from kit.report.adapter import CONFIG
 from kit.report.reading import ADAPTER, MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
 
 NOT_VERIFIED = "NOT-VERIFIED"  # a file that kit.merge leaves beside a model until it is proven equal

@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 
 from envcheck.facts import Finding
+from kit.adapters import CONFIG
 from kit.errors import KitError, problem
 from kit.files import write_whole
 from kit.memory import GIB, Part
 from kit.report import plots
-from kit.report.adapter import CONFIG, Learnt, learnt
+from kit.report.adapter import Learnt, learnt
 from kit.report.reading import ADAPTER, RunRecord, number, private, read, rows, shown, table, texts
 
 REPORT = "report.html"

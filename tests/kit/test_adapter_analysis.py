@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from kit.report import page, tensors
+from kit import tensors
+from kit.report import arrays, page
 from kit.report.adapter import Learnt, Update, effective_rank, learnt
 
 LAYERS = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
@@ -139,7 +140,7 @@ def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "BF16", "shape": [256, 256], "data_offsets": [0, 1 << 17]}}).encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bits.tobytes())
-    found = tensors.values(tensors.stored(path)["w"]).ravel()
+    found = arrays.values(tensors.headers(path)["w"]).ravel()
     sign = numpy.where(bits >> 15, -1.0, 1.0)
     exponent, fraction = (bits >> 7 & 0xFF).astype(int), (bits & 0x7F) / 128
     exact = sign * numpy.where(exponent, (1 + fraction) * 2.0 ** (exponent - 127), fraction * 2.0**-126)
@@ -151,9 +152,9 @@ def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
 def test_a_norm_in_pieces_is_the_norm(tmp_path: Path) -> None:
     weight = numpy.random.default_rng(2).standard_normal((300, 1000)).astype("float32")  # several pieces and a rest
     save_file({"w": weight}, tmp_path / "w.safetensors")
-    stored = tensors.stored(tmp_path / "w.safetensors")["w"]
-    assert tensors.norm(stored) == pytest.approx(numpy.linalg.norm(weight.astype(float)), rel=1e-6)
-    assert (tensors.values(stored) == weight).all()
+    stored = tensors.headers(tmp_path / "w.safetensors")["w"]
+    assert arrays.norm(stored) == pytest.approx(numpy.linalg.norm(weight.astype(float)), rel=1e-6)
+    assert (arrays.values(stored) == weight).all()
 
 
 def test_without_the_base_there_is_no_share_and_the_reason(make) -> None:

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from kit import adapters, models
+from kit import adapters, models, tensors
 from kit.chat.__main__ import main
+from kit.chat.options import parse
+from kit.chat.target import find
 from kit.errors import KitError
+from kit.export.job import MergeCommand, prepare
 
 RANK = 4
 CONFIG = {"peft_type": "LORA", "r": RANK, "target_modules": ["q_proj", "down_proj"], "base_model_name_or_path": "tiny"}
@@ -21,14 +24,14 @@ def whole(tmp_path_factory) -> Path:
     """An adapter of noughts that fits tiny."""
     folder = tmp_path_factory.mktemp("adapters") / "whole"
     folder.mkdir()
-    shapes = adapters.tensor_shapes(models.TINY / "model.safetensors")
-    tensors = {}
-    for name, shape in shapes.items():
+    matrices = {}
+    for name, tensor in tensors.headers(models.TINY / "model.safetensors").items():
+        shape = tensor.shape
         if name.split(".")[-2] in CONFIG["target_modules"]:
             layer = f"base_model.model.{name.removesuffix('.weight')}"
-            tensors[f"{layer}.lora_A.weight"] = np.zeros((RANK, shape[1]), np.float32)
-            tensors[f"{layer}.lora_B.weight"] = np.zeros((shape[0], RANK), np.float32)
-    save_file(tensors, folder / adapters.WEIGHTS)
+            matrices[f"{layer}.lora_A.weight"] = np.zeros((RANK, shape[1]), np.float32)
+            matrices[f"{layer}.lora_B.weight"] = np.zeros((shape[0], RANK), np.float32)
+    save_file(matrices, folder / adapters.WEIGHTS)
     (folder / adapters.CONFIG).write_text(json.dumps(CONFIG))
     return folder
 
@@ -42,10 +45,10 @@ def change_config(**values: object):
 
 def change_tensors(change_one):
     def change(folder: Path) -> None:
-        tensors = load_file(folder / adapters.WEIGHTS)
-        first = sorted(tensors)[0]  # lora_A of a down_proj
-        change_one(tensors, first)
-        save_file(tensors, folder / adapters.WEIGHTS)
+        matrices = load_file(folder / adapters.WEIGHTS)
+        first = sorted(matrices)[0]  # lora_A of a down_proj
+        change_one(matrices, first)
+        save_file(matrices, folder / adapters.WEIGHTS)
 
     return change
 
@@ -65,22 +68,33 @@ def cut_short(folder: Path) -> None:
     (folder / adapters.WEIGHTS).write_bytes(content[: len(content) // 2])
 
 
-def missing(tensors: dict, name: str) -> None:
+def missing(matrices: dict, name: str) -> None:
     layer = name.removesuffix("lora_A.weight")
     for side in "AB":
-        del tensors[f"{layer}lora_{side}.weight"]
+        del matrices[f"{layer}lora_{side}.weight"]
 
 
-def half(tensors: dict, name: str) -> None:
-    del tensors[name]
+def half(matrices: dict, name: str) -> None:
+    del matrices[name]
 
 
-def narrow(tensors: dict, name: str) -> None:
-    tensors[name] = tensors[name][:, :-8].copy()
+def narrow(matrices: dict, name: str) -> None:
+    matrices[name] = matrices[name][:, :-8].copy()
 
 
-def no_such_layer(tensors: dict, name: str) -> None:
-    tensors[name.replace("layers.0", "layers.40")] = tensors.pop(name)
+def no_such_layer(matrices: dict, name: str) -> None:
+    layer = name.removesuffix("lora_A.weight")
+    for old in [f"{layer}lora_{side}.weight" for side in "AB"]:
+        matrices[old.replace("layers.0", "layers.40")] = matrices.pop(old)
+
+
+def other_names(matrices: dict, name: str) -> None:
+    """Names that PEFT does not save under, and leaves out when it loads."""
+    matrices[name.replace("lora_A.", "lora_A.default.")] = matrices.pop(name)
+
+
+def no_matrix(matrices: dict, name: str) -> None:
+    matrices[name] = matrices[name][:, 0].copy()
 
 
 BROKEN = {
@@ -88,21 +102,25 @@ BROKEN = {
     "adapter-leaves-its-folder": link_outside,
     "weights-unreadable": cut_short,
     "adapter-kind-unknown": change_config(peft_type="LOHA"),
-    "adapter-does-not-fit, rank": change_config(r=8),
+    "adapter-broken, rank": change_config(r=8),
+    "adapter-broken, rank of some layers": change_config(rank_pattern={"q_proj": 8}),
+    "adapter-broken, rank patterns": change_config(rank_pattern={"q_proj(": 8}),
+    "adapter-broken, no matrix": change_tensors(no_matrix),
     "adapter-does-not-fit, shape": change_tensors(narrow),
     "adapter-does-not-fit, layer": change_tensors(no_such_layer),
     "adapter-incomplete, a layer": change_tensors(missing),
     "adapter-incomplete, half of one": change_tensors(half),
+    "adapter-incomplete, other names": change_tensors(other_names),
     "adapter-incomplete, no weights": lambda folder: (folder / adapters.WEIGHTS).unlink(),
     "base-missing": change_config(base_model_name_or_path="/no/such/model"),
     "base-unknown": change_config(base_model_name_or_path=None),
     "model-config-unreadable": lambda folder: (folder / adapters.CONFIG).write_text("{"),
-    "not-a-run": lambda folder: (folder / adapters.CONFIG).unlink(),
+    "no-adapter": lambda folder: (folder / adapters.CONFIG).unlink(),
 }
 
 
 def test_a_whole_adapter_has_no_finding(whole: Path) -> None:
-    adapters.check(adapters.read("whole", whole), models.find("tiny"))
+    adapters.check(adapters.find(whole), models.find("tiny"))
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -126,12 +144,72 @@ def test_links_into_the_cache_of_the_hub_are_followed(whole: Path, tmp_path: Pat
     (snapshot / adapters.WEIGHTS).rename(blob)
     (snapshot / adapters.WEIGHTS).symlink_to(blob)
 
-    adapters.check(adapters.read("b", snapshot), models.find("tiny"))
+    adapters.check(adapters.find(snapshot), models.find("tiny"))
 
 
-def test_a_header_that_lies_about_its_length_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+SAME_TROUBLE = {name: change for name, change in BROKEN.items() if not name.startswith("base-")}
 
-    with pytest.raises(KitError, match="weights-unreadable"):
-        adapters.tensor_shapes(path)
+
+@pytest.mark.parametrize("case", SAME_TROUBLE)
+def test_a_merge_says_the_same(case: str, whole: Path, tmp_path: Path, capsys) -> None:
+    """What keeps an adapter from answering keeps it from being merged: the same finding in the same words."""
+    folder = tmp_path / "adapter-of-somebody"
+    shutil.copytree(whole, folder)
+    config = json.loads((folder / adapters.CONFIG).read_text()) | {"lora_alpha": RANK}
+    (folder / adapters.CONFIG).write_text(json.dumps(config))
+    SAME_TROUBLE[case](folder)
+    found = []
+    for start in (
+        lambda: find(parse([str(folder)]), None),
+        lambda: prepare(MergeCommand(source=folder, output=tmp_path / "out")),
+    ):
+        with pytest.raises(KitError) as error:
+            start()
+        found.append(error.value.findings[0])
+
+    assert found[0].id == case.split(",")[0]
+    same = [(one.id, one.why, [label for label, _ in one.details]) for one in found]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize("means", ["run", "run/adapter", "alone"])
+def test_a_name_means_a_run_its_adapter_or_an_adapter(means: str, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run / "adapter")
+    (run / "run.toml").write_text("")
+    shutil.copytree(whole, tmp_path / "alone")
+
+    found = adapters.find(tmp_path / means)
+
+    of_run = means != "alone"
+    assert (found.path, found.run_folder) == ((run / "adapter", run) if of_run else (tmp_path / "alone", None))
+    assert found.name == ("run" if of_run else "alone")
+    assert adapters.find(tmp_path / means, "mine").name == "mine"
+
+
+def test_a_part_of_a_run_names_the_run(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(KitError, match="no-adapter") as error:
+        adapters.find(tmp_path / "checkpoints")
+    assert str(tmp_path) in error.value.findings[0].fix[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"lora_alpha": 8}, 2.0),
+        ({"lora_alpha": 8, "use_rslora": True}, 4.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"v_proj": 1, "q_proj": 2, ".*_proj": 3}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"proj": 2}}, 2.0),
+    ],
+)
+def test_the_scale(config: dict, expected: float) -> None:
+    assert adapters.scale(config, "model.layers.0.self_attn.q_proj", RANK) == expected
+
+
+@pytest.mark.parametrize("config", [{}, {"lora_alpha": True}, {"lora_alpha": "8"}, {"alpha_pattern": [1]},
+                                    {"lora_alpha": 8, "alpha_pattern": {"(": 1}}])  # fmt: skip
+def test_a_scale_that_is_none(config: dict) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        adapters.scale(config, "model.layers.0.self_attn.q_proj", RANK)

@@ -11,7 +11,7 @@ import pytest
 
 from kit import checkpoints, merge
 from kit.errors import KitError
-from kit.export import adapters, shards, tensors, writing
+from kit.export import adapters, shards, writer, writing
 from kit.export.job import MergeCommand, prepare
 from tests.kit.exports import ROOT, TINY, parts, write_adapter
 
@@ -58,20 +58,21 @@ def test_a_writer_that_is_read_by_safetensors(tmp_path) -> None:
 
     values = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((5, 4), np.float16)}
     kinds = {"b": "F32", "a": "F16"}
-    writer = tensors.Writer(tmp_path / "x", [tensors.Tensor(name, kinds[name], values[name].shape) for name in values])
+    planned = [writer.Planned(name, kinds[name], values[name].shape) for name in values]
+    file = writer.Writer(tmp_path / "x", planned)
     for value in values.values():
         for row in value:
-            writer.write(memoryview(row.tobytes()))
-    writer.close()
+            file.write(memoryview(row.tobytes()))
+    file.close()
     found = load_file(tmp_path / "x")
     assert all((found[name] == value).all() and found[name].dtype == value.dtype for name, value in values.items())
 
 
 def test_a_writer_notices_what_is_missing(tmp_path) -> None:
-    writer = tensors.Writer(tmp_path / "x", [tensors.Tensor("a", "F32", (2,))])
-    writer.write(memoryview(bytes(4)))
+    file = writer.Writer(tmp_path / "x", [writer.Planned("a", "F32", (2,))])
+    file.write(memoryview(bytes(4)))
     with pytest.raises(ValueError, match="announced"):
-        writer.close()
+        file.close()
 
 
 def test_shards_are_filled_in_order(tmp_path) -> None:
@@ -131,8 +132,8 @@ def test_scales(tmp_path) -> None:
 
 
 def test_no_such_adapter(tmp_path, out) -> None:
-    assert finding(tmp_path / "nowhere", out).id == "adapter-not-found"
-    assert finding(tmp_path, out).id == "adapter-not-found"
+    assert finding(tmp_path / "nowhere", out).id == "no-adapter"
+    assert finding(tmp_path, out).id == "no-adapter"
     assert finding(TINY, out).id == "not-an-adapter"
 
 
@@ -140,15 +141,27 @@ def test_a_run_that_is_not_finished(tmp_path, out) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.toml").write_text("")
     found = finding(tmp_path / "run", out)
-    assert found.id == "run-has-no-adapter"
+    assert found.id == "run-without-adapter"
     assert "kit.train --config" in found.fix[0]
 
 
 def test_pickled_adapters_are_not_read(adapter, out) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     found = finding(adapter, out)
-    assert found.id == "adapter-weights-missing"
+    assert found.id == "adapter-is-pickle"
     assert "pickle" in found.why
+
+
+def test_missing_weights(adapter, out) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    assert finding(adapter, out).id == "adapter-incomplete"
+
+
+def test_weights_outside_of_the_folder_are_not_shipped(adapter, out) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    weights.rename(adapter.with_name("outside"))
+    weights.symlink_to(adapter.with_name("outside"))
+    assert finding(adapter, out).id == "adapter-leaves-its-folder"
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 4, 300, 60_000])
@@ -189,20 +202,23 @@ def add_to(adapter: Path, shapes: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "word"),
+    ("shapes", "id", "word"),
     [
-        ({"A": (4, 256)}, "only one of the two"),
-        ({"A": (3, 256), "B": (256, 4)}, "rank 4"),
-        ({"A": (8, 256), "B": (256, 8)}, "rank 4"),
-        ({"A": (4,), "B": (256, 4)}, "rank 4"),
+        ({"A": (4, 256)}, "adapter-incomplete", "o_proj: lora_B"),
+        ({"B": (256, 4)}, "adapter-incomplete", "o_proj: lora_A"),
+        ({"A": (3, 256), "B": (256, 4)}, "adapter-broken", "rank 4"),
+        ({"A": (4, 256), "B": (256, 3)}, "adapter-broken", "rank 4"),
+        ({"A": (8, 256), "B": (256, 8)}, "adapter-broken", "rank 4"),
+        ({"A": (4,), "B": (256, 4)}, "adapter-broken", "rank 4"),
+        ({"A": (4, 256, 1, 1), "B": (256, 4, 1, 1)}, "adapter-cannot-be-merged", "o_proj"),
     ],
 )
-def test_factors_that_do_not_fit_together(adapter, out, shapes, word) -> None:
+def test_factors_that_do_not_fit_together(adapter, out, shapes, id, word) -> None:
     stem = "base_model.model.model.layers.0.self_attn.o_proj.lora_"
     add_to(adapter, {f"{stem}{side}.weight": shape for side, shape in shapes.items()})
     found = finding(adapter, out)
-    assert found.id == "adapter-broken"
-    assert word in found.why
+    assert found.id == id
+    assert word in f"{found.what} {found.why} {found.details}"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": "LOHA"}', "{}"])
@@ -211,7 +227,7 @@ def test_a_config_that_is_none(adapter, out, text) -> None:
     assert finding(adapter, out).id in ("model-config-unreadable", "adapter-kind-unknown")
 
 
-@pytest.mark.parametrize("values", [{"r": None}, {"lora_alpha": "much"}, {"r": "4"}])
+@pytest.mark.parametrize("values", [{"r": None}, {"r": 0}, {"lora_alpha": "much"}, {"lora_alpha": 10**400}, {"r": "4"}])
 def test_a_config_with_odd_values(tmp_path, out, values) -> None:
     path = write_adapter(tmp_path / "a")
     config = json.loads((path / "adapter_config.json").read_text()) | values
@@ -230,12 +246,13 @@ def test_missing_base(tmp_path, out) -> None:
 def test_a_base_of_another_shape(tmp_path, out, model) -> None:
     path = write_adapter(tmp_path / "a", layers=6)
     found = finding(path, out)
-    assert found.id == "adapter-of-another-base"
-    assert any("not in the base" in value for _, value in found.details)
+    assert found.id == "adapter-does-not-fit"
+    assert found.fix[0].startswith("--base-model ")
+    assert any("the model has no such layer" in value for _, value in found.details)
     other = write_adapter(tmp_path / "b")
     add_to(other, {f"base_model.model.{parts(0, 'k')}.lora_{side}.weight": shape
                    for side, shape in (("A", (4, 99)), ("B", (98, 4)))})  # fmt: skip
-    assert finding(other, out).id == "adapter-of-another-base"
+    assert finding(other, out).id == "adapter-does-not-fit"
 
 
 def test_equal_shapes_under_another_name_are_a_warning(adapter, out, model) -> None:
@@ -336,4 +353,4 @@ def test_help_and_bad_input_need_no_heavy_library(without_heavy_libraries, tmp_p
     assert "--combine" in done.stdout
     done = without_heavy_libraries("kit.merge", tmp_path / "nowhere", "-o", tmp_path / "out")
     assert done.returncode == 1
-    assert "adapter-not-found" in done.stderr
+    assert "no-adapter" in done.stderr
