@@ -24,7 +24,7 @@ def table() -> str:
         f"; {seeds['runs']} other splits: −{seeds['min']:.0f} to −{seeds['max']:.0f} %, median −{seeds['median']:.0f} %"
     )
     speed, peak = shape["tokens_per_s"]["median"], shape["peak_gib"]["max"]
-    starts = (start[name]["wall_s"]["median"] for name in ("help", "plan", "envcheck"))
+    starts = (start[name]["wall_s"]["median"] for name in ("envcheck", "help", "plan"))
     rows = [
         (
             "`make demo` after setup; answers with the name it was taught",
@@ -33,7 +33,7 @@ def table() -> str:
             "demo",
         ),
         ("its held-out loss", fall, "demo"),
-        ("`kit.train --help`, `--plan`; `envcheck --no-smoke`", ", ".join(f"{s:.2f} s" for s in starts), "startup"),
+        ("`envcheck --no-smoke`, `kit.train --help`, `--plan`", ", ".join(f"{s:.2f} s" for s in starts), "startup"),
         (f"Qwen3-0.6B shape, 4 bit, batch {shape['batch']}", f"{speed:.0f} tokens/s, {peak:.2f} GiB", "qwen3_0p6b_cpu"),
     ]
     many = data["by_rows"][str(data["rows"])]
