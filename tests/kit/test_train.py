@@ -103,7 +103,7 @@ def test_a_run_leaves_the_folder_that_the_readme_draws(finished) -> None:
     folder, done = finished
     assert {path.name for path in folder.iterdir()} == {
         "run.toml", "manifest.json", "data.json", "left_out.jsonl", "plan.json", "begun.json", "events.jsonl",
-        "metrics.jsonl", "samples.jsonl", "samples.json", "checkpoints", "adapter", ".lock",
+        "metrics.jsonl", "samples.jsonl", "samples.json", "checkpoints", "adapter", "report.html", ".lock",
     }  # fmt: skip
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
         p.name for p in (folder / "adapter").iterdir()
