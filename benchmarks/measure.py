@@ -52,6 +52,16 @@ def run(*arguments: object, env: dict[str, str] | None = None) -> Done:
         return Done(child.returncode, round(wall_s, 3), peak_bytes, out.read(), err.read())
 
 
+def draw_weights(folder: Path) -> None:
+    """Random weights in bf16 for the model whose config.json is there; equal in every call."""
+    code = (
+        "import sys, torch; from transformers import AutoConfig, AutoModelForCausalLM; torch.manual_seed(0);"
+        "config = AutoConfig.from_pretrained(sys.argv[1]);"
+        "AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(sys.argv[1])"
+    )
+    must(run("-c", code, folder))
+
+
 def must(done: Done) -> Done:
     """The same, or an end with what the command said."""
     if done.status:

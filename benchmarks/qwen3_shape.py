@@ -22,12 +22,7 @@ def build_model(size: str, folder: Path) -> None:
     shutil.copy(DATA / f"Qwen3-{size}.config.json", folder / "config.json")
     shutil.copy(DATA / "tokenizer_config.json", folder)
     (folder / "tokenizer.json").write_bytes(lzma.decompress((DATA / "tokenizer.json.xz").read_bytes()))
-    code = (
-        "import sys, torch; from transformers import AutoConfig, Qwen3ForCausalLM; torch.manual_seed(0);"
-        "torch.set_default_dtype(torch.bfloat16);"
-        "Qwen3ForCausalLM(AutoConfig.from_pretrained(sys.argv[1])).save_pretrained(sys.argv[1])"
-    )
-    measure.must(measure.run("-c", code, folder))
+    measure.draw_weights(folder)
 
 
 def build_rows(folder: Path, tokens: int) -> Path:
