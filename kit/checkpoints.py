@@ -30,6 +30,10 @@ class Checkpoint:
     path: Path
     about: About
 
+    @property
+    def count_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.path.iterdir())
+
 
 def write(folder: Path, about: About, fill: Callable[[Path], None]) -> Checkpoint:
     """A new checkpoint whose files `fill` writes: beside, flushed to disk, renamed. Earlier ones are not touched."""
@@ -107,11 +111,16 @@ def prune(folder: Path, keep: int) -> None:
     for part in folder.glob(".step-*.part"):
         shutil.rmtree(part, ignore_errors=True)
     found, _ = whole(folder)
-    measured = [one for one in found if one.about.loss is not None]
-    best = min(measured, key=lambda one: one.about.loss, default=None)
+    kept = best(found)
     for one in found[:-keep]:
-        if one is not best:
+        if one is not kept:
             shutil.rmtree(one.path, ignore_errors=True)
+
+
+def best(found: list[Checkpoint]) -> Checkpoint | None:
+    """That with the lowest held-out loss, None where none was measured."""
+    measured = [one for one in found if one.about.loss is not None]
+    return min(measured, key=lambda one: one.about.loss, default=None)
 
 
 def free_bytes(folder: Path) -> int:

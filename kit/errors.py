@@ -32,6 +32,11 @@ def stop_on_errors(findings: Iterable[Finding]) -> None:
         raise KitError(*errors)
 
 
+def said(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing, as Python's own MemoryError."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for a misspelt name, or nothing when no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

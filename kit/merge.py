@@ -24,7 +24,7 @@ from rich.table import Table
 
 from envcheck.facts import Finding
 from kit import screen
-from kit.errors import FAILED, KitError, problem
+from kit.errors import FAILED, KitError, problem, said
 from kit.export import gguf_file, modelfile, parity, prompts, shards, vocabulary, writing
 from kit.export.job import GIB, QUANTIZE, STEP, Job, MergeCommand, gguf_name, prepare, shares
 from kit.export.parity import MARKER, RECORD, Exported, Parity
@@ -243,17 +243,17 @@ def show_parity(seen: Parity) -> None:
 
 def _not_verified(job: Job, seen: Parity) -> Finding:
     bad = [row for row in seen.rows if not row.passed]
-    said = {
+    failed = {
         row.name: f"top-1 {row.top1_pct:g} %, logits {row.logit_share:.3g}, first in {row.first_layer}" for row in bad
     }
     return problem(
         "export-not-verified",
-        f"{', '.join(said)} in {job.output} does not answer as the tuned model does.",
+        f"{', '.join(failed)} in {job.output} does not answer as the tuned model does.",
         "It is beyond what its number format explains; it keeps the mark NOT-VERIFIED.",
         "python -m envcheck           (checks the libraries)",
         f"--quant q8_0                 (if {bad[0].name} has few bits)" if made_of_few_bits(bad[0].precision)
         else "--precision fp32             (shows whether rounding is the reason)",
-        details=said,
+        details=failed,
     )  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def _no_memory(job: Job, error: Exception) -> Finding:
     return problem(
         "parity-no-memory",
         f"{job.output} is written, and could not be verified: memory ran out.",
-        (str(error).splitlines() or ["MemoryError"])[0],
+        said(error),
         "close what else takes memory, and merge again into a new folder",
         details={"marked": MARKER},
     )

@@ -10,7 +10,7 @@ from kit import backend, checkpoints
 from kit.backend import Loaded
 from kit.checkpoints import Checkpoint
 from kit.data import Data
-from kit.errors import KitError, problem
+from kit.errors import KitError, problem, said
 from kit.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write
 from kit.options import Run
 from kit.prompt import ChatFormat
@@ -105,7 +105,7 @@ def _no_memory(watch: Watch, error: Exception) -> Finding:
     return problem(
         "out-of-memory",
         f"Memory ran out after step {watch.step}, in no step or evaluation.",
-        (str(error).splitlines() or [type(error).__name__])[0],
+        said(error),
         "close what else takes memory, then the same command",
         "--micro-batch-size 1 --gradient-checkpointing on      (a run may go on with these)",
     )
@@ -116,11 +116,7 @@ def _save_adapter(watch: Watch) -> None:
 
     Raises KitError: not saved in the run folder.
     """
-    error = _error_of_saving(watch)
-    if error and backend.is_out_of_memory(error):
-        error.__traceback__ = None  # holds on to the tensors of the failed try
-        backend.free_memory()
-        error = _error_of_saving(watch)
+    error = backend.error_of(lambda: _into_folder(watch))  # safetensors has errors of its own for a full disk
     if not error:
         return
     if isinstance(error, KitError):  # the folder is another run's by now
@@ -145,15 +141,10 @@ def _save_adapter(watch: Watch) -> None:
     ) from error
 
 
-def _error_of_saving(watch: Watch) -> Exception | None:
-    """Whatever it is: safetensors has errors of its own for a full disk."""
-    try:
-        watch.folder.restore()
-        with watch.folder.new_folder("adapter") as new:
-            backend.save_adapter(watch.loaded, new)
-    except Exception as error:
-        return error
-    return None
+def _into_folder(watch: Watch) -> None:
+    watch.folder.restore()
+    with watch.folder.new_folder("adapter") as new:
+        backend.save_adapter(watch.loaded, new)
 
 
 def _say_where_it_is(watch: Watch) -> None:
@@ -199,9 +190,7 @@ def _begun(watch: Watch) -> tuple[float | None, tuple[Answer, ...]]:
 
 
 def _back_to_the_best(watch: Watch) -> None:
-    found, _ = checkpoints.whole(watch.folder.checkpoints)
-    measured = [one for one in found if one.about.loss is not None]
-    best = min(measured, key=lambda one: one.about.loss, default=None)
+    best = checkpoints.best(checkpoints.whole(watch.folder.checkpoints)[0])
     if best is None:
         raise KitError(
             problem(

@@ -11,6 +11,7 @@ from kit import backend, checkpoints
 from kit.backend import Loaded
 from kit.checkpoints import MIB, About, Checkpoint
 from kit.data import Data, Question
+from kit.errors import said
 from kit.folder import RunFolder
 from kit.memory import GIB
 from kit.options import Run
@@ -42,8 +43,8 @@ def write_report(folder: RunFolder, say: Say) -> None:
 
         report.write(folder.path)
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
-        say(f"no report.html: {type(error).__name__}: {said}; python -m kit.report {folder.path} tries again")
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        say(f"no report.html: {why}; python -m kit.report {folder.path} tries again")
 
 
 class Watch:
@@ -62,6 +63,7 @@ class Watch:
         self.lines_wait = False  # in memory, because the disk takes none
         self.elapsed_before_s = 0.0
         self.started_s = self.saved_s = self.reported_s = time.perf_counter()
+        self.checkpoint_bytes = 0  # unknown before the first
         self.best_loss = math.inf
         self.worse_in_a_row = 0
         self.interrupted = False
@@ -218,29 +220,23 @@ class Watch:
         follows; at once where memory ran out, which is freed."""
         about = About(self.step, self.tokens, round(self.elapsed_s, 3), loss)
         self.saved_s = time.perf_counter()
-        error = self._error_of_writing(about)
-        if error and backend.is_out_of_memory(error):
-            error.__traceback__ = None  # holds on to the tensors of the failed try
-            backend.free_memory()
-            error = self._error_of_writing(about)
+        # whatever the error is: safetensors has some of its own for a full disk, and a checkpoint is no reason to end
+        error = backend.error_of(lambda: self._write(about))
         if not error:
             self.kept_step = self.step
             return
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         free_bytes = checkpoints.free_bytes(self.folder.path)
         where = f"{self.folder.path} has {free_bytes / MIB:,.0f} MiB free"
-        text = f"no checkpoint at step {self.step}: {said}; {where}; the run goes on and tries again later"
+        text = f"no checkpoint at step {self.step}: {said(error)}; {where}; the run goes on and tries again later"
         self.on_event("checkpoint-failed", text, step=self.step, error=type(error).__name__, free_bytes=free_bytes)
 
-    def _error_of_writing(self, about: About) -> Exception | None:
-        """Whatever it is: safetensors has errors of its own for a full disk, and a checkpoint is no reason to end."""
+    def _write(self, about: About) -> None:
+        """Raises KitError before anything is written where there is no room for one as large as the last."""
         folder = self.folder.checkpoints
-        try:
-            checkpoints.write(folder, about, lambda path: backend.save_state(self.trainer, path))
-            checkpoints.prune(folder, self.run.keep_checkpoints)
-        except Exception as error:
-            return error
-        return None
+        checkpoints.check_disk(folder, self.checkpoint_bytes, "A checkpoint")
+        made = checkpoints.write(folder, about, lambda path: backend.save_state(self.trainer, path))
+        self.checkpoint_bytes = made.count_bytes
+        checkpoints.prune(folder, self.run.keep_checkpoints)
 
     @contextmanager
     def signals(self) -> Iterator[None]:

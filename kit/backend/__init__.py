@@ -5,10 +5,10 @@ Unsloth comes first, because it patches the others, and after everything cheap i
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
 """
 
-from kit.backend.loading import Backend, Loaded, adapt, is_out_of_memory, load, start
+from kit.backend.loading import Backend, Loaded, adapt, load, start
+from kit.backend.out_of_memory import error_of, free_memory, is_out_of_memory
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
-from kit.backend.steps import free_memory
 from kit.backend.tracking import tell_tracker
 from kit.backend.training import Listener, held_out_loss, preflight, trainer
 from kit.backend.update import UpdateCutShort
@@ -22,6 +22,7 @@ __all__ = [
     "adapt",
     "answer",
     "answering",
+    "error_of",
     "free_memory",
     "held_out_loss",
     "is_out_of_memory",

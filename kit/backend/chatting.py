@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.backend.loading import Loaded, is_out_of_memory
+from kit.backend.loading import Loaded
+from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, problem
+from kit.errors import KitError, problem, said
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _cannot_load(name: str, folder: Path, error: Exception) -> Any:
     return problem(
         "out-of-memory-at-load" if short else "adapter-cannot-be-loaded",
         f"The adapter {name} ({folder}) cannot be loaded.",
-        (str(error).splitlines() or [type(error).__name__])[0],
+        said(error),
         "--load-in-4bit, or fewer adapters at once" if short else "--base MODEL        (the model it was trained on)",
     )
 
@@ -120,11 +121,11 @@ def write(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = (str(error).splitlines() or ["MemoryError"])[0]
+        text = said(error)
     else:
         reason = "stop" if new and new[-1] in ends else "interrupted" if stopped() else "length"
         return Written(new, time.perf_counter() - start_s, reason)
-    raise KitError(_no_room(len(ids[0]), said))
+    raise KitError(_no_room(len(ids[0]), text))
 
 
 def _own_ends(loaded: Loaded) -> list[int]:
@@ -188,11 +189,11 @@ def _no_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
-def _no_room(tokens: int, said: str) -> Any:
+def _no_room(tokens: int, why: str) -> Any:
     return problem(
         "out-of-memory-answering",
         f"Memory ran out while answering a prompt of {tokens:,} tokens.",
-        said,
+        why,
         "/reset                       (forgets the conversation so far)",
         "--max-tokens 256, or --load-in-4bit",
     )

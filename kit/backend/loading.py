@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-import re
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from envcheck.facts import Finding
+from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, nearest, problem
+from kit.errors import KitError, nearest, problem, said
 from kit.models import Model
 from kit.options import Run
 from kit.prompt import ChatFormat
@@ -107,12 +107,6 @@ def _not_in_4bit(backend: Backend) -> Finding:
     )
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """torch says it as a RuntimeError, in other words on a card than on a CPU."""
-    said = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
-    return said is not None or isinstance(error, MemoryError)
-
-
 def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     if is_out_of_memory(error):
         return _no_room(model.name, run, error)
@@ -129,7 +123,7 @@ def _no_room(what: str, run: Run, error: Exception) -> Finding:
     return problem(
         "out-of-memory-at-load",
         f"{what} does not fit into memory.",
-        (str(error).splitlines() or ["MemoryError"])[0],
+        said(error),
         "python -m kit.train ... --plan        (shows the parts)",
         "--load-in-4bit" if not run.load_in_4bit else "--model with a smaller size",
     )

@@ -9,12 +9,13 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.backend import state
-from kit.backend.loading import Loaded, is_out_of_memory
+from kit.backend.loading import Loaded
+from kit.backend.out_of_memory import free_memory, is_out_of_memory
 from kit.backend.silence import silence
 from kit.backend.update import guard_update
 from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_batches
 from kit.data.store import Samples
-from kit.errors import KitError, problem
+from kit.errors import KitError, problem, said
 from kit.options import Run
 from kit.prompt import IGNORED
 
@@ -70,20 +71,10 @@ def with_less(ladder: Ladder, phase: str, step: int, work: Callable[[], Any], un
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            said = str(error).splitlines()[0] if str(error) else "MemoryError"
+            text = said(error)
         undo()  # outside of `except`: the error holds on to the tensors of the failed try
         free_memory()
-        ladder.down(phase, step, said)
-
-
-def free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        ladder.down(phase, step, text)
 
 
 def trainer_class() -> Any:
@@ -106,7 +97,7 @@ def trainer_class() -> Any:
 
         def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
             made = super().create_optimizer(*args, **kwargs)
-            guard_update(made, free_memory, self.on_event)
+            guard_update(made, self.on_event)
             return made
 
         def _get_train_sampler(self, *_: Any) -> EpochSampler:

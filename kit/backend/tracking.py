@@ -46,6 +46,6 @@ def _guarded(tracker: Any, name: str, on_event: Callable[..., None]) -> Any:
 
 
 def _say(on_event: Callable[..., None], name: str, error: Exception) -> None:
-    said = (str(error).splitlines() or [""])[0]
-    text = f"{name} hears nothing more of this run ({type(error).__name__}: {said}); metrics.jsonl has every step"
+    why = f"{type(error).__name__}: {error}".splitlines()[0]
+    text = f"{name} hears nothing more of this run ({why}); metrics.jsonl has every step"
     on_event("tracker-failed", text, error=type(error).__name__)

@@ -5,15 +5,15 @@ from types import MethodType
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.backend.loading import is_out_of_memory
-from kit.errors import KitError, problem
+from kit.backend.out_of_memory import free_memory, is_out_of_memory
+from kit.errors import KitError, problem, said
 
 
 class UpdateCutShort(KitError):
     """The weights are those of no step: nothing of this state may be kept."""
 
 
-def guard_update(optimizer: Any, free_memory: Callable[[], None], on_event: Callable[..., None]) -> None:
+def guard_update(optimizer: Any, on_event: Callable[..., None]) -> None:
     """Give this optimiser a step that is tried twice. Raises UpdateCutShort: some weights are changed, others not."""
     plain = optimizer.step
 
@@ -24,12 +24,12 @@ def guard_update(optimizer: Any, free_memory: Callable[[], None], on_event: Call
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            said = (str(error).splitlines() or ["MemoryError"])[0]
-        free_memory()  # outside of `except`: the error holds on to tensors
+            text = said(error)
+        free_memory()
         if _changes(optimizer) != before:
-            raise UpdateCutShort(_cut_short(said))
-        text = "memory ran out in the optimiser's step: memory freed, the same step again"
-        on_event("out-of-memory", text, error=said)
+            raise UpdateCutShort(_cut_short(text))
+        told = "memory ran out in the optimiser's step: memory freed, the same step again"
+        on_event("out-of-memory", told, error=text)
         return plain(*args, **kwargs)
 
     optimizer.step = MethodType(step, optimizer)

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import faults, inject
 from kit import backend, checkpoints, runner
+from kit.backend import out_of_memory
 from kit.checkpoints import About
 from kit.data import Question
 from kit.errors import KitError
@@ -26,7 +27,8 @@ class SafetensorError(Exception):
 @pytest.fixture
 def freed(monkeypatch) -> list[bool]:
     calls: list[bool] = []
-    monkeypatch.setattr(backend, "free_memory", lambda: calls.append(True))
+    for place in (backend, out_of_memory):
+        monkeypatch.setattr(place, "free_memory", lambda: calls.append(True))
     return calls
 
 
@@ -77,6 +79,18 @@ def test_a_checkpoint_that_fails_stops_nothing_and_is_told(watch, monkeypatch, e
     assert "no checkpoint at step 2" in watch.told[0]
     assert watch.kept_step == 0
     assert list(watch.folder.checkpoints.iterdir()) == []
+
+
+def test_a_checkpoint_is_not_begun_where_there_is_no_room_for_it(watch, monkeypatch) -> None:
+    saving(monkeypatch, "save_state", None)
+    watch.keep()
+    (first,) = watch.folder.checkpoints.iterdir()
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda _: watch.checkpoint_bytes - 1)
+    monkeypatch.setattr(checkpoints, "write", lambda *_: pytest.fail("begun"))
+    watch.step = 3
+    watch.keep()
+    assert (watch.kept_step, list(watch.folder.checkpoints.iterdir())) == (2, [first])
+    assert "no checkpoint at step 3: disk-too-full" in watch.told[0]
 
 
 def test_the_last_step_has_a_checkpoint(watch, monkeypatch) -> None:
