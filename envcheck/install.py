@@ -24,6 +24,7 @@ from envcheck.probe.packages import distributions
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_PYTHON = (3, 11)
 TARGETS = ("cpu", "cu128", "cu130")
+EXTRAS = {"notebooks": "Jupyter, for the tutorials in notebooks/", "dev": "tests, linter and Jupyter"}
 # pip asks the extra index of the CPU set once for each package: behind a silent firewall every question would wait out
 # pip's own patience. The CUDA wheels are gigabytes from one index and keep pip's own retries.
 IMPATIENT = {"cpu": ("--retries", "1", "--timeout", "15")}
@@ -138,8 +139,8 @@ def is_complete(venv: Path) -> bool:
     return python_of(venv).exists() and site is not None and (site / "pip").is_dir()
 
 
-def plan(venv: Path, target: str, dev: bool, python: str) -> List[Step]:
-    """All steps that are not done yet, in order; an empty list: everything is there."""
+def plan(venv: Path, target: str, extra: Optional[str], python: str) -> List[Step]:
+    """All steps that are not done yet, in order; an empty list: everything is there. extra: one of EXTRAS."""
     there = installed(venv) if is_complete(venv) else {}
     steps = (
         []
@@ -165,7 +166,7 @@ def plan(venv: Path, target: str, dev: bool, python: str) -> List[Step]:
             "the rest, exactly as pinned; --no-deps so that nothing replaces torch",
             ("--no-deps", "-r", "requirements.txt"),
         ),
-    ] + ([("developer tools", "tests and linter", ("-r", "requirements-dev.txt"))] if dev else [])
+    ] + ([(extra, EXTRAS[extra], ("-r", f"requirements-{extra}.txt"))] if extra else [])
     for title, why, arguments in files:
         wanted = requirements(ROOT / arguments[-1])
         if missing(wanted, there):
@@ -278,7 +279,7 @@ def main(argv: Sequence[str], starter: Starter = start) -> int:
     if unfit:
         return fail(unfit)
     known_target = target or _target_of(venv)
-    if known_target and not plan(venv, known_target, options.dev, options.python):
+    if known_target and not plan(venv, known_target, options.extra, options.python):
         say(
             f"already installed: {_relative(venv)} has every package of requirements-{known_target}.txt and "
             "requirements.txt"
@@ -287,7 +288,7 @@ def main(argv: Sequence[str], starter: Starter = start) -> int:
     facts = collect()
     choice = settings.choose(facts.with_changes(training=None)).requirements
     target = target or choice.value[len("requirements-") : -len(".txt")]
-    steps = plan(venv, target, options.dev, options.python)
+    steps = plan(venv, target, options.extra, options.python)
     chosen = "as asked" if getattr(options, target) else choice.reason
     say(f"requirements-{target}.txt ({chosen}), {len(steps)} steps, into {_relative(venv)}")
     check = (str(python_of(venv)), "-m", "envcheck", "--no-smoke")
@@ -375,8 +376,11 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--python", metavar="EXE", default=sys.executable, help="the Python that makes it (default: this one)"
     )
-    parser.add_argument(
-        "--dev", action="store_true", help="also the tools for tests and linting (requirements-dev.txt)"
-    )
+    more = parser.add_mutually_exclusive_group()
+    for name, what in EXTRAS.items():
+        more.add_argument(
+            f"--{name}", dest="extra", action="store_const", const=name,
+            help=f"also {what} (requirements-{name}.txt)",
+        )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="show the commands and run none")
     return parser

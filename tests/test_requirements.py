@@ -18,7 +18,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 TARGETS = ("cpu", "cu128", "cu130")
-FILES = ("requirements.txt", "requirements-dev.txt", *(f"requirements-{target}.txt" for target in TARGETS))
+EXTRAS = ("requirements-notebooks.txt", "requirements-dev.txt")
+FILES = ("requirements.txt", *EXTRAS, *(f"requirements-{target}.txt" for target in TARGETS))
 PLATFORMS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64"},
     "win32": {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt", "platform_machine": "AMD64"},
@@ -37,6 +38,7 @@ WANTED = {
     "openai",
     "fastapi",
     "uvicorn",
+    "jupyterlab",
 }
 
 # On Linux torch brings its triton (and NVIDIA's libraries) itself, in the step before --no-deps.
@@ -67,6 +69,7 @@ NOT_HERE = {
         [*TORCH, "setuptools>=77.0.3", 'triton~=3.8.0; platform_system == "Linux" and python_version < "3.15"'],
     ),
     "colorama==0.4.6": ("!=3.0.*,!=3.1.*,!=3.2.*,!=3.3.*,!=3.4.*,!=3.5.*,!=3.6.*,>=2.7", []),
+    "pywinpty==3.1.2": (">=3.10", []),
     "triton-windows==3.6.0.post26": (">=3.10,<3.15", ['importlib-metadata; python_version < "3.10"']),
     "triton-windows==3.8.0.post29": (">=3.10,<3.15", ['importlib-metadata; python_version < "3.10"']),
 }
@@ -85,8 +88,8 @@ def environment(platform: str, python: str) -> dict[str, str]:
 
 def pins(target: str, env: dict[str, str]) -> dict[str, Version]:
     """Name -> version of all that a machine with this target and this environment installs."""
-    found = {}
-    for line in [*lines("requirements.txt"), *lines(f"requirements-{target}.txt"), *lines("requirements-dev.txt")]:
+    found, extras = {}, [line for file in EXTRAS for line in lines(file)]
+    for line in [*lines("requirements.txt"), *lines(f"requirements-{target}.txt"), *extras]:
         need = Requirement(line)
         if need.marker is None or need.marker.evaluate(env):
             name = canonicalize_name(need.name)

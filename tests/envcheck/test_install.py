@@ -50,14 +50,14 @@ ALL = ("torch-2.13.0+cpu", "trl-1.14.2", "pyyaml-6.0.3")
 
 
 def test_from_nothing_every_step_is_planned(project):
-    steps = install.plan(project / ".venv", "cpu", True, sys.executable)
-    assert titles(steps) == ["environment", "torch", "training stack", "developer tools"]
+    steps = install.plan(project / ".venv", "cpu", "dev", sys.executable)
+    assert titles(steps) == ["environment", "torch", "training stack", "dev"]
     assert install.shown(steps[2].command).endswith("-m pip install --no-deps -r requirements.txt")
 
 
 def test_only_the_cpu_set_is_impatient(project):
     said = {
-        target: install.shown(install.plan(project / ".venv", target, False, sys.executable)[1].command)
+        target: install.shown(install.plan(project / ".venv", target, None, sys.executable)[1].command)
         for target in install.TARGETS
     }
     assert said["cpu"].endswith("-m pip install --retries 1 --timeout 15 -r requirements-cpu.txt")
@@ -67,7 +67,7 @@ def test_only_the_cpu_set_is_impatient(project):
 
 def test_a_second_time_nothing_is_left(project, capsys):
     venv = make_venv(project, *ALL)
-    assert install.plan(venv, "cpu", False, sys.executable) == []
+    assert install.plan(venv, "cpu", None, sys.executable) == []
     assert install.main(["--cpu", "--venv", str(venv)], starter=None) == 0
     assert capsys.readouterr().out.splitlines() == [
         "already installed: .venv has every package of requirements-cpu.txt and requirements.txt"
@@ -76,13 +76,13 @@ def test_a_second_time_nothing_is_left(project, capsys):
 
 def test_only_what_is_missing_or_different_is_installed(project):
     venv = make_venv(project, "torch-2.13.0+cpu", "trl-1.13.0", "pyyaml-6.0.3")
-    assert titles(install.plan(venv, "cpu", False, sys.executable)) == ["training stack"]
+    assert titles(install.plan(venv, "cpu", None, sys.executable)) == ["training stack"]
 
 
 def test_an_installation_that_was_cut_off_is_repeated_and_its_rest_removed(project):
     venv = make_venv(project, "torch-2.13.0+cpu", "pyyaml-6.0.3")
     add(install.site_packages(venv), "trl-1.14.2", record=False)
-    steps = install.plan(venv, "cpu", False, sys.executable)
+    steps = install.plan(venv, "cpu", None, sys.executable)
     assert titles(steps) == ["training stack"]
 
     def starter(command):
@@ -91,7 +91,7 @@ def test_an_installation_that_was_cut_off_is_repeated_and_its_rest_removed(proje
         return 0, ""
 
     assert install.carry_out(steps, venv, "cpu", Facts(), starter) is None
-    assert install.plan(venv, "cpu", False, sys.executable) == []
+    assert install.plan(venv, "cpu", None, sys.executable) == []
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_first_failure_stops_with_its_cause(project, said, cause_id):
         calls.append(command)
         return 1, said
 
-    problem = install.carry_out(install.plan(venv, "cpu", False, sys.executable), venv, "cpu", Facts(), starter)
+    problem = install.carry_out(install.plan(venv, "cpu", None, sys.executable), venv, "cpu", Facts(), starter)
     assert (problem.id, len(calls)) == (cause_id, 1)
 
 
@@ -138,14 +138,14 @@ def test_a_cuda_build_in_place_of_the_cpu_build_is_found(project):
         (site / "torch" / "version.py").write_text("cuda: Optional[str] = '13.0'\n", encoding="utf-8")
         return 0, ""
 
-    steps = install.plan(venv, "cpu", False, sys.executable)[:1]
+    steps = install.plan(venv, "cpu", None, sys.executable)[:1]
     assert install.carry_out(steps, venv, "cpu", Facts(), starter).id == "install-cuda-build-on-cpu"
 
 
 def test_a_step_that_ends_well_but_installs_nothing_is_a_failure(project):
     venv = make_venv(project)
     problem = install.carry_out(
-        install.plan(venv, "cpu", False, sys.executable), venv, "cpu", Facts(), lambda command: (0, "")
+        install.plan(venv, "cpu", None, sys.executable), venv, "cpu", Facts(), lambda command: (0, "")
     )
     assert problem.id == "install-step-failed"
 
