@@ -2,12 +2,14 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: setup setup-dev demo test lint bench tiny
+.PHONY: setup setup-dev demo lab test lint notebooks bench tiny
 
 setup:      ; @$(PYTHON) -m envcheck install --venv .venv
 setup-dev:  ; @$(PYTHON) -m envcheck install --venv .venv --dev
 demo: setup ; @$(RUN) -m envcheck --no-smoke && $(RUN) -m kit.train --config examples/identity.toml
+lab:        ; @$(PYTHON) -m envcheck install --venv .venv --notebooks && .venv/bin/jupyter lab notebooks
 lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check
-test: lint  ; @$(RUN) -m pytest
+test: lint  ; @$(RUN) -m pytest && $(RUN) -m notebooks --check
+notebooks: setup-dev ; @$(RUN) -m notebooks
 bench: setup ; @$(RUN) -m benchmarks
 tiny: setup ; @$(RUN) -m scripts.build_tiny --data $(DATA)

@@ -50,14 +50,10 @@ def table() -> str:
         ("speed of the kit over Unsloth's notebooks, TRL's documentation (small Qwen3)", _speeds(), "peers"),
         ("memory, planned / measured: what stays; activations", _planned(planner), "planner"),
         (
-            "runs killed at a random moment, then all losses equal to the last bit",
-            f"{resume['runs_with_all_losses_equal_to_the_last_bit']} of {resume['kills']}",
-            "resume",
-        ),
-        (
-            "faults of a run (memory, disk, kill, nan, clock): nothing lost, the cure said",
+            "runs killed at a random moment that went on equal to the last bit; other faults with nothing lost",
+            f"{resume['runs_with_all_losses_equal_to_the_last_bit']} of {resume['kills']}; "
             f"{faults['as_they_must_be']} of {faults['faults']}",
-            "faults",
+            "resume, faults",
         ),
     ]
     merge, parity = result("merge"), result("parity")
@@ -73,8 +69,12 @@ def table() -> str:
     ]
     machine = demo["machine"]
     head = f"Measured on {machine['cores']} cores ({machine['cpu']}), no graphics card, {demo['measured']}:"
-    lines = [f"| {what} | {figure} | [{file}](benchmarks/results/{file}.json) |" for what, figure, file in rows]
+    lines = [f"| {what} | {figure} | {_links(files)} |" for what, figure, files in rows]
     return "\n".join([head, "", "| what | figure | file |", "|---|---|---|", *lines])
+
+
+def _links(files: str) -> str:
+    return ", ".join(f"[{file}](benchmarks/results/{file}.json)" for file in files.split(", "))
 
 
 def _same_tokens(parity: dict) -> str:
