@@ -72,8 +72,11 @@ def command_line(argv: list[str]) -> int:
 def show(job: Job) -> None:
     """What will be done, before it is done."""
     name = "NF4, dequantised" if job.four_bit or job.base.is_saved_in_four_bit else "16 bit"
-    screen.say(f"adapter   {shares(job.adapters)}, rank {job.first.rank}, {len(job.first.updates)} layers")
-    screen.say(f"base      {job.base.folder} ({name}): {job.reason}")
+    if job.first.is_whole:
+        screen.say(f"model     {job.base.folder}: {job.reason}")
+    else:
+        screen.say(f"adapter   {shares(job.adapters)}, {job.first.summary}")
+        screen.say(f"base      {job.base.folder} ({name}): {job.reason}")
     if len(job.adapters) > 1:
         screen.say(f"together  {job.command.combine}")
     screen.findings(job.findings)
@@ -194,7 +197,7 @@ def verify(job: Job, made: Made, asked: Prompts, show: Any) -> Parity:
     device, arithmetic = comparing.place(sum(math.prod(weight.shape) for weight in job.weights))
     reference = comparing.Candidate(
         str(job.base.folder),
-        adapters=tuple((str(adapter.path), weight) for adapter, weight in job.adapters),
+        adapters=tuple((str(adapter.path), weight) for adapter, weight in job.adapters if not adapter.is_whole),
         four_bit=job.four_bit or job.base.is_saved_in_four_bit,
         loaded_as=job.first.precision,
         arithmetic=arithmetic,
@@ -204,7 +207,8 @@ def verify(job: Job, made: Made, asked: Prompts, show: Any) -> Parity:
     other = job.trained_in_four_bit not in (None, reference.four_bit)
     trained = replace(reference, four_bit=not reference.four_bit) if other else None
     try:
-        seen = parity.compare(reference, "base + adapter", exports, asked, show, trained)
+        against = "the run's model" if job.first.is_whole else "base + adapter"
+        seen = parity.compare(reference, against, exports, asked, show, trained)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

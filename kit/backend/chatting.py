@@ -72,15 +72,16 @@ def _cannot_load(name: str, folder: Path, error: Exception) -> Any:
 
 @contextlib.contextmanager
 def use(loaded: Loaded, place: int | None) -> Iterator[None]:
-    """Inside, the adapter of that place answers, in the order they were added; None: the untuned model."""
-    if place is not None:
+    """Inside, the adapter of that place answers, in the order they were added; None: the untuned model. A model without
+    adapters answers as it is."""
+    if not hasattr(loaded.model, "disable_adapter"):  # only PEFT's models have it
+        yield
+    elif place is not None:
         loaded.model.set_adapter(_key(place))
         yield
-    elif hasattr(loaded.model, "disable_adapter"):
+    else:
         with loaded.model.disable_adapter():
             yield
-    else:
-        yield
 
 
 def write(

@@ -1,4 +1,5 @@
-"""base weight + scale * B A in float32, one tensor at a time, from the 16-bit base or the NF4 base of training."""
+"""base weight + what an adapter changes of it, in float32, one tensor at a time, from the 16-bit base or the NF4 base
+of training. The formulas are those of PEFT's merge_and_unload."""
 
 import contextlib
 import zlib
@@ -16,7 +17,10 @@ STATES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_sta
 
 @dataclass(frozen=True)
 class Update:
-    """What an adapter adds to one layer: scale * B A; a and b are their names in the file, shape that of the weight."""
+    """What LoRA adds to one layer: scale * B A; a and b are their names in the file, shape that of the weight.
+
+    magnitude: with DoRA, the name of the lengths that the rows of the sum get: m (W + scale B A) / |W + scale B A|.
+    """
 
     file: Path
     a: str
@@ -24,11 +28,31 @@ class Update:
     scale: float
     shape: tuple[int, int]
     rank: int
+    magnitude: str = ""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """IA3: W is multiplied with a factor for each row (out, 1) or column (1, in)."""
+
+    file: Path
+    vector: str
+
+
+@dataclass(frozen=True)
+class BlockSum:
+    """MiSS: row k of the block (r, out) is added to each column of W whose number leaves k when divided by r."""
+
+    file: Path
+    block: str
+
+
+Change = Update | Factors | BlockSum
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of the base and what is added to it: each update with the weight it counts with.
+    """One weight of the base and what changes it: each update with the weight it counts with, or one other change.
 
     four_bit: quantised to NF4 and back first, as the loader of training does; loaded_as: bf16, fp16 or fp32.
     """
@@ -36,7 +60,7 @@ class Weight:
     name: str
     file: Path
     shape: tuple[int, ...]
-    updates: tuple[tuple[Update, float], ...] = ()
+    changes: tuple[tuple[Change, float], ...] = ()
     four_bit: bool = False
     saved_in_four_bit: bool = False
     loaded_as: str = "bf16"
@@ -62,10 +86,8 @@ def pieces(weight: Weight, combination: Combination) -> Iterator[Any]:
     import torch
 
     with torch.no_grad():
-        if weight.four_bit or weight.saved_in_four_bit or weight.updates:
-            merged = _base(weight)
-            added = _added(weight, combination)
-            yield merged if added is None else merged.add_(added)
+        if weight.four_bit or weight.saved_in_four_bit or weight.changes:
+            yield _changed(_base(weight), weight, combination)
             return
         rows = weight.shape[0] if weight.shape else 1
         step = max(1, PIECE_WEIGHTS * rows // max(1, _count(weight.shape)))
@@ -137,11 +159,30 @@ def _dtype(precision: str) -> Any:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
-def _added(weight: Weight, combination: Combination) -> Any | None:
-    if not weight.updates:
-        return None
-    deltas = [_delta(update) for update, _ in weight.updates]
-    return combined(deltas, [share for _, share in weight.updates], weight.name, combination)
+def _changed(base: Any, weight: Weight, combination: Combination) -> Any:
+    if not weight.changes:
+        return base
+    change, _ = weight.changes[0]
+    if isinstance(change, Factors):
+        return base.mul_(_read(change.file, change.vector))
+    if isinstance(change, BlockSum):
+        block = _read(change.file, change.block).T
+        return base.add_(block.repeat(1, -(-base.shape[1] // block.shape[1]))[:, : base.shape[1]])
+    deltas = [_delta(update) for update, _ in weight.changes]
+    base.add_(combined(deltas, [share for _, share in weight.changes], weight.name, combination))
+    return _with_lengths(base, _read(change.file, change.magnitude)) if change.magnitude else base
+
+
+def _with_lengths(weight: Any, lengths: Any) -> Any:
+    """The rows of a weight at other lengths."""
+    import torch
+
+    return weight.mul_((lengths / torch.linalg.norm(weight, dim=1)).view(-1, 1))
+
+
+def _read(path: Path, name: str) -> Any:
+    with _opened(path) as file:
+        return file.get_tensor(name).float()
 
 
 def combined(deltas: list[Any], shares: list[float], name: str, combination: Combination) -> Any:
@@ -160,9 +201,7 @@ def combined(deltas: list[Any], shares: list[float], name: str, combination: Com
 
 
 def _delta(update: Update) -> Any:
-    with _opened(update.file) as file:
-        up, down = file.get_tensor(update.b).float(), file.get_tensor(update.a).float()
-    return (up @ down) * update.scale
+    return (_read(update.file, update.b) @ _read(update.file, update.a)) * update.scale
 
 
 def is_finite(piece: Any) -> bool:

@@ -1,6 +1,7 @@
 """transformers' own OpenAI-compatible server, over a model that is loaded already."""
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ def server(loaded: Loaded, name: str, end_id: int, template_options: Mapping[str
     from transformers.cli.serving.transcription import TranscriptionHandler
     from transformers.cli.serving.utils import GenerationState
 
+    # PEFT would say with every prompt that virtual words move the positions, which they are to do
+    warnings.filterwarnings("ignore", "Position ids are not supported")
     _add_end(loaded.model.generation_config, end_id)
     manager, state, options = _manager(loaded, name), GenerationState(), dict(template_options)
     app = build_server(

@@ -8,6 +8,7 @@
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -33,14 +34,14 @@ def chat(command: ChatCommand) -> int:
         from kit.chat.serve import check_server, serve
 
         check_server(command)
-    loaded = _load(target)
+    loaded, untuned = _load(target)
     if command.serve:
         return serve(loaded, target, command)
 
     from kit.backend import answering
 
-    speaker = Speaker(loaded, target, targets.sampling(command, target.model), command.max_tokens)
-    with answering(loaded):
+    speaker = Speaker(loaded, target, targets.sampling(command, target.model), command.max_tokens, untuned)
+    with answering(loaded), answering(untuned) if untuned else contextlib.nullcontext():
         if command.is_script:
             _answer_all(speaker, target, command, prompts)
         else:
@@ -61,24 +62,27 @@ def _prompts(command: ChatCommand, target: Target) -> list[tuple[int, Messages]]
 
 
 def _asked_ones(command: ChatCommand, target: Target) -> list[int | None]:
-    everyone = [None, *range(len(target.adapters))]
-    return everyone if command.compare else [0 if target.adapters else None]
+    return target.places if command.compare else [0 if target.names else None]
 
 
-def _load(target: Target) -> Any:
+def _load(target: Target) -> tuple[Any, Any]:
+    """The model with its adapters; and, beside a whole model, the one it was trained from, if it is compared with."""
     from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
     from kit.backend.chatting import add_adapters
 
     for text in target.notes:
         screen.note(text)
-    names = f" with {', '.join(target.names)}" if target.names else ""
+    names = f" with {', '.join(target.names)}" if target.adapters else ""
+    names += f", beside {target.untuned.name}" if target.untuned else ""
     bits = "4 bit" if target.run.load_in_4bit else target.run.precision
     screen.say(f"model     {target.model.name} in {bits} on {target.run.device}{names}")
     screen.say(f"template  {target.chat(None).template_origin}")
     with screen.busy(f"loading {target.model.name}"):
         chosen = backend.start(target.run)
-        loaded = backend.load(target.model, target.run, chosen, target.chat(None))
-        return add_adapters(loaded, {adapter.name: adapter.path for adapter in target.adapters})
+        models = [target.model, *([target.untuned] if target.untuned else [])]
+        loaded, *others = [backend.load(model, target.run, chosen, target.chat(None)) for model in models]
+        tuned = add_adapters(loaded, {adapter.name: adapter.path for adapter in target.adapters})
+        return tuned, others[0] if others else None
 
 
 def _answer_all(speaker: Speaker, target: Target, command: ChatCommand, prompts: list[tuple[int, Messages]]) -> None:

@@ -63,16 +63,19 @@ class Conversation:
 
 
 class Speaker:
-    """The loaded model, asked in the way of training."""
+    """The loaded model, asked in the way of training; untuned: the one it was trained from, where that is another."""
 
-    def __init__(self, loaded: Loaded, target: Target, sampling: Sampling, longest_tokens: int):
+    def __init__(
+        self, loaded: Loaded, target: Target, sampling: Sampling, longest_tokens: int, untuned: Loaded | None = None
+    ):
         self.loaded, self.target, self.sampling, self.longest_tokens = loaded, target, sampling, longest_tokens
+        self.untuned = untuned
 
     def answer(
         self, place: int | None, ids: list[int], told: Told = nobody, stopped: Callable[[], bool] = never
     ) -> Answer:
-        """Of the adapter of that place, or of the untuned model. Raises KitError: not enough memory."""
-        chat = self.target.chat(place)
+        """Of the tuned one of that place, or of the untuned model. Raises KitError: not enough memory."""
+        chat, loaded = self.target.chat(place), (place is None and self.untuned) or self.loaded
         room = self.target.context_tokens - len(ids)
         stream, begun = DecodeStream(skip_special_tokens=True), _opened(chat, ids)
         if begun:
@@ -82,9 +85,9 @@ class Speaker:
             if piece := stream.step(chat.tokenizer, token):
                 told(piece)
 
-        with use(self.loaded, place):
+        with use(loaded, place):
             most, end = min(room, self.longest_tokens), chat.tokenizer.token_to_id(chat.end_token)
-            written = write(self.loaded, ids, end, most, self.sampling, hear, stopped)
+            written = write(loaded, ids, end, most, self.sampling, hear, stopped)
         reason = written.finish_reason
         if reason == "length" and room <= self.longest_tokens:
             reason = "context"

@@ -20,7 +20,7 @@ class ChatCommand(BaseModel):
 
     what: tyro.conf.Positional[tuple[str, ...]] = ()
     """A run's folder, an adapter's folder, or a model (folder, name on the hub, or `tiny`). Several runs or adapters
-    of one base model are loaded together: /adapter NAME switches."""
+    of one kind and one base model are loaded together: /adapter NAME switches."""
     adapters: tuple[str, ...] = ()
     """More adapters of that base model, as NAME=FOLDER."""
     base: str | None = None

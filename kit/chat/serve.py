@@ -39,9 +39,9 @@ def check_server(command: ChatCommand) -> None:
 
 
 def serve(loaded: Loaded, target: Target, command: ChatCommand) -> int:
-    """Until Ctrl-C. The first adapter answers, or the untuned model where there is none."""
-    place = 0 if target.adapters else None
-    name, chat = target.name(place) if target.adapters else target.model.name, target.chat(place)
+    """Until Ctrl-C. The first tuned one answers, or the untuned model where there is none."""
+    place = 0 if target.names else None
+    name, chat = target.name(place) if target.names else target.model.name, target.chat(place)
     thinking = {} if command.thinking else {"enable_thinking": False}
     if len(target.adapters) > 1:
         screen.note(f"a server answers with one adapter: {name}")

@@ -38,7 +38,7 @@ class Session:
 
     def __init__(self, speaker: Speaker, target: Target, command: ChatCommand):
         self.speaker, self.target = speaker, target
-        self.place: int | None = 0 if target.adapters else None
+        self.place: int | None = 0 if target.names else None
         self.thinking, self.compare = command.thinking, command.compare
         self.system = command.system
         self.interrupted = False
@@ -49,8 +49,7 @@ class Session:
 
     @property
     def places(self) -> list[int | None]:
-        """Everyone who may be asked, the untuned model first."""
-        return [None, *range(len(self.target.adapters))]
+        return self.target.places
 
     def run(self) -> None:
         """Until the end of the input."""
@@ -132,10 +131,11 @@ class Session:
         if name:
             self.place = self.target.place(name)
             self.compare = False
-        names = ", ".join([*self.target.names, UNTUNED])
+        names = ", ".join([*self.target.names, *([UNTUNED] if None in self.places else [])])
         screen.say(f"{self.target.name(self.place)} answers (there are: {names})", style="dim")
 
     def _toggle_compare(self, _: str) -> None:
+        self.target.check_untuned()
         self.compare = not self.compare
         screen.say(f"side by side: {'on' if self.compare else 'off'}", style="dim")
 
@@ -223,7 +223,7 @@ def _marked(text: str) -> Text:
 
 
 def footer(target: Target, place: int | None, answer: Answer) -> str:
-    who = f"{target.name(place)}: " if target.adapters else ""
+    who = f"{target.name(place)}: " if target.names else ""
     return f"{who}{_figures(answer)}"
 
 

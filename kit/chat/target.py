@@ -15,7 +15,7 @@ from kit.backend.chatting import Sampling
 from kit.chat.options import ChatCommand
 from kit.errors import USAGE, KitError, nearest, problem
 from kit.models import Model, read_json
-from kit.options import Run
+from kit.options import UNSLOTH_KINDS, Run
 from kit.prompt import ChatFormat
 
 UNTUNED = "base"  # what the untuned model is called
@@ -27,35 +27,53 @@ ADAPTER_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json
 @dataclass(frozen=True)
 class Source:
     """What one word of the command line stands for: `run` is that of its run.toml, and `settled` what its machine
-    chose; `adapter` is None for a bare model."""
+    chose; `adapter` is None for a bare model. whole: the model's folder of a run that trained every weight."""
 
     base: str
     adapter: Adapter | None
     run: Run | None = None
     settled: dict[str, Any] | None = None
+    whole: Path | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to talk to: a base model with adapters. `chats` holds one format for each adapter, or one for none."""
+    """Whom to talk to: a base model with adapters, or the model of a run that trained every weight. `chats` holds one
+    format for each adapter, or one for none.
+
+    whole: that run's name; untuned: the model that it was trained from, where it is loaded too (--compare).
+    """
 
     model: Model
     adapters: tuple[Adapter, ...]
     chats: tuple[ChatFormat, ...]
     run: Run  # how the base is loaded
     notes: tuple[str, ...]
+    whole: str = ""
+    untuned: Model | None = None
 
     @property
     def names(self) -> list[str]:
-        return [adapter.name for adapter in self.adapters]
+        """Of the tuned ones, in the order of their places."""
+        return [self.whole] if self.whole else [adapter.name for adapter in self.adapters]
+
+    @property
+    def places(self) -> list[int | None]:
+        """Everyone who may be asked, the untuned model (None) first where it is loaded."""
+        tuned = list(range(len(self.names)))
+        return tuned if self.whole and not self.untuned else [None, *tuned]
 
     @property
     def context_tokens(self) -> int:
-        return self.model.config.get("max_position_embeddings") or 1 << 20
+        """Positions of the model that no adapter's virtual tokens take."""
+        taken = max((adapter.virtual_tokens for adapter in self.adapters), default=0)
+        return (self.model.config.get("max_position_embeddings") or 1 << 20) - taken
 
     def place(self, name: str) -> int | None:
-        """Of an adapter; None: the untuned model. Raises KitError: no such adapter."""
+        """Of a tuned one; None: the untuned model. Raises KitError: no such adapter, or it is not loaded."""
         if name == UNTUNED and UNTUNED not in self.names:
+            self.check_untuned()
             return None
         if name in self.names:
             return self.names.index(name)
@@ -67,6 +85,18 @@ class Target:
                 *(f"/adapter {known}" for known in self.names),
             )
         )
+
+    def check_untuned(self) -> None:
+        """Raises KitError: the untuned model is not loaded."""
+        if None not in self.places:
+            raise KitError(
+                problem(
+                    "untuned-not-loaded",
+                    f"The model that {self.whole} was trained from is not loaded.",
+                    "Every weight was trained: the two are two models, and both take memory.",
+                    "python -m kit.chat RUN --compare        (loads both)",
+                )
+            )
 
     def name(self, place: int | None) -> str:
         return UNTUNED if place is None else self.names[place]
@@ -82,15 +112,29 @@ def find(command: ChatCommand, facts: Facts) -> Target:
     Raises KitError.
     """
     sources = _sources(command)
+    if sources[0].whole:
+        return _whole(command, sources[0], facts)
     base = command.base or _one_base(sources)
     model = _model(base, any(source.adapter for source in sources))
     found = tuple(source.adapter for source in sources if source.adapter)
+    _check_one_kind(found)
     for adapter in found:
         adapters.check(adapter, model)
     chats = tuple(_chat(model, source, command.template) for source in sources if source.adapter)
     run = next((source for source in sources if source.run), Source(base, None))
-    settled, notes = _how_to_load(command, run, model, facts)
+    settled, notes = _how_to_load(command, run, model, facts, {adapter.method for adapter in found})
     return Target(model, found, chats or (prompt.load(model, command.template),), settled, notes)
+
+
+def _whole(command: ChatCommand, source: Source, facts: Facts) -> Target:
+    """The model of a run that trained every weight, and with --compare the one that it was trained from."""
+    model = _model(str(source.whole), False)
+    untuned = _model(command.base or source.base, True) if command.compare else None
+    template = command.template
+    if template == "auto" and "chat_template.jinja" not in model.files and source.run:
+        template = source.run.template
+    settled, notes = _how_to_load(command, source, model, facts, {"full"})
+    return Target(model, (), (prompt.load(model, template),), settled, notes, source.name, untuned)
 
 
 def _model(name: str, is_base: bool) -> Model:
@@ -121,6 +165,8 @@ def _sources(command: ChatCommand) -> list[Source]:
             ),
             status=USAGE,
         )
+    if len(sources) > 1 and (whole := next((source for source in sources if source.whole), None)):
+        raise KitError(_not_alone(whole), status=USAGE)
     models_only = [source.base for source in sources if not source.adapter]
     if len(set(models_only)) > 1:
         raise KitError(_two_bases(models_only))
@@ -132,6 +178,8 @@ def _source(what: str, name: str = "") -> Source:
     run_folder = adapters.run_folder(path)
     if run_folder:
         run = _run(run_folder)
+        if whole := adapters.whole_model(path):
+            return Source(run.model, None, run, _settled(run_folder), whole, name or run_folder.resolve().name)
         return Source(run.model, adapters.find(path, name), run, _settled(run_folder))
     if not name and (not path.is_dir() or (path / "config.json").is_file()):
         return Source(what, None)
@@ -190,6 +238,39 @@ def _is_path(base: str) -> bool:
     return base.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", base) is not None
 
 
+def _not_alone(source: Source) -> Finding:
+    return problem(
+        "whole-model-stands-alone",
+        f"{source.name} is a whole model, and was named with others.",
+        "Adapters share one base in memory; this run trained every weight, and shares it with none.",
+        f"python -m kit.chat {source.whole.parent}        (--compare: beside the model it was trained from)",
+        "start kit.chat once more for the others",
+    )
+
+
+def _setting(adapter: Adapter) -> tuple[str, ...]:
+    """Kind, and what of IA3 and MiSS PEFT takes from the first adapter for all."""
+    name = {"IA3": "feedforward_modules", "MISS": "init_weights"}.get(adapter.kind)
+    value = adapter.config.get(name) if name else None
+    return (adapter.kind, *(sorted(map(str, value)) if isinstance(value, list) else [str(value)]))
+
+
+def _check_one_kind(found: tuple[Adapter, ...]) -> None:
+    """PEFT holds adapters of one kind over a model; some kinds, only with one setting.
+
+    Raises KitError: they are of several.
+    """
+    if len({_setting(adapter) for adapter in found}) > 1:
+        raise KitError(
+            problem(
+                "adapters-of-two-kinds",
+                f"{' and '.join(f'{adapter.name} ({adapter.method})' for adapter in found)} cannot share one base.",
+                "PEFT holds adapters of one kind over a model (lora, rslora and dora are one kind), set alike.",
+                "start kit.chat once for each of them",
+            )
+        )
+
+
 def _base_gone(base: str) -> Finding:
     return problem(
         "base-missing",
@@ -221,8 +302,10 @@ def _chat(model: Model, source: Source, template: str) -> ChatFormat:
     return replace(found, template_origin=origin)
 
 
-def _how_to_load(command: ChatCommand, source: Source, model: Model, facts: Facts) -> tuple[Run, tuple[str, ...]]:
-    """A Run that says how the base is loaded, and what is not as it was in training."""
+def _how_to_load(
+    command: ChatCommand, source: Source, model: Model, facts: Facts, methods: set[str] = frozenset()
+) -> tuple[Run, tuple[str, ...]]:
+    """A Run that says how the base is loaded, for adapters of those methods, and what is not as it was in training."""
     trained, before = source.run, source.settled or {}
     if command.device == "cuda" and settings.best_card(facts) is None:
         raise KitError(_no_card())
@@ -237,13 +320,28 @@ def _how_to_load(command: ChatCommand, source: Source, model: Model, facts: Fact
         max_length_tokens=model.config.get("max_position_embeddings") or 1024,
     )
     settled, _ = config.settle(run, facts)
-    same = {"backend": command.backend if command.backend != "auto" or settled.device == "cuda" else "hf"}
+    same = {"backend": _backend(command, settled, methods)}
     if trained and before.get("device", trained.device) in (settled.device, "auto"):  # on a machine of its kind
         names = ("attention", "precision") if command.precision == "auto" else ("attention",)
         ways = {name: before.get(name, getattr(trained, name)) for name in names}
         same |= {name: way for name, way in ways.items() if way != "auto"}
     settled = settled.model_copy(update=same)
     return settled, _notes(command, trained, settled, model)
+
+
+def _backend(command: ChatCommand, settled: Run, methods: set[str]) -> str:
+    """Raises KitError: Unsloth was asked for a method that it does not know."""
+    others = sorted(methods - {*UNSLOTH_KINDS})
+    if others and command.backend == "unsloth":
+        raise KitError(
+            problem(
+                "unsloth-without-method",
+                f"Unsloth does not know {' and '.join(others)}.",
+                f"Its model is changed in ways that only {' and '.join(UNSLOTH_KINDS)} were tried with.",
+                "--backend hf",
+            )
+        )
+    return command.backend if command.backend != "auto" or (settled.device == "cuda" and not others) else "hf"
 
 
 def _no_card() -> Finding:

@@ -1,4 +1,4 @@
-"""A run or adapter -> the updates that a merge adds, checked: nothing in it is left out of a merge. No torch."""
+"""A run or adapter -> what a merge changes of each weight, checked: nothing in it is left out of a merge. No torch."""
 
 import json
 import tomllib
@@ -9,48 +9,68 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit import adapters
-from kit.adapters import Pair
-from kit.backend.merging import Update
+from kit.adapters import Part
+from kit.backend.merging import BlockSum, Change, Factors, Update
 from kit.errors import KitError, problem
-from kit.options import Run
+from kit.options import VIRTUAL_TOKEN_KINDS, Run
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
-# What a merge of B A alone would lose; the value that means "not used".
+# What a merge of the formula alone would lose, or would compute otherwise; the value that means "not used".
 NOT_OFFERED = {
-    "use_dora": (False, None),
     "bias": ("none", None),
-    "lora_bias": (False, None),
     "modules_to_save": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "target_parameters": (None, []),
-    "layer_replication": (None, []),
     "fan_in_fan_out": (False, None),
-    "use_qalora": (False, None),
-    "use_bdlora": (None, False),
-    "alora_invocation_tokens": (None, []),
-    "arrow_config": (None,),
-    "init_lora_weights": PLAIN_STARTS,
 }
+OF_KIND = {
+    "LORA": {
+        "lora_bias": (False, None),
+        "trainable_token_indices": (None, [], {}),
+        "target_parameters": (None, []),
+        "layer_replication": (None, []),
+        "use_qalora": (False, None),
+        "use_bdlora": (None, False),
+        "alora_invocation_tokens": (None, []),
+        "arrow_config": (None,),
+        "init_lora_weights": PLAIN_STARTS,
+    },
+    "IA3": {},
+    "MISS": {"init_weights": (True, False, None)},  # bat and mini: other formulas
+}
+ADDED_UP = ("lora", "rslora")  # several of these can become one
 
 
 @dataclass(frozen=True)
-class Adapter(adapters.Adapter):
-    """An adapter that can be merged; `run`: the options of the kit's run that made it, None if they are not there.
+class Tuned(adapters.Adapter):
+    """What is merged; `run`: the options of the kit's run that made it, None if they are not there.
 
-    pairs: the two matrices of each update, updates: what they add, both by the layer's name in the base model.
+    parts: what the adapter holds for each layer, changes: what they make of its weight, both by the layer's name in the
+    base model. Both are empty for the whole model of a run of `full`, which is its own base.
     """
 
-    pairs: Mapping[str, Pair]
-    updates: Mapping[str, Update]
+    parts: Mapping[str, Part]
+    changes: Mapping[str, Change]
     run: Run | None
 
     @property
     def base(self) -> str:
+        if self.is_whole:
+            return str(self.path)
         return super().base or (self.run.model if self.run else "")
 
     @property
-    def rank(self) -> int:
-        return max(update.rank for update in self.updates.values())
+    def is_whole(self) -> bool:
+        return not self.changes
+
+    @property
+    def method(self) -> str:
+        return "full" if self.is_whole else super().method
+
+    @property
+    def summary(self) -> str:
+        """In words."""
+        ranks = [change.rank for change in self.changes.values() if isinstance(change, Update)]
+        kind = "" if self.method == "lora" else f"{self.method}, "
+        return f"{kind}{f'rank {max(ranks)}, ' if ranks else ''}{len(self.changes)} layers"
 
     @property
     def precision(self) -> str:
@@ -61,32 +81,43 @@ class Adapter(adapters.Adapter):
         return chosen or ("bf16" if asked == "auto" else asked)
 
 
-def find(name: Path) -> Adapter:
+def find(name: Path) -> Tuned:
     """The adapter of a run folder, or in a folder of its own.
 
-    Raises KitError: what kit.adapters.find and read_pairs raise; parts that a merge would lose; a scale that is none.
+    Raises KitError: what kit.adapters.find and read_parts raise; a kind that changes no weight; parts that a merge
+    would lose; a scale that is none.
     """
     found = adapters.find(name)
+    if found.method in VIRTUAL_TOKEN_KINDS:
+        raise KitError(_changes_no_weight(found))
     _check_config(found)
-    pairs, others = adapters.read_pairs(found)
-    others += [pair.a.name for pair in pairs.values() if {len(pair.a.shape), len(pair.b.shape)} != {2}]
+    parts, others = adapters.read_parts(found)
+    others += [part.tensors[0].name for part in parts.values() if not _is_of_a_matrix(part)]
     if others:
         raise KitError(_not_an_update(found.path, others[0]))
     try:
-        updates = {layer: _update(found, layer, pair) for layer, pair in pairs.items()}
+        changes = {layer: _change(found, layer, part) for layer, part in parts.items()}
     except (ValueError, OverflowError) as error:
         raise KitError(adapters.broken(found.path, str(error))) from None
-    return Adapter(found.name, found.path, found.config, found.run_folder, pairs, updates, _run(found.run_folder))
+    return Tuned(found.name, found.path, found.config, found.run_folder, parts, changes, _run(found.run_folder))
+
+
+def find_whole(name: Path) -> Tuned | None:
+    """The model of a run that trained every weight, None where the name means none."""
+    folder = adapters.whole_model(name)
+    if folder is None:
+        return None
+    return Tuned(folder.resolve().parent.name, folder, {}, folder.parent, {}, {}, _run(folder.parent))
 
 
 def _check_config(adapter: adapters.Adapter) -> None:
-    config = adapter.config
-    used = {name: config.get(name) for name, unused in NOT_OFFERED.items() if config.get(name) not in unused}
+    config, names = adapter.config, NOT_OFFERED | OF_KIND[adapter.kind]
+    used = {name: config.get(name) for name, unused in names.items() if config.get(name) not in unused}
     if used:
         raise KitError(
             problem(
                 "adapter-cannot-be-merged",
-                f"{adapter.path} holds more than low-rank updates of linear layers.",
+                f"{adapter.path} holds more than the changes of linear layers, or changes of another kind.",
                 "A merge that leaves a part of it out would be another model than the one that was trained.",
                 "merge it with PEFT: model.merge_and_unload()",
                 details=used,
@@ -94,9 +125,30 @@ def _check_config(adapter: adapters.Adapter) -> None:
         )
 
 
-def _update(adapter: adapters.Adapter, layer: str, pair: Pair) -> Update:
-    scale = adapters.scale(adapter.config, layer, pair.rank)
-    return Update(pair.a.file, pair.a.name, pair.b.name, scale, (pair.b.shape[0], pair.a.shape[1]), pair.rank)
+def _changes_no_weight(adapter: adapters.Adapter) -> Finding:
+    return problem(
+        "adapter-changes-no-weight",
+        f"{adapter.path} ({adapter.method}) cannot become a plain model.",
+        f"It holds {adapter.virtual_tokens} virtual tokens that stand before every prompt, and changes no weight: no "
+        "model without them answers the same.",
+        f"python -m kit.chat {adapter.run_folder or adapter.path}        (--serve: an OpenAI-compatible API)",
+        "peft.PeftModel.from_pretrained(base, folder)        (in your own program)",
+        "train again with --method lora, which can be merged",
+    )
+
+
+def _is_of_a_matrix(part: Part) -> bool:
+    return not isinstance(part, adapters.Pair) or {len(part.a.shape), len(part.b.shape)} == {2}
+
+
+def _change(adapter: adapters.Adapter, layer: str, part: Part) -> Change:
+    if isinstance(part, adapters.Factors):
+        return Factors(part.vector.file, part.vector.name)
+    if isinstance(part, adapters.BlockSum):
+        return BlockSum(part.block.file, part.block.name)
+    scale, shape = adapters.scale(adapter.config, layer, part.rank), (part.b.shape[0], part.a.shape[1])
+    lengths = part.magnitude.name if part.magnitude else ""
+    return Update(part.a.file, part.a.name, part.b.name, scale, shape, part.rank, lengths)
 
 
 def _not_an_update(folder: Path, name: str) -> Finding:

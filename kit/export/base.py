@@ -1,4 +1,4 @@
-"""The base model's files: which tensor lies where, and what an adapter adds to which of them. No torch."""
+"""The base model's files: which tensor lies where, and what an adapter changes of which of them. No torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit import adapters, models
-from kit.backend.merging import QUANTISED, STATES, Update, Weight
+from kit.backend.merging import QUANTISED, STATES, Change, Weight
 from kit.errors import KitError, problem
-from kit.export.adapters import Adapter
+from kit.export.adapters import Tuned
 from kit.models import Model, read_json
 from kit.tensors import Tensor
 
@@ -30,18 +30,18 @@ class Base:
     def is_saved_in_four_bit(self) -> bool:
         return any(name.endswith(QUANTISED) for name in self.headers)
 
-    def weights(self, pairs: Iterable[tuple[Adapter, float]], four_bit: bool, loaded_as: str) -> list[Weight]:
-        """Every weight with what is added to it, in the order of the files."""
-        added: dict[str, list[tuple[Update, float]]] = {}
+    def weights(self, pairs: Iterable[tuple[Tuned, float]], four_bit: bool, loaded_as: str) -> list[Weight]:
+        """Every weight with what changes it, in the order of the files."""
+        changed: dict[str, list[tuple[Change, float]]] = {}
         for adapter, share in pairs:
-            for layer, update in adapter.updates.items():
-                added.setdefault(f"{layer}.weight", []).append((update, share))
+            for layer, change in adapter.changes.items():
+                changed.setdefault(f"{layer}.weight", []).append((change, share))
         return [
             Weight(
                 name=name,
                 file=self.headers[name].file,
                 shape=shape,
-                updates=tuple(added.get(name, ())),
+                changes=tuple(changed.get(name, ())),
                 four_bit=four_bit and self._is_quantised_at_load(name),
                 saved_in_four_bit=name + QUANTISED in self.headers,
                 loaded_as=loaded_as,
@@ -81,7 +81,7 @@ def read_quant_state(path: Path, name: str) -> dict[str, Any]:
         return json.loads(bytes(file.get_tensor(name)))
 
 
-def find(name: str, adapter: Adapter) -> Base:
+def find(name: str, adapter: Tuned) -> Base:
     """The base model of that name, on this machine or fetched.
 
     Raises KitError: it is not there, its weights are broken, pickled or outside its folder, or of a kind that cannot
@@ -116,7 +116,7 @@ def find(name: str, adapter: Adapter) -> Base:
     return Base(model, folder, headers)
 
 
-def _missing(finding: Finding | None, name: str, adapter: Adapter) -> Finding:
+def _missing(finding: Finding | None, name: str, adapter: Tuned) -> Finding:
     """The same finding, in words of an adapter that looks for its base."""
     if finding and finding.id not in ("model-not-found", "hub-unreachable", "model-not-on-hub"):
         return finding
@@ -196,13 +196,15 @@ def _lost(folder: Path, names: list[str]) -> Finding:
     )
 
 
-def check_fit(base: Base, adapter: Adapter) -> None:
+def check_fit(base: Base, adapter: Tuned) -> None:
     """Raises KitError: the adapter changes layers that this base lacks or has in another shape, or is not whole."""
-    adapters.check_fit(adapter, adapter.pairs, str(base.folder), base.shapes, "--base-model")
+    adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes, "--base-model")
 
 
-def other_name(base: Base, adapter: Adapter) -> Finding | None:
+def other_name(base: Base, adapter: Tuned) -> Finding | None:
     """A warning where shapes fit and names do not: Base and Instruct of one size look alike."""
+    if adapter.is_whole:
+        return None
     said, given = Path(adapter.base).name.lower(), base.folder.resolve().name.lower()
     names = {given, Path(base.model.name).name.lower()}
     if not said or said in names or base.folder.resolve() == Path(adapter.base).expanduser().resolve():

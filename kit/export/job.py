@@ -16,7 +16,7 @@ from kit import checkpoints
 from kit.backend.merging import Combination, Weight
 from kit.errors import USAGE, KitError, nearest, problem
 from kit.export import adapters, base, gguf_file, shards
-from kit.export.adapters import Adapter
+from kit.export.adapters import Tuned
 from kit.export.base import Base
 
 GIB = 1 << 30
@@ -34,7 +34,7 @@ class MergeCommand(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: tyro.conf.Positional[Path]
-    """A run folder, or the folder of a LoRA adapter."""
+    """A run folder, or an adapter's folder (LoRA, rsLoRA, DoRA, IA3, MiSS)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """A new folder for the model."""
     base: Literal["auto", "16bit", "nf4"] = "auto"
@@ -42,7 +42,7 @@ class MergeCommand(BaseModel):
     base_model: str | None = None
     """Folder or name of the base model. Default: the one that the adapter names."""
     add: tuple[str, ...] = ()
-    """More adapters of the same base, as RUN=weight: --add runs/b=0.5 runs/c=0.3"""
+    """More adapters of the same base, as RUN=weight: --add runs/b=0.5 runs/c=0.3 (lora and rslora)"""
     weight: float = 1.0
     """How much the first adapter counts."""
     combine: Literal["linear", "ties", "dare"] = "linear"
@@ -67,7 +67,7 @@ class Job:
     """adapters: each with the weight it counts with, the first one first. four_bit: merged into the NF4 base."""
 
     command: MergeCommand
-    adapters: tuple[tuple[Adapter, float], ...]
+    adapters: tuple[tuple[Tuned, float], ...]
     base: Base
     four_bit: bool
     trained_in_four_bit: bool | None
@@ -76,7 +76,7 @@ class Job:
     findings: tuple[Finding, ...]
 
     @property
-    def first(self) -> Adapter:
+    def first(self) -> Tuned:
         return self.adapters[0][0]
 
     @property
@@ -104,8 +104,11 @@ def prepare(command: MergeCommand) -> Job:
     """Raises KitError: no adapter, no base or not its base, an output that is taken, no room on the disk, ..."""
     _check_quants(command)
     _check_output(command.output)
-    first = adapters.find(command.source)
+    first = adapters.find_whole(command.source) or adapters.find(command.source)
+    if first.is_whole:
+        _check_whole(command, first)
     found = ((first, command.weight), *(_added(one) for one in command.add))
+    _check_together(command, [adapter for adapter, _ in found])
     model = base.find(command.base_model or first.base, first)
     for adapter, _ in found:
         base.check_fit(model, adapter)
@@ -119,7 +122,7 @@ def prepare(command: MergeCommand) -> Job:
     return job
 
 
-def _added(text: str) -> tuple[Adapter, float]:
+def _added(text: str) -> tuple[Tuned, float]:
     name, equals, weight = text.rpartition("=")
     try:
         return adapters.find(Path(name if equals else text)), float(weight) if equals else 1.0
@@ -135,9 +138,47 @@ def _added(text: str) -> tuple[Adapter, float]:
         ) from None
 
 
-def _choose(command: MergeCommand, first: Adapter, model: Base) -> tuple[bool, bool | None, str]:
+def _check_whole(command: MergeCommand, first: Tuned) -> None:
+    """Of what is asked for a run that trained every weight, only another format is left to do."""
+    asked = {
+        "--to hf": "hf" in command.to,
+        "--base": command.base != "auto",
+        "--base-model": command.base_model is not None,
+        "--add": bool(command.add),
+        "--weight": command.weight != 1,
+    }
+    if found := [name for name, is_asked in asked.items() if is_asked]:
+        raise KitError(
+            problem(
+                "run-is-a-whole-model",
+                f"{first.path} is a plain Hugging Face model already: {' and '.join(found)} means nothing for it.",
+                f"{first.run_folder} trained every weight: there is no adapter to be added to a base.",
+                f"python -m kit.merge {first.run_folder} -o {command.output} --to gguf     (for llama.cpp and Ollama)",
+                f"cp -r {first.path} {command.output}     (the model as it is, elsewhere)",
+            )
+        )
+
+
+def _check_together(command: MergeCommand, found: Sequence[Tuned]) -> None:
+    """Raises KitError: a weight or a combination for what is no sum of updates."""
+    odd = next((one for one in found if not one.is_whole and one.method not in adapters.ADDED_UP), None)
+    if odd and (command.weight != 1 or len(found) > 1):
+        raise KitError(
+            problem(
+                "merge-of-several-kinds",
+                f"{odd.path} is {odd.method}, which is merged alone and whole.",
+                f"Weights and sums were compared with PEFT for {' and '.join(adapters.ADDED_UP)} only.",
+                f"python -m kit.merge {odd.run_folder or odd.path} -o {command.output}",
+            ),
+            status=USAGE,
+        )
+
+
+def _choose(command: MergeCommand, first: Tuned, model: Base) -> tuple[bool, bool | None, str]:
     """Whether to merge into the NF4 base, whether it was trained on that, and why."""
     trained = first.run.load_in_4bit if first.run else None
+    if first.is_whole:
+        return False, None, "the run trained every weight of it"
     if model.is_saved_in_four_bit:
         return False, True, "the base is stored in 4 bit: it is dequantised, and no other is here"
     if command.base == "nf4":
@@ -246,5 +287,5 @@ def gguf_name(job: Job, quant: str) -> str:
     return f"{job.output.absolute().name}-{quant.upper()}.gguf"
 
 
-def shares(pairs: Sequence[tuple[Adapter, float]]) -> str:
+def shares(pairs: Sequence[tuple[Tuned, float]]) -> str:
     return " + ".join(f"{weight:g} x {adapter.name}" if weight != 1 else adapter.name for adapter, weight in pairs)

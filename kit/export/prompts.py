@@ -5,7 +5,7 @@ from typing import Any
 
 from kit import prompt
 from kit.errors import KitError
-from kit.export.adapters import Adapter
+from kit.export.adapters import Tuned
 from kit.models import SMALL_FILES, Model, read_json
 from kit.prompt import ChatFormat
 
@@ -44,7 +44,7 @@ class Prompts:
     plain: tuple[str, ...] = field(default=())
 
 
-def chat_of(adapter: Adapter, base: Model) -> ChatFormat | None:
+def chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""
     if adapter.run:
         return prompt.load(base, adapter.run.template)
@@ -56,7 +56,7 @@ def chat_of(adapter: Adapter, base: Model) -> ChatFormat | None:
     return prompt.load(model, "auto")
 
 
-def of(adapter: Adapter, chat: ChatFormat | None) -> Prompts:
+def of(adapter: Tuned, chat: ChatFormat | None) -> Prompts:
     """The fixed conversations, the run's own questions, and held-out rows where its data is still there."""
     if chat is None:
         return _plain(adapter)
@@ -78,7 +78,7 @@ def _takes(chat: ChatFormat, messages: Messages) -> bool:
     return not any(chat.special_in(message["content"]) for message in messages)
 
 
-def _plain(adapter: Adapter) -> Prompts:
+def _plain(adapter: Tuned) -> Prompts:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(adapter.path / "tokenizer.json"))
@@ -86,7 +86,7 @@ def _plain(adapter: Adapter) -> Prompts:
     return Prompts(None, [], list(PLAIN), ids, ids, f"{len(ids)} plain texts (no chat template)", PLAIN)
 
 
-def _held_out(adapter: Adapter, chat: ChatFormat) -> list[list[int]]:
+def _held_out(adapter: Tuned, chat: ChatFormat) -> list[list[int]]:
     """Questions with their answers, from the run's data; none where it is gone or has changed since."""
     run = adapter.run
     if run is None or not run.data:

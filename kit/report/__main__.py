@@ -117,11 +117,11 @@ def _not_a_run(folder: Path) -> Finding | None:
     if there is None:
         what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
         return problem("report-no-run", what, "A report is of the folder of a run.", "python -m kit.report --list runs")
-    if CONFIG in there and is_run(folder.absolute().parent):
+    if {CONFIG, "config.json"} & set(there) and is_run(folder.absolute().parent):
         return problem(
             "report-of-an-adapter",
-            f"{folder} is the adapter of a run.",
-            "The report is of the run: the adapter's part is in it.",
+            f"{folder} is the {'adapter' if CONFIG in there else 'model'} of a run.",
+            "The report is of the run: what was learnt is a part of it.",
             f"python -m kit.report {folder.parent}",
         )
     return problem(
@@ -141,15 +141,15 @@ def show_list(command: Command) -> int:
         print(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)
-    for name, justify in (("name", "left"), ("status", "left"), ("base", "left"), ("rank", "right"), ("data", "left"),
-                          ("held-out loss", "right"), ("MB", "right"), ("verified", "left")):  # fmt: skip
-        table.add_column(name, justify=justify, overflow="fold")
+    for name in ("name", "status", "base", "method", "rank", "data", "held-out loss", "MB", "verified"):
+        table.add_column(name, justify="right" if name in ("rank", "held-out loss", "MB") else "left", overflow="fold")
     words = {True: "yes", False: "NO", None: "–"}
     for item in found:
         before = f"{item.loss_before:.3f} → " if item.loss_before is not None and item.loss is not None else ""
         loss = "–" if item.loss is None else f"{before}{item.loss:.3f}"
         size = "–" if item.size_bytes is None else f"{item.size_bytes / 1e6:,.1f}"
-        cells = (item.path, item.status or item.kind, item.base, str(item.rank or "–"), item.data or "–", loss, size)
+        what = (item.path, item.status or item.kind, item.base, item.method or "–", str(item.rank or "–"))
+        cells = (*what, item.data or "–", loss, size)
         table.add_row(*map(Text, cells), words[item.verified])
     screen.out.print(table)
     return 0

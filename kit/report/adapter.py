@@ -22,6 +22,7 @@ from kit.report import arrays
 from kit.tensors import Tensor
 
 MOST = 1e100  # its square is still a number
+LOOKED_INTO = ("lora", "rslora")
 HELD = 0.99  # share of the update's energy that the advice asks for
 
 
@@ -122,6 +123,26 @@ def learnt(folder: Path, base: Path | None = None) -> Learnt:
     notes = [f"no share of the weight: {why_not}"] if why_not else []
     notes += [f"{len(others)} further tensors, such as {min(others)}, are not looked at"] if others else []
     return Learnt(updates, tuple(notes))
+
+
+def held(folder: Path) -> str:
+    """In a line what an adapter of another kind, or a whole model, holds; "" where `learnt` says more.
+
+    Raises ValueError: broken; OSError: not readable.
+    """
+    whole = not (folder / CONFIG).is_file()
+    config = {} if whole else _config(folder / CONFIG)
+    method = "full" if whole else adapters.method_of(config)
+    if method in (*LOOKED_INTO, ""):
+        return ""
+    files = folder.glob("*.safetensors") if whole else [folder / WEIGHTS]
+    found = {name: tensor for file in files for name, tensor in tensors.headers(file).items()}
+    count = sum(math.prod(tensor.shape) for tensor in found.values())
+    what = "every weight of the model," if whole else "the adapter holds"
+    return (
+        f"Trained with --method {method}: {what} {count:,} numbers. Singular values are shown for "
+        f"{' and '.join(LOOKED_INTO)}, whose updates are products of two small matrices."
+    )
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.adapters import CONFIG
+from kit.adapters import CONFIG, method_of
 from kit.errors import KitError, problem
-from kit.report.reading import ADAPTER, MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
+from kit.folder import ADAPTER, MODEL
+from kit.options import METHODS_WITH
+from kit.report.reading import MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
 
 NOT_VERIFIED = "NOT-VERIFIED"  # a file that kit.merge leaves beside a model until it is proven equal
 WEIGHTS = {".safetensors", ".gguf"}
-INSIDE_A_RUN = {ADAPTER, "checkpoints"}  # told of with the run
+INSIDE_A_RUN = {ADAPTER, MODEL, "checkpoints"}  # told of with the run
 
 
 @dataclass(frozen=True)
 class Item:
-    """path: below the folder asked for. size_bytes: of the weights. loss: held-out, in nats a token. verified: whether
-    what was made of it last, or it itself, was proven equal; None where nothing was."""
+    """path: below the folder asked for. method: what was trained, "" for a model. size_bytes: of the weights. loss:
+    held-out, in nats a token. verified: whether what was made of it last, or it itself, was proven equal; None where
+    nothing was."""
 
     path: str
     kind: str  # run, adapter, model
     status: str
     base: str
+    method: str
     rank: int | None
     data: str
     loss_before: float | None
@@ -81,27 +85,30 @@ def _places(folder: Path, unread: list[str]) -> Iterator[tuple[Path, bool]]:
 
 def _item(place: Path, folder: Path, is_run: bool) -> Item:
     run = read(place) if is_run else None
-    adapter = place / ADAPTER if run else place
-    config = _table(adapter / CONFIG)
-    rank = number(config.get("r")) or (number(_option(run, "lora_rank")) if run else None)
+    made = place / (MODEL if run.method == "full" else ADAPTER) if run else place
+    config = _table(made / CONFIG)
+    method = run.method if run else method_of(config)
+    asked = number(_option(run, "lora_rank")) if run and method in METHODS_WITH["lora_rank"] else None
+    rank = number(config.get("r")) or asked
     files = [shown(file.get("name")) for file in rows(run.data.get("files"))] if run else []
     return Item(
         path=str(place.relative_to(folder)) if place != folder else place.absolute().name,
         kind="run" if run else "adapter" if config else "model",
         status=run.status if run else "",
         base=_base(run, config),
+        method=method,
         rank=int(rank) if rank else None,
         data=", ".join(files),
         loss_before=run.loss_before if run else None,
         loss=run.loss_after if run else None,
-        size_bytes=_weights_bytes(adapter),
+        size_bytes=_weights_bytes(made),
         verified=run.verified if run else _verified(place),
     )
 
 
-def _weights_bytes(adapter: Path) -> int | None:
+def _weights_bytes(made: Path) -> int | None:
     try:
-        return sum(file.stat().st_size for file in adapter.iterdir() if file.suffix in WEIGHTS) or None
+        return sum(file.stat().st_size for file in made.iterdir() if file.suffix in WEIGHTS) or None
     except OSError:
         return None
 

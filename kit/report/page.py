@@ -14,10 +14,12 @@ from envcheck.facts import Finding
 from kit.adapters import CONFIG
 from kit.errors import KitError, problem
 from kit.files import write_whole
+from kit.folder import ADAPTER, MODEL
 from kit.memory import GIB, Part
+from kit.options import VIRTUAL_TOKEN_KINDS
 from kit.report import plots
-from kit.report.adapter import Learnt, learnt
-from kit.report.reading import ADAPTER, RunRecord, number, private, read, rows, shown, table, texts
+from kit.report.adapter import Learnt, held, learnt
+from kit.report.reading import RunRecord, number, private, read, rows, shown, table, texts
 
 REPORT = "report.html"
 REFRESH_S = 60
@@ -49,16 +51,17 @@ def write(folder: Path) -> Path:
 
 def look(folder: Path) -> Shown:
     run = read(folder)
-    adapter = folder / ADAPTER
+    made = folder / (MODEL if run.method == "full" else ADAPTER)
     try:
-        if not (adapter / CONFIG).is_file():
-            return Shown(run, None, "There is no adapter yet." if run.status == "running" else "There is no adapter.")
+        if not (made / (CONFIG if made.name == ADAPTER else "config.json")).is_file():
+            return Shown(run, None, f"There is no {made.name}{' yet' if run.status == 'running' else ''}.")
         if run.status == "running":
             return Shown(run, None, "It is looked at when the run has ended.")
-        return Shown(run, learnt(adapter), "")
+        told = held(made)
+        return Shown(run, None, told) if told else Shown(run, learnt(made), "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, re.error) as error:
         said = error.strerror if isinstance(error, OSError) else error
-        return Shown(run, None, private(f"The adapter cannot be looked at: {said}."))
+        return Shown(run, None, private(f"The {made.name} cannot be looked at: {said}."))
 
 
 def save(path: Path, page: str) -> Path:
@@ -106,6 +109,7 @@ def of_run(seen: Shown) -> str:
         events=_events(run),
         notes=[private(text) for text in texts(run.manifest.get("notes"))],
         parity=_parity(run),
+        merge=_merge_command(run),
         machine=_machine(run),
         written=datetime.now().astimezone().isoformat(" ", "seconds"),
         versions={name: version for name, version in table(run.manifest.get("versions")).items() if version},
@@ -193,6 +197,7 @@ def figures(run: RunRecord) -> dict[str, str]:
     tokens = number(result.get("tokens")) or last.get("tokens")
     trained, params = number(run.plan.get("trained_params")), number(run.plan.get("params"))
     return {
+        "method": run.method,
         "held-out loss before": figure(run.loss_before, ".3f"),
         "held-out loss after": figure(run.loss_after, ".3f"),
         "steps": figure(run.last_step) + (f" of {run.planned_steps:,}" if run.planned_steps else ""),
@@ -252,6 +257,13 @@ def _parity(run: RunRecord) -> list[dict[str, Any]]:
             | {"first_layer": private(str(row.get("first_layer") or ""))}
         )
     return found
+
+
+def _merge_command(run: RunRecord) -> str:
+    """What makes something of the run; "" where nothing can: virtual tokens change no weight."""
+    if run.method in VIRTUAL_TOKEN_KINDS:
+        return ""
+    return f"python -m kit.merge {run.name} -o DIR{' --to gguf' if run.method == 'full' else ''}"
 
 
 def _events(run: RunRecord) -> list[dict[str, Any]]:

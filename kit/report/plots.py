@@ -35,6 +35,7 @@ VARIABLES = {colour: f"var(--c{place})" for place, colour in enumerate(COLOURS, 
 }
 WIDTH_IN, HEIGHT_IN, DPI = 5.0, 2.7, 72  # of which 360 units: on a phone and in four columns a text keeps its size
 MOST_POINTS = 400  # of a line
+LOSSES = "Loss, nats a token"  # title of the first plot
 LONGEST_NAME = 28  # beside a plot
 SPEED = {"tokens", "elapsed_s"}
 STYLE = {
@@ -84,7 +85,7 @@ def of_run(run: RunRecord) -> dict[str, str]:
     """Title -> plot, of what the run has written down so far."""
     drawn: dict[str, Callable[[Axes], None]] = {}
     if run.steps or run.losses:
-        drawn["Loss, nats a token"] = lambda axes: _losses(axes, run)
+        drawn[LOSSES] = lambda axes: _losses(axes, run)
     for key, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm before clipping")):
         if (points := _column(run, key))[0].size:
             drawn[title] = lambda axes, points=points: _line(axes, points)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.report import redact_text
+from kit import adapters
 from kit.folder import LOCK
 
-ADAPTER = "adapter"
 MARKS = ("run.toml", "manifest.json")  # one of them makes a folder a run
 METRICS = ("loss", "grad_norm", "learning_rate", "tokens", "elapsed_s", "memory_bytes")
 ABSOLUTE = re.compile(r"(?<![\w.~:/\\])(?:/(?:[^/\s\"'<>|:;,()]+/)+|[A-Za-z]:\\(?:[^\\\s\"'<>|:;,]+\\)+)(?=[^/\s])")
@@ -34,11 +34,13 @@ class RunRecord:
     """What a run folder says. Tables are as in its files, with values of other kinds than expected left out.
 
     status: finished, interrupted, failed, running, stopped (no process is in it any more) or unknown.
-    losses: (step, loss of the held-out rows in nats a token), from the untuned model to the result.
+    method: as --method of kit.train says it. losses: (step, loss of the held-out rows in nats a token), from the
+    untuned model to the result.
     """
 
     folder: Path
     status: str
+    method: str = "lora"
     manifest: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def read(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         status=_status(folder, manifest),
+        method=_method(folder, manifest),
         manifest=manifest,
         data=data,
         plan=plan,
@@ -213,6 +216,11 @@ def _status(folder: Path, manifest: dict[str, Any]) -> str:
     if status == "running":
         return "running" if _is_in_use(folder / LOCK) else "stopped"
     return status if status in ("finished", "interrupted", "failed") else "unknown"
+
+
+def _method(folder: Path, manifest: dict[str, Any]) -> str:
+    value = table(table(manifest.get("options")).get("method")).get("value")
+    return value if isinstance(value, str) else adapters.run_method(folder)
 
 
 def _is_in_use(lock: Path) -> bool:

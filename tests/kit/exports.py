@@ -1,9 +1,15 @@
 """Adapters made without training, for the tests of merging; and what PEFT and bitsandbytes make of the same weights.
 
-python tests/kit/exports.py FOLDER      prints one JSON object (in a process of its own: it imports torch)
+python tests/kit/exports.py FOLDER           prints one JSON object (in a process of its own: it imports torch)
+python tests/kit/exports.py kinds FOLDER     an adapter of every kind, by PEFT; how the kit merges it; what PEFT answers
+python tests/kit/exports.py chats FOLDER     what kit.chat answers with these
 """
 
+import contextlib
+import functools
+import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,6 +48,155 @@ def write_adapter(folder: Path, seed: int = 0, size: float = 0.02, layers: int =
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((TINY / name).read_bytes())
     return folder
+
+
+METHODS = ("lora", "rslora", "dora", "ia3", "miss", "prefix", "p-tuning-v2", "prompt")
+QUESTIONS = ("Who are you?", "What is 2+2?")
+ANSWER_TOKENS = 12
+
+
+def made_by_peft(tmp_path_factory) -> tuple[Path, dict]:
+    """A folder with two adapters of every method and a run of `full`, made once; what was measured of them."""
+    folder = tmp_path_factory.getbasetemp() / "kinds"
+    return folder, _made(folder)
+
+
+@functools.cache
+def _made(folder: Path) -> dict:
+    folder.mkdir()
+    return child("kinds", folder)
+
+
+def child(*arguments: object) -> dict:
+    done = subprocess.run([sys.executable, "tests/kit/exports.py", *map(str, arguments)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def kinds(folder: Path) -> dict:
+    """Random adapters of every method as PEFT saves them, a second one of each, and a run of `full`."""
+    import torch
+    from peft import get_peft_model
+
+    from kit.backend.methods import peft_config
+    from kit.options import Run
+
+    told = {"merged": {}, "answers": {}}
+    for seed in (1, 2):
+        for method in METHODS:
+            run = Run(model="tiny", method=method, lora_rank=6, lora_alpha=8, virtual_tokens=5, rank_pattern="v_proj=4",
+                      target_modules=("q_proj", "v_proj", "down_proj"))  # fmt: skip
+            torch.manual_seed(seed)
+            tuned = get_peft_model(plain_model(), peft_config(run))
+            shake(tuned, {"ia3": 0.5, "prefix": 0.3, "p-tuning-v2": 3.0, "prompt": 0.3}.get(method, 0.05))
+            place = folder / (method if seed == 1 else f"{method}-{seed}")
+            tuned.save_pretrained(place)
+            copy_words(place)
+            told["answers"][place.name] = answers_of(tuned.eval())
+    told["answers"]["base"] = answers_of(plain_model().eval())
+    for method in METHODS[:5]:
+        ours, theirs = merged([(folder / method, 1.0)]), by_peft(folder / method)
+        plain = plain_model().state_dict()
+        told["merged"][method] = {
+            "changed": sum(not bool((value == plain[name]).all()) for name, value in ours.items()),
+            "largest": max(float((value - theirs[name]).abs().max()) for name, value in ours.items()),
+            "change": max(float((value - plain[name]).abs().max()) for name, value in ours.items()),
+        }
+    told["answers"]["full"] = whole_run(folder / "full")
+    told["merges"] = {name: by_the_command(folder, name, to) for name, to in
+                      (("dora", "gguf"), ("ia3", "hf"), ("miss", "hf"), ("full", "gguf"))}  # fmt: skip
+    return told
+
+
+def plain_model():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+
+
+def shake(model, size):
+    """Every trained number moves, far enough to be heard in the answers."""
+    import torch
+
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * size)
+
+
+def copy_words(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((TINY / name).read_bytes())
+
+
+def whole_run(folder):
+    """As kit.train leaves a run of `full`: a changed model. Returns its answers."""
+    import torch
+
+    model = plain_model()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3 * weight.std())
+    model.save_pretrained(folder / "model")
+    copy_words(folder / "model")
+    (folder / "run.toml").write_text(
+        'model = "tiny"\nmethod = "full"\nload_in_4bit = false\nprecision = "fp32"\nprompts = ["Who are you?"]\n'
+    )
+    (folder / "manifest.json").write_text(json.dumps({"status": "finished", "options": {
+        "method": {"value": "full", "origin": "command line"}}, "chosen": {}}))  # fmt: skip
+    return answers_of(model.eval())
+
+
+def answers_of(model):
+    """The likeliest tokens after each question, by transformers and PEFT alone, without a cache: as text."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer, told = AutoTokenizer.from_pretrained(TINY), []
+    for question in QUESTIONS:
+        asked = [{"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        begin = ids.shape[1]
+        for _ in range(ANSWER_TOKENS):
+            with torch.no_grad():
+                ids = torch.cat([ids, model(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+            if ids[0, -1] == tokenizer.eos_token_id:
+                break
+        told.append(tokenizer.decode(ids[0, begin:], skip_special_tokens=True).strip())
+    return told
+
+
+def by_the_command(folder, name, to):
+    """The exit status of kit.merge and each row of its parity record."""
+    from kit import merge
+
+    output = folder / f"{name}-{to}"
+    status = merge.main([str(folder / name), "-o", str(output), "--to", to])
+    rows = json.loads((output / "parity.json").read_text())["rows"]
+    return {"status": status, "rows": [[row["name"], row["passed"], row["top1_pct"]] for row in rows]}
+
+
+def chats(folder: Path) -> dict:
+    """Of every kind, by the command: the base's answers, and those of the two adapters."""
+    from kit.chat import __main__ as chat
+
+    questions, told = folder / "questions.txt", {}
+    questions.write_text("".join(f"{question}\n" for question in QUESTIONS))
+    for method in (*METHODS[2:], "full"):  # lora: test_chat.py
+        given = [folder / method, *([folder / f"{method}-2"] if method != "full" else [])]
+        with contextlib.redirect_stdout(io.StringIO()) as written:
+            status = chat.main([*map(str, given), "--compare", "--json", "--prompts", str(questions), "--max-tokens",
+                                str(ANSWER_TOKENS), "--precision", "fp32"])  # fmt: skip
+        lines = [json.loads(line) for line in written.getvalue().splitlines()]
+        told[method] = {"status": status} | {
+            str(name): [line["answer"] for line in lines if line["adapter"] == name]
+            for name in dict.fromkeys(line["adapter"] for line in lines)
+        }
+    return told
 
 
 def merged(pairs, four_bit=False, model=TINY, **combination):
@@ -135,7 +290,7 @@ def wanted_sum(pairs, name):
     from kit.backend.merging import _delta
     from kit.export import adapters
 
-    return sum(share * _delta(adapters.find(path).updates[name]) for path, share in pairs)
+    return sum(share * _delta(adapters.find(path).changes[name]) for path, share in pairs)
 
 
 def main(folder: Path) -> None:
@@ -175,5 +330,7 @@ def broken(run: Path, output: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "broken":
         broken(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] in ("kinds", "chats"):
+        print(json.dumps({"kinds": kinds, "chats": chats}[sys.argv[1]](Path(sys.argv[2]))))
     else:
         main(Path(sys.argv[1]))

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from kit import tensors
 from kit.report import arrays, page
-from kit.report.adapter import Learnt, Update, effective_rank, learnt
+from kit.report.adapter import Learnt, Update, effective_rank, held, learnt
+from tests.kit.exports import METHODS, made_by_peft
 
 LAYERS = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
 RANK, INSIDE, OUTSIDE = 4, 12, 20
@@ -182,6 +183,34 @@ def test_other_adapters_are_refused_in_words(make, config: dict, said: str) -> N
     adapter, *_ = make(config)
     with pytest.raises(ValueError, match=said):
         learnt(adapter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*METHODS, "full"])
+def test_what_other_methods_hold_is_counted(method: str, tmp_path_factory) -> None:
+    folder = made_by_peft(tmp_path_factory)[0] / method
+    told = held(folder / "model" if method == "full" else folder)
+    if method in ("lora", "rslora"):
+        assert told == ""
+        assert len(learnt(folder).updates) == 12
+        return
+    sides = {"q_proj": (256, 256, 6), "v_proj": (256, 128, 4), "down_proj": (448, 256, 6)}
+    plain = sum(math.prod(shape) for shape in shapes_of(folder / "model")) if method == "full" else 0
+    count = {
+        "dora": 4 * sum((inside + outside) * rank + outside for inside, outside, rank in sides.values()),
+        "ia3": 4 * (256 + 128 + 448),
+        "miss": 4 * 6 * (256 + 128 + 256),
+        "prefix": 5 * 2 * 4 * 128,
+        "p-tuning-v2": 5 * 2 * 4 * 128,
+        "prompt": 5 * 256,
+        "full": plain,
+    }[method]
+    assert f"--method {method}: " in told
+    assert f"{count:,} numbers" in told
+
+
+def shapes_of(folder: Path) -> list[tuple[int, ...]]:
+    return [tensor.shape for tensor in tensors.headers(folder / "model.safetensors").values()]
 
 
 def test_factors_that_do_not_fit_or_hold_nan_are_named(make) -> None:

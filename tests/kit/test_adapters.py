@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from envcheck import probe
 from kit import adapters, models, tensors
 from kit.chat.__main__ import main
 from kit.chat.options import parse
 from kit.chat.target import find
 from kit.errors import KitError
 from kit.export.job import MergeCommand, prepare
+from tests.kit.exports import METHODS, made_by_peft
 
 RANK = 4
 CONFIG = {"peft_type": "LORA", "r": RANK, "target_modules": ["q_proj", "down_proj"], "base_model_name_or_path": "tiny"}
@@ -170,6 +172,102 @@ def test_a_merge_says_the_same(case: str, whole: Path, tmp_path: Path, capsys) -
     assert found[0].id == case.split(",")[0]
     same = [(one.id, one.why, [label for label, _ in one.details]) for one in found]
     assert same[0] == same[1]
+
+
+# the other kinds, as PEFT saves them
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> Path:
+    return made_by_peft(tmp_path_factory)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_each_kind_is_known_and_fits_its_base(method: str, kinds: Path) -> None:
+    found = adapters.find(kinds / method)
+
+    adapters.check(found, models.find("tiny"))
+    assert (found.method, found.virtual_tokens) == (method, 5 if method in METHODS[5:] else 0)
+
+
+def other_base(folder: Path, matrices: dict) -> None:
+    """As over a base whose layers are wider: the numbers of each are half of its."""
+    config = json.loads((folder / adapters.CONFIG).read_text())
+    for name, value in matrices.items():
+        inward = config["peft_type"] in ("PREFIX_TUNING", "PROMPT_TUNING", "MISS") or value.shape[0] == 1
+        if "lora_A" not in name:
+            matrices[name] = value[:, : value.shape[1] // 2] if inward else value[: value.shape[0] // 2]
+
+
+def one_missing(folder: Path, matrices: dict) -> None:
+    del matrices[max(matrices)]  # with DoRA the lengths of the last layer
+
+
+def no_such_number(folder: Path, matrices: dict) -> None:
+    matrices |= {name: value.ravel() for name, value in matrices.items() if "lora_A" not in name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*METHODS[2:6], "prompt"])
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [(other_base, "does-not-fit"), (one_missing, "incomplete"), (no_such_number, "broken")],
+)
+def test_a_broken_one_of_each_kind_is_a_finding(method: str, change, finding: str, kinds: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(kinds / method, tmp_path / method))
+    matrices = load_file(folder / adapters.WEIGHTS)
+    change(folder, matrices)
+    save_file({name: value.copy() for name, value in matrices.items()}, folder / adapters.WEIGHTS)
+
+    with pytest.raises(KitError) as error:
+        adapters.check(adapters.find(folder), models.find("tiny"))
+    assert error.value.findings[0].id == f"adapter-{finding}"
+    assert error.value.findings[0].fix
+
+
+@pytest.mark.slow
+def test_factors_of_the_other_side_are_seen(kinds: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(kinds / "ia3", tmp_path / "ia3"))
+    config = json.loads((folder / adapters.CONFIG).read_text())
+    (folder / adapters.CONFIG).write_text(json.dumps(config | {"feedforward_modules": ["v_proj"]}))
+    with pytest.raises(KitError, match="adapter-broken") as error:
+        adapters.check(adapters.find(folder), models.find("tiny"))
+    assert "goes in" in error.value.findings[0].why or "comes out" in error.value.findings[0].why
+
+
+def test_an_unknown_kind_names_the_known_ones(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "other"))
+    for values in ({"peft_type": "LOHA"}, {"peft_type": None}, {"peft_type": ["LORA"]}, {"megatron_config": {"a": 1}}):
+        change_config(**values)(folder)
+        with pytest.raises(KitError, match="adapter-kind-unknown") as error:
+            adapters.find(folder)
+        assert "LORA, IA3, MISS, PREFIX_TUNING, PROMPT_TUNING" in error.value.findings[0].why
+
+
+@pytest.mark.slow
+def test_adapters_of_two_kinds_are_refused_before_loading(kinds: Path, capsys) -> None:
+    assert main([str(kinds / "ia3"), str(kinds / "prompt"), "--prompt", "Hello"]) == 1
+    told = capsys.readouterr().err
+    assert "error: adapters-of-two-kinds\n" in told
+    assert "ia3 (ia3) and prompt (prompt)" in told
+    assert "model  " not in told
+    find(parse([str(kinds / "lora"), str(kinds / "dora"), str(kinds / "rslora")]), probe.collect())  # one kind
+
+
+def test_a_run_of_every_weight_is_no_adapter(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.toml").write_text('method = "full"\n')
+    with pytest.raises(KitError, match="has no model yet"):
+        adapters.find(run)
+    shutil.copytree(models.TINY, run / "model")
+    for name in (run, run / "model"):
+        assert adapters.whole_model(name) == run / "model"
+        with pytest.raises(KitError) as error:
+            adapters.find(name)
+        assert error.value.findings[0].id == "run-is-a-whole-model"
+        assert f"python -m kit.chat {run}" in error.value.findings[0].fix[0]
 
 
 @pytest.mark.parametrize("means", ["run", "run/adapter", "alone"])

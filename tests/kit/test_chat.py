@@ -1,5 +1,6 @@
 """Talking to a run: the answers of training, several adapters, the adapter without the kit, a server, wrong input."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,15 +14,20 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from envcheck import probe
 from kit import adapters, models
 from kit.chat.__main__ import main
 from kit.chat.asking import Answer
 from kit.chat.options import parse
-from kit.chat.target import sampling
+from kit.chat.session import Session
+from kit.chat.target import find, sampling
 from kit.errors import KitError
+from tests.kit import exports
+from tests.kit.exports import ANSWER_TOKENS, METHODS, QUESTIONS, made_by_peft
 
 ROOT = Path(__file__).parents[2]
 LONGEST_TOKENS = 24
+FACTS = probe.collect()
 SHORT_RUN = (
     "--config", "examples/identity.toml", "--backend", "hf", "--no-load-in-4bit", "--precision", "fp32",
     "--max-steps", "12", "--evaluations", "0", "--sample-tokens", LONGEST_TOKENS,
@@ -168,35 +174,42 @@ def test_a_real_client_hears_the_same_answers(answered, run_folder: Path) -> Non
     openai = pytest.importorskip("openai")
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "kit.chat", str(run_folder), "--serve", "--port", str(port)]
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
-    with subprocess.Popen(command, cwd=ROOT) as served:
-        try:
-            assert wait_for_names(client, openai.APIConnectionError, served) == ["taught"]
-            expected = answered["taught"][0]
-            asked = {
-                "model": "taught",
-                "messages": [{"role": "user", "content": expected["prompt"]}],
-                "temperature": 0,
-                "max_tokens": LONGEST_TOKENS,
-            }
-            whole = client.chat.completions.create(**asked)
-            pieces = [chunk.choices[0].delta.content or "" for chunk in
-                      client.chat.completions.create(**asked, stream=True)]  # fmt: skip
-            with pytest.raises(openai.BadRequestError):
-                client.chat.completions.create(**asked | {"model": "another"})
-        finally:
-            served.send_signal(signal.SIGINT)
-        assert served.wait(60) == 0
+    expected = answered["taught"][0]
+    asked = {
+        "model": "taught",
+        "messages": [{"role": "user", "content": expected["prompt"]}],
+        "temperature": 0,
+        "max_tokens": LONGEST_TOKENS,
+    }
+    with serving(openai, run_folder) as (client, names):
+        assert names == ["taught"]
+        whole = client.chat.completions.create(**asked)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in
+                  client.chat.completions.create(**asked, stream=True)]  # fmt: skip
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**asked | {"model": "another"})
 
     assert whole.choices[0].message.content.strip() == expected["answer"]
     assert whole.choices[0].finish_reason == expected["finish_reason"]
     assert whole.usage.completion_tokens == expected["tokens"]
     assert "".join(pieces).strip() == expected["answer"]
     assert len(pieces) > 3
+
+
+@contextlib.contextmanager
+def serving(openai, folder: Path, *options: str):
+    """A client of a server of its own, and the names of the models there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "kit.chat", str(folder), "--serve", "--port", str(port), *options]
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
+    with subprocess.Popen(command, cwd=ROOT) as served:
+        try:
+            yield client, wait_for_names(client, openai.APIConnectionError, served)
+        finally:
+            served.send_signal(signal.SIGINT)
+        assert served.wait(60) == 0
 
 
 def wait_for_names(client, no_connection: type[Exception], served: subprocess.Popen) -> list[str]:
@@ -207,6 +220,77 @@ def wait_for_names(client, no_connection: type[Exception], served: subprocess.Po
         except no_connection:
             time.sleep(0.2)
     raise AssertionError("the server has ended")
+
+
+# every method
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> tuple[Path, dict]:
+    return made_by_peft(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def heard(kinds) -> dict:
+    return exports.child("chats", kinds[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*METHODS[2:], "full"])
+def test_each_method_answers_as_peft_does(method: str, kinds, heard) -> None:
+    """Two adapters over one base, both beside the base itself; of `full`, two models."""
+    told, answers = heard[method], kinds[1]["answers"]
+    assert told["status"] == 0
+    assert told["None"] == answers["base"]
+    assert told[method] == answers[method] != answers["base"]
+    if method != "full":
+        assert told[f"{method}-2"] == answers[f"{method}-2"] not in (answers[method], answers["base"])
+
+
+@pytest.mark.slow
+def test_virtual_tokens_are_served(kinds) -> None:
+    openai = pytest.importorskip("openai")
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    folder, measured = kinds
+    asked = {"temperature": 0, "max_tokens": ANSWER_TOKENS}
+    with serving(openai, folder / "prompt", "--precision", "fp32") as (client, names):
+        assert names == ["prompt"]
+        told = [client.chat.completions.create(model="prompt", messages=[{"role": "user", "content": text}], **asked)
+                for text in QUESTIONS]  # fmt: skip
+    assert [one.choices[0].message.content.strip() for one in told] == measured["answers"]["prompt"]
+
+
+@pytest.mark.slow
+def test_virtual_tokens_take_positions(kinds) -> None:
+    """The longest prompt is that much shorter."""
+    rooms = [find(parse([str(kinds[0] / name)]), FACTS).context_tokens for name in ("prompt", "ia3")]
+    assert rooms == [1024 - 5, 1024]
+
+
+@pytest.mark.slow
+def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsys) -> None:
+    folder = kinds[0]
+    alone, both = (find(parse([str(folder / "full"), *more]), FACTS) for more in ((), ("--compare",)))
+    assert (alone.names, alone.places, alone.untuned) == (["full"], [0], None)
+    assert (both.places, both.untuned.name, both.model) == ([None, 0], "tiny", alone.model)
+    assert alone.model.location == str(folder / "full" / "model")
+    session = Session(None, alone, parse([str(folder / "full")]))
+    for typed in ("/base", "/compare"):
+        with pytest.raises(KitError, match="untuned-not-loaded"):
+            session.obey(typed, "")
+    assert (session.place, session.compare) == (0, False)
+    for others in (["lora"], ["full"]):
+        assert main([str(folder / "full"), *(str(folder / name) for name in others), "--prompt", "x"]) == 2
+        assert "error: whole-model-stands-alone" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
+    for method in ("dora", "ia3", "prompt", "full"):
+        with pytest.raises(KitError, match="unsloth-without-method"):
+            find(parse([str(kinds[0] / method), "--backend", "unsloth"]), FACTS)
+    assert find(parse([str(kinds[0] / "rslora"), "--backend", "unsloth"]), FACTS).run.backend == "unsloth"
 
 
 # before anything is loaded

@@ -13,7 +13,7 @@ from kit import checkpoints, merge
 from kit.errors import KitError
 from kit.export import adapters, shards, writer, writing
 from kit.export.job import MergeCommand, prepare
-from tests.kit.exports import ROOT, TINY, parts, write_adapter
+from tests.kit.exports import METHODS, ROOT, TINY, made_by_peft, parts, write_adapter
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,69 @@ def test_several_adapters(numbers) -> None:
     assert numbers["combined"]["dare_dropped_by_both"] == pytest.approx(0.25, abs=0.02)
     assert numbers["combined"]["dare_mean"] == pytest.approx(1, abs=0.05)
     assert numbers["combined"]["dare_repeats"] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[:5])
+def test_each_kind_is_merged_as_by_peft(method: str, tmp_path_factory) -> None:
+    found = made_by_peft(tmp_path_factory)[1]["merged"][method]
+    assert found["changed"] == 4 * 3, "the layers with an adapter, and no others"
+    assert found["change"] > 1e-2
+    assert found["largest"] < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dora", "ia3", "miss", "full"])
+def test_the_command_proves_each_kind(name: str, tmp_path_factory) -> None:
+    """A run of `full` is no merge: its model goes into a GGUF file, and is compared with itself."""
+    folder, told = made_by_peft(tmp_path_factory)
+    made = told["merges"][name]
+    assert made["status"] == 0
+    assert [row[1] for row in made["rows"]] == [True]
+    assert made["rows"][0][0].endswith(".gguf") == (name in ("dora", "full"))
+    assert not any((folder / f"{name}-{to}" / "NOT-VERIFIED").exists() for to in ("hf", "gguf"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[5:])
+def test_virtual_tokens_cannot_be_merged(method: str, out, tmp_path_factory) -> None:
+    found = finding(made_by_peft(tmp_path_factory)[0] / method, out)
+    assert found.id == "adapter-changes-no-weight"
+    assert "5 virtual tokens" in found.why
+    assert found.fix[0].startswith("python -m kit.chat")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"weight": 0.5}, {"add": ("lora",)}])
+@pytest.mark.parametrize("method", ["dora", "ia3", "miss"])
+def test_what_is_no_plain_sum_is_merged_alone(method: str, options: dict, out, tmp_path_factory) -> None:
+    folder = made_by_peft(tmp_path_factory)[0]
+    options = {name: value if name == "weight" else (f"{folder / 'lora'}=0.5",) for name, value in options.items()}
+    found = finding(folder / method, out, **options)
+    assert found.id == "merge-of-several-kinds"
+    assert "lora and rslora" in found.why
+    job = prepare(command(folder / "lora", out, add=(f"{folder / 'rslora'}=0.5",)))
+    assert [len(weight.changes) for weight in job.weights if weight.changes] == [2] * 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({}, "--to hf"), ({"to": ("hf", "gguf")}, "--to hf"), ({"to": ("gguf",), "weight": 2.0}, "--weight"),
+     ({"to": ("gguf",), "base": "nf4"}, "--base"), ({"to": ("gguf",), "base_model": "tiny"}, "--base-model")],
+)  # fmt: skip
+def test_a_run_of_every_weight_is_a_model_already(options: dict, named: str, out, tmp_path_factory) -> None:
+    folder = made_by_peft(tmp_path_factory)[0]
+    found = finding(folder / "full", out, **options)
+    assert found.id == "run-is-a-whole-model"
+    assert f"already: {named} means nothing" in found.what
+    assert found.fix[0].split("     ")[0].endswith("--to gguf")
+    assert finding(folder / "lora", out, add=(str(folder / "full"),)).id == "run-is-a-whole-model"
+
+
+def test_lengths_without_dora_are_not_merged(adapter, out) -> None:
+    add_to(adapter, {f"base_model.model.{parts(0, 'q_proj')}.lora_magnitude_vector": (256,)})
+    assert "lora_magnitude_vector" in finding(adapter, out).what
 
 
 # the files
@@ -118,14 +181,14 @@ def model(tmp_path) -> Path:
 
 def test_a_good_one_reads_no_weight(adapter, out) -> None:
     job = prepare(command(adapter, out))
-    assert (job.four_bit, job.first.rank, len(job.weights)) == (False, 4, 46)
+    assert (job.four_bit, job.first.summary, len(job.weights)) == (False, "rank 4, 16 layers", 46)
     assert "no run folder" in job.reason
     assert not out.exists()
 
 
 def test_scales(tmp_path) -> None:
     path = write_adapter(tmp_path / "a", use_rslora=True, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3})
-    found = adapters.find(path).updates
+    found = adapters.find(path).changes
     assert found[parts(0, "q_proj")].scale == 8 / math.sqrt(4)
     assert found[parts(0, "v_proj")].scale == 8 / math.sqrt(2)
     assert found[parts(0, "down_proj")].scale == 3 / math.sqrt(4)
@@ -174,7 +237,6 @@ def test_an_adapter_cut_short(adapter, out, keep_bytes) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"use_dora": True},
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
         {"init_lora_weights": "pissa"},

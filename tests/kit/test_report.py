@@ -19,6 +19,7 @@ from kit.export import parity
 from kit.report import comparing, listing, page, plots
 from kit.report.__main__ import main
 from kit.report.reading import private, read
+from tests.kit.exports import made_by_peft
 
 MOST_BYTES = 1_500_000
 SECTIONS = ["training", "samples", "learnt", "parity", "memory", "data", "events", "options", "machine"]
@@ -353,6 +354,44 @@ def manifest_value(run: Path, name: str) -> str:
     return json.loads((run / "manifest.json").read_text())["chosen"][name]["value"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dora", "ia3", "prefix", "full"])
+def test_each_method_has_its_page(run: Path, method: str, tmp_path_factory) -> None:
+    folder = made_by_peft(tmp_path_factory)[0] / method
+    made, other = ("model", folder / "model") if method == "full" else ("adapter", folder)
+    shutil.rmtree(run / "adapter")
+    shutil.copytree(other, run / made)
+    options = json.loads((run / "manifest.json").read_text())["options"]
+    change(run / "manifest.json", options=options | {"method": {"value": method, "origin": "command line"}})
+    text = Page(report.write(run)).text
+    assert f"Trained with --method {method}: " in text
+    assert ("cannot be merged" in text) == (method == "prefix")
+    assert ("--to gguf does, and compares" in text) == (method == "full")
+    (run / made).rename(run / "gone")
+    assert f"There is no {made}." in Page(report.write(run)).text
+
+
+def test_the_method_of_a_run_without_a_word_of_it(run: Path) -> None:
+    (run / "manifest.json").write_text("{}")
+    text = (run / "run.toml").read_text()
+    for told, method in (("", "lora"), ('method = "ia3"\n', "ia3"), ("{", "lora")):
+        (run / "run.toml").write_text(told + re.sub(r"(?m)^method.*\n", "", text))
+        assert read(run).method == method
+
+
+def test_runs_are_compared_by_method_and_trained_weights(run: Path) -> None:
+    other = shutil.copytree(run, run.parent / "prompted")
+    options = json.loads((run / "manifest.json").read_text())["options"]
+    change(other / "manifest.json", options=options | {"method": {"value": "prompt", "origin": "command line"}})
+    change(other / "plan.json", trained_params=5120, params=2_048_000)
+    source = comparing.page([page.look(run), page.look(other)])
+    rows = {name: re.findall(r'<td class="n">(.*?)</td>', rest) for name, rest in
+            re.findall(r'<td class="word">(method|trained weights)</td>(.*?)</tr>', source)}  # fmt: skip
+    plan = json.loads((run / "plan.json").read_text())
+    own = f"{plan['trained_params']:,} ({100 * plan['trained_params'] / plan['params']:.2f} %)"
+    assert rows == {"method": ["lora", "prompt"], "trained weights": [own, "5,120 (0.25 %)"]}
+
+
 def test_command_writes_the_page_without_torch(run: Path, without_heavy_libraries) -> None:
     done = without_heavy_libraries("kit.report.__main__", run, "--json")
     assert done.returncode == 0, done.stderr
@@ -377,11 +416,11 @@ def test_list_tells_runs_and_adapters(run: Path, capsys) -> None:
     result = json.loads((run / "manifest.json").read_text())["result"]
     weights = (run / "adapter" / "adapter_model.safetensors").stat().st_size
     assert found["taught"] == {
-        "path": "taught", "kind": "run", "status": "finished", "base": "tiny", "rank": 16,
+        "path": "taught", "kind": "run", "status": "finished", "base": "tiny", "method": "lora", "rank": 16,
         "data": "examples/identity.jsonl", "loss_before": result["loss_before"], "loss": result["loss_after"],
         "size_bytes": weights, "verified": True,
     }  # fmt: skip
-    assert (found["shipped"]["kind"], found["shipped"]["rank"]) == ("adapter", 16)
+    assert (found["shipped"]["kind"], found["shipped"]["method"], found["shipped"]["rank"]) == ("adapter", "lora", 16)
     assert (found["made"]["kind"], found["made"]["size_bytes"], found["made"]["verified"]) == ("model", 1000, True)
     (made / parity.MARKER).write_text("not yet")
     assert [item.verified for item in listing.items(run.parent)[0] if item.kind == "model"] == [False]

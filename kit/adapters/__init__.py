@@ -1,0 +1,44 @@
+"""What a run or an adapter's folder holds, checked before anything is loaded: whole, of a known kind, of the right
+shapes. No torch.
+
+folder (which one a name means) -> parts (what it changes in each layer) -> checking (does that fit the base).
+"""
+
+from kit.adapters.checking import broken, check, check_fit, read_parts, stored
+from kit.adapters.folder import (
+    CONFIG,
+    IN_RUN,
+    RUN,
+    WEIGHTS,
+    Adapter,
+    find,
+    method_of,
+    run_folder,
+    run_method,
+    whole_model,
+)
+from kit.adapters.parts import BlockSum, Factors, Pair, Part, pairs_in, scale
+
+__all__ = [
+    "CONFIG",
+    "IN_RUN",
+    "RUN",
+    "WEIGHTS",
+    "Adapter",
+    "BlockSum",
+    "Factors",
+    "Pair",
+    "Part",
+    "broken",
+    "check",
+    "check_fit",
+    "find",
+    "method_of",
+    "pairs_in",
+    "read_parts",
+    "run_folder",
+    "run_method",
+    "scale",
+    "stored",
+    "whole_model",
+]

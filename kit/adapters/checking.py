@@ -1,0 +1,162 @@
+"""Whether an adapter is whole and fits its base, by the headers of their files alone."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from envcheck.facts import Finding
+from kit import tensors
+from kit.adapters.folder import CONFIG, WEIGHTS, Adapter
+from kit.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, Part, by, parts_in
+from kit.errors import KitError, problem
+from kit.models import Model
+from kit.options import VIRTUAL_TOKEN_KINDS
+from kit.tensors import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check(adapter: Adapter, model: Model) -> None:
+    """What the adapter holds against what of the model it changes.
+
+    A model whose weights are not in a local folder, or are stored in 4 bit, is compared when it is loaded instead.
+    Raises KitError: tensors that do not belong to this model or to each other, or are missing.
+    """
+    if adapter.method in VIRTUAL_TOKEN_KINDS:
+        _check_virtual_tokens(adapter, model)
+        return
+    parts, _ = read_parts(adapter)
+    if base := _base_shapes(model):
+        check_fit(adapter, parts, model.name, base)
+
+
+def check_fit(adapter: Adapter, parts: Mapping[str, Part], model: str, base: Shapes, option: str = "--base") -> None:
+    """The same against the shapes of the model's weights; `option` of the command names another model.
+
+    Raises KitError: tensors that do not belong to this model, or are missing.
+    """
+    wrong = [
+        f"{layer}: {text}" for layer, part in parts.items() if (text := _misfit(part, base.get(f"{layer}.weight")))
+    ]
+    if wrong:
+        raise KitError(_does_not_fit(adapter, model, wrong, option))
+    missing = _missing(adapter, parts, base)
+    if missing:
+        raise KitError(_incomplete(adapter, missing))
+
+
+def stored(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises KitError: it is none, or not whole."""
+    try:
+        return tensors.headers(path)
+    except tensors.Unreadable as error:
+        raise KitError(
+            problem("weights-unreadable", f"{path} cannot be read.", f"{error}.", "copy or download the file again")
+        ) from None
+
+
+def read_parts(adapter: Adapter) -> tuple[dict[str, Part], list[str]]:
+    """What the adapter's file holds for each layer, and the names of what is of none; nothing is known of its base
+    here.
+
+    Raises KitError: weights that cannot be read, that do not agree with the config, half of an update, none at all.
+    """
+    parts, others = parts_in(adapter.kind, stored(adapter.path / WEIGHTS))
+    wrong = next((text for layer, part in parts.items() if (text := part.wrong(adapter.config, layer))), "")
+    if wrong:
+        raise KitError(broken(adapter.path, wrong))
+    missing = _halves(others) if adapter.kind == "LORA" else []
+    if adapter.method == "dora":
+        missing += [f"{layer}: lora_magnitude_vector" for layer, part in parts.items() if not part.magnitude]
+    elif adapter.kind == "LORA":  # lengths that PEFT would not read
+        others += [part.magnitude.name for part in parts.values() if part.magnitude]
+        parts = {layer: replace(part, magnitude=None) for layer, part in parts.items()}
+    if missing or not parts:
+        raise KitError(_incomplete(adapter, missing or ["every matrix"]))
+    return parts, others
+
+
+def _halves(others: list[str]) -> list[str]:
+    """What is missing beside one matrix of an update."""
+    alone = [match for name in others if (match := LORA_TENSOR.fullmatch(name))]
+    return [f"{match['layer']}: lora_{'B' if match['side'] == 'A' else 'A'}" for match in alone]
+
+
+def broken(path: Path, why: str) -> Finding:
+    return problem(
+        "adapter-broken",
+        f"The adapter in {path} does not fit together.",
+        f"{why[0].upper()}{why[1:]}.",
+        "train it again, or copy the whole folder again",
+    )
+
+
+def _check_virtual_tokens(adapter: Adapter, model: Model) -> None:
+    """One tensor: for each virtual token an embedding, or keys and values for every layer."""
+    found, count = stored(adapter.path / WEIGHTS).get(PROMPT_TENSOR), adapter.config.get("num_virtual_tokens")
+    if found is None:
+        raise KitError(_incomplete(adapter, [PROMPT_TENSOR]))
+    if type(count) is not int or len(found.shape) != 2 or found.shape[0] != count:
+        why = f"{PROMPT_TENSOR} is {by(found.shape)}, and {CONFIG} says {count!r} virtual tokens"
+        raise KitError(broken(adapter.path, why))
+    wide = width(adapter.kind, model.config)
+    if wide is not None and found.shape[1] != wide:
+        text = f"{found.shape[1]:,} numbers for each virtual token in the adapter, {wide:,} in the model"
+        raise KitError(_does_not_fit(adapter, model.name, [text], "--base"))
+
+
+def width(kind: str, config: Mapping[str, Any]) -> int | None:
+    """Numbers for each virtual token over a model of that config; None where the config does not say."""
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if kind == "PROMPT_TUNING" or not (hidden and heads):
+        return hidden
+    head = config.get("head_dim") or hidden // heads
+    layers = config.get("num_hidden_layers")
+    return layers and 2 * layers * head * (config.get("num_key_value_heads") or heads)
+
+
+def _base_shapes(model: Model) -> Shapes:
+    """Of a 16-bit model in a local folder; {} where the headers cannot tell."""
+    if not model.is_local or model.config.get("quantization_config"):
+        return {}
+    files = sorted(Path(model.location).glob("*.safetensors"))
+    return {name: tensor.shape for file in files for name, tensor in stored(file).items()}
+
+
+def _misfit(part: Part, there: tuple[int, ...] | None) -> str:
+    return "the model has no such layer" if there is None else part.misfit(there)
+
+
+def _missing(adapter: Adapter, parts: Mapping[str, Part], base: Shapes) -> list[str]:
+    """Layers that the config names and the weights lack: PEFT leaves those untuned, with a warning at most."""
+    targets = adapter.config.get("target_modules")
+    limited = ("layers_to_transform", "layers_pattern", "exclude_modules")
+    if not isinstance(targets, list) or any(adapter.config.get(name) for name in limited):
+        return []
+    wanted = (name.removesuffix(".weight") for name, shape in base.items() if len(shape) == 2)
+    return [name for name in wanted if name.rsplit(".", 1)[-1] in targets and name not in parts]
+
+
+def _does_not_fit(adapter: Adapter, model: str, wrong: list[str], option: str) -> Finding:
+    return problem(
+        "adapter-does-not-fit",
+        f"The adapter {adapter.path} does not fit {model}.",
+        "It was trained on another model, or its files are of two different trainings.",
+        f"{option} {adapter.base}" if adapter.base and adapter.base != model else f"{option} OWNER/NAME",
+        details={
+            "trained on": adapter.base or "unsaid",
+            "wrong": f"{len(wrong)} of its {'tensors' if adapter.method in VIRTUAL_TOKEN_KINDS else 'layers'}",
+            "first": "; ".join(wrong[:3]),
+        },
+    )
+
+
+def _incomplete(adapter: Adapter, missing: list[str]) -> Finding:
+    return problem(
+        "adapter-incomplete",
+        f"The adapter {adapter.path} lacks {len(missing)} of its tensors.",
+        "What they change would answer as the untuned model does, without a word.",
+        "copy or download the folder again",
+        details={"first": missing[0]},
+    )

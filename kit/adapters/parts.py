@@ -1,0 +1,180 @@
+"""What an adapter holds for each layer of its base, by the names under which PEFT saves it.
+
+What has another name PEFT leaves out, with a warning at most.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kit.adapters.folder import CONFIG
+from kit.tensors import Tensor
+
+LORA_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>A|B|magnitude_vector)(?P<weight>\.weight)?")
+# One tensor a layer.
+LAYER_TENSOR = {
+    "IA3": re.compile(r"base_model\.model\.(?P<layer>.+)\.ia3_l"),
+    "MISS": re.compile(r"base_model\.model\.(?P<layer>.+)\.miss_block"),
+}
+PROMPT_TENSOR = "prompt_embeddings"
+
+
+class Part(Protocol):
+    """What is held for one layer."""
+
+    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+        """What does not agree with the adapter's own config, in words; "" where all does."""
+
+    def misfit(self, there: tuple[int, ...]) -> str:
+        """Why it does not fit a weight of that shape (out, in), in words; "" where it does."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two matrices of one layer's update B A: a is (rank, in), b is (out, rank).
+
+    magnitude: with DoRA, the length of each row of the tuned weight (out).
+    """
+
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.a, self.b, *([self.magnitude] if self.magnitude else []))
+
+    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+        try:
+            rank = _of_layer(config, "rank_pattern", layer, config.get("r"))
+        except ValueError as error:
+            return str(error)
+        shapes = self.a.shape, self.b.shape
+        is_whole = type(rank) is int and rank > 0 and min(map(len, shapes)) > 1
+        if not is_whole or not shapes[0][0] == rank == shapes[1][1]:
+            return f"{layer}: A is {by(shapes[0])} and B {by(shapes[1])}, and {CONFIG} says rank {rank!r}"
+        if self.magnitude and self.magnitude.shape != shapes[1][:1]:
+            return f"{layer}: {by(self.magnitude.shape)} lengths (DoRA) for {shapes[1][0]} rows"
+        return ""
+
+    def misfit(self, there: tuple[int, ...]) -> str:
+        sides = {len(self.a.shape), len(self.b.shape)}
+        if sides != {len(there)}:
+            return f"A is {by(self.a.shape)}, and the model's weight {by(there)}"
+        added = (self.b.shape[0], self.a.shape[1])
+        return f"{by(added)} in the adapter, {by(there)} in the model" if sides == {2} and added != there else ""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """IA3: a factor for each number that comes out of a layer (out, 1), or goes into it (1, in)."""
+
+    vector: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.vector,)
+
+    @property
+    def is_inward(self) -> bool:
+        return self.vector.shape[0] == 1
+
+    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+        shape, named = self.vector.shape, config.get("feedforward_modules") or []
+        try:  # a pattern, or ends of names, as PEFT matches them
+            inward = bool(re.fullmatch(named, layer)) if isinstance(named, str) else layer.endswith(tuple(named))
+        except (re.error, TypeError):
+            return f"{CONFIG} holds no names of layers in feedforward_modules"
+        if len(shape) != 2 or shape[0 if inward else 1] != 1:
+            way = "goes in" if inward else "comes out"
+            return f"{layer}: {by(shape)} factors, and {CONFIG} says that they are of what {way}"
+        return ""
+
+    def misfit(self, there: tuple[int, ...]) -> str:
+        wanted = (1, there[1]) if self.is_inward and len(there) == 2 else (there[0], 1)
+        if len(there) == 2 and self.vector.shape == wanted:
+            return ""
+        return f"{by(self.vector.shape)} factors in the adapter, {by(there)} in the model"
+
+
+@dataclass(frozen=True)
+class BlockSum:
+    """MiSS: (r, out) numbers; row number k is added to every column of the weight whose number leaves k by r."""
+
+    block: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.block,)
+
+    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+        shape, rank = self.block.shape, config.get("r")
+        if config.get("init_weights") in ("bat", "mini"):  # other arithmetic, other shapes
+            return ""
+        if type(rank) is not int or len(shape) != 2 or shape[0] != rank:
+            return f"{layer}: the block is {by(shape)}, and {CONFIG} says r {rank!r}"
+        return ""
+
+    def misfit(self, there: tuple[int, ...]) -> str:
+        if len(there) == 2 and (len(self.block.shape) != 2 or self.block.shape[1] == there[0]):
+            return ""
+        return f"a block of {by(self.block.shape)} in the adapter, {by(there)} in the model"
+
+
+def parts_in(kind: str, found: Mapping[str, Tensor]) -> tuple[dict[str, Part], list[str]]:
+    """What is held for each layer, by the layer's name in the base model, and the names of all other tensors."""
+    if kind == "LORA":
+        return pairs_in(found)
+    make, pattern = {"IA3": Factors, "MISS": BlockSum}[kind], LAYER_TENSOR[kind]
+    named = {name: pattern.fullmatch(name) for name in found}
+    parts = {match["layer"]: make(found[name]) for name, match in named.items() if match}
+    return parts, [name for name, match in named.items() if not match]
+
+
+def pairs_in(found: Mapping[str, Tensor]) -> tuple[dict[str, Pair], list[str]]:
+    """The same of a LoRA adapter."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in found.items():
+        match = LORA_TENSOR.fullmatch(name)
+        if match and bool(match["weight"]) == (match["side"] in "AB"):
+            sides.setdefault(match["layer"], {})[match["side"]] = tensor
+    pairs = {
+        layer: Pair(held["A"], held["B"], held.get("magnitude_vector"))
+        for layer, held in sides.items()
+        if held.keys() >= {"A", "B"}
+    }
+    used = {tensor.name for pair in pairs.values() for tensor in pair.tensors}
+    return pairs, [name for name in found if name not in used]
+
+
+def scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """What B A is multiplied with: alpha / r, or alpha / sqrt(r) with rsLoRA. Raises ValueError: alpha is no number."""
+    alpha = _of_layer(config, "alpha_pattern", layer, config.get("lora_alpha"))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise ValueError(f"{CONFIG} says {alpha!r} for lora_alpha of {layer}")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_layer(config: Mapping[str, Any], name: str, layer: str, default: Any) -> Any:
+    """The value of the first pattern that names the layer's end, as PEFT matches them.
+
+    Raises ValueError: no patterns.
+    """
+    patterns = config.get(name) or {}
+    try:
+        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+    except (AttributeError, re.error):
+        raise ValueError(f"{CONFIG} holds no patterns of layers in {name}") from None
+
+
+def by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
