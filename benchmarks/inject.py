@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import backend, train, watch
-from kit.backend import loading, training
+from kit.backend import loading, methods, training
 
 STEP = 3
 WRITES_ALL, READS_ALL = 1, 2  # capabilities of root: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -241,7 +241,7 @@ def protect_at_step() -> None:
 
 FAULTS: dict[str, Callable[[], None]] = {
     "oom-load": lambda: memory_runs_out(loading, "_load_hf"),
-    "oom-adapt": lambda: memory_runs_out(loading, "_adapt_hf"),
+    "oom-adapt": lambda: memory_runs_out(methods, "_by_peft"),
     "oom-trainer": lambda: memory_runs_out(backend, "trainer"),
     "oom-preflight-once": lambda: memory_runs_out_in_training(0, 1),
     "oom-preflight": lambda: memory_runs_out_in_training(0, 1 << 30),

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ValidationError
 from envcheck import settings
 from envcheck.facts import Facts, Finding, Gpu
 from kit.errors import USAGE, KitError, nearest, problem
-from kit.options import Command, DataCommand, Rows, Run
+from kit.options import METHODS_WITH, PREFIX_KINDS, UNSLOTH_KINDS, Command, DataCommand, Rows, Run
 
 PRESETS = Path(__file__).parent / "presets"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
+COMMAND_SWITCHES = ("plan", "fit", "vram_gib", "fresh", "resume_anyway")
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -86,7 +87,11 @@ def seen_by(run: Run, facts: Facts) -> Facts:
 
 
 def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
-    """The run with this machine's value for each `auto` that does not depend on the model, and the reason of each."""
+    """The run with this machine's value for each `auto` that does not depend on the model, and the reason of each.
+
+    Raises KitError: a card that is not there; options that do not go with the method.
+    """
+    check_method(run)
     facts = seen_by(run, facts)
     chosen = settings.choose(facts)
     on_card = settings.best_card(facts) is not None
@@ -105,10 +110,45 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
         "precision": chosen.precision,
         "optimizer": chosen.optimizer,
         "pin_memory": as_option(chosen.pin_memory),
+        **({"backend": ("hf", why_hf(run))} if why_hf(run) else {}),
+        **({"gradient_checkpointing": ("off", NO_RECOMPUTING)} if run.method in PREFIX_KINDS else {}),
     }
     open_ones = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in open_ones.items()})
     return settled, {name: reason for name, (_, reason) in open_ones.items()}
+
+
+NO_RECOMPUTING = "learnt keys and values stand in a cache, which no layer may fill twice"
+
+
+def why_hf(run: Run) -> str:
+    """Why the run trains without Unsloth whatever the machine is; "" where it need not."""
+    return "" if run.method in UNSLOTH_KINDS else f"{run.method} is no method of Unsloth's; PEFT has it"
+
+
+def check_method(run: Run) -> None:
+    """Raises KitError (status 2): options that do not go with the method."""
+    found = []
+    if run.backend == "unsloth" and why_hf(run):
+        fixes = ("--backend auto", *(f"--method {name} --backend unsloth" for name in UNSLOTH_KINDS))
+        what = f"Unsloth cannot train with --method {run.method}."
+        found.append(("method-needs-hf", what, f"{why_hf(run)}.", *fixes))
+    if run.method == "full" and run.load_in_4bit:
+        what, why = "--method full trains every weight, and 4-bit weights cannot be trained.", "They have no gradients."
+        fixes = ("--method full --no-load-in-4bit", "--method lora          (an adapter on the 4-bit weights: QLoRA)")
+        found.append(("full-needs-16-bit", what, why, *fixes))
+    if run.method in PREFIX_KINDS and run.gradient_checkpointing not in ("auto", "off"):
+        what = f"--method {run.method} cannot compute activations again."
+        fixes = ("--gradient-checkpointing off", "--method prompt            (its virtual words are no cache)")
+        found.append(("method-cannot-recompute", what, f"{NO_RECOMPUTING.capitalize()}.", *fixes))
+    if run.method in METHODS_WITH["rank_pattern"]:
+        for name in run.other_ranks.keys() - set(run.target_modules):
+            near = nearest(name, run.target_modules)
+            what = f"rank_pattern names {name}, which is none of the target_modules. {near}".rstrip()
+            fixes = (f"--rank-pattern NAME=RANK with a NAME of {' '.join(run.target_modules)}",)
+            found.append(("unknown-layer", what, "Its rank would be left out in silence.", *fixes))
+    if found:
+        raise KitError(*(problem(*one) for one in found), status=USAGE)
 
 
 def as_option(choice: settings.Choice) -> tuple[str, str]:
@@ -116,28 +156,49 @@ def as_option(choice: settings.Choice) -> tuple[str, str]:
     return {True: "on", False: "off"}.get(choice.value, choice.value), choice.reason
 
 
-def load(argv: list[str], facts: Callable[[], Facts]) -> Command:
+def load(
+    argv: list[str], facts: Callable[[], Facts], kind: type[Options] = Command, module: str = "kit.train"
+) -> Options:
     """Flags over file over preset -> Command. `facts` is asked only when the preset is `auto`.
+
+    kind: another command that has a run, config and origins, called as python -m MODULE.
 
     Raises KitError (status 2): unknown option, key or preset; a value of the wrong kind; a file that cannot be read.
     """
     argv = _plain(argv)
-    given = _options_in(argv, Command, Run)
+    given = _options_in(argv, kind, Run)
     if "help" in given:
-        tyro.cli(Command, args=["--help"], prog="python -m kit.train")
+        tyro.cli(kind, args=["--help"], prog=f"python -m {module}")
     early = _early(argv)
     from_file = _from_file(early.config)
-    preset = early.preset or from_file.get("preset", "auto")
-    chosen = preset if preset != "auto" else preset_for(_with_early_card(facts(), early.vram_gib))
-    from_preset, preset_origins = _read_preset(chosen)
-    base = _made(Run, {**from_preset, **from_file, "preset": preset})
-    command = _parse(argv, Command(run=base), "kit.train")
-
-    origins = dict.fromkeys(Run.model_fields, "default")
-    origins |= preset_origins
-    origins |= dict.fromkeys(from_file, f"file {early.config}")
+    if early.preset:
+        from_file["preset"] = early.preset
+    facts_seen = lambda: _with_early_card(facts(), early.vram_gib)  # noqa: E731
+    base, origins = _over_preset(from_file, f"file {early.config}", facts_seen)
+    command = _parse(argv, kind(run=base), module)
     origins |= dict.fromkeys(given & set(origins), "flag")
     return command.model_copy(update={"origins": origins})
+
+
+def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> Command:
+    """The same of options given in Python, as a notebook does: given(dict(data="my.jsonl", epochs=2), probe.collect).
+
+    Raises KitError (status 2): an unknown option or preset; a value of the wrong kind.
+    """
+    switches = {name: options[name] for name in COMMAND_SWITCHES if name in options}
+    from_file = _from_file(Path(options["config"])) if options.get("config") else {}
+    rest = {name: value for name, value in options.items() if name not in (*switches, "config")}
+    run, origins = _over_preset(from_file | _checked(rest, "the call"), f"file {options.get('config')}", facts)
+    origins |= dict.fromkeys(rest, "call")
+    return Command(run=run, origins=origins, **switches)
+
+
+def _over_preset(values: dict[str, Any], origin: str, facts: Callable[[], Facts]) -> tuple[Run, dict[str, str]]:
+    """Values over those of the preset that they name, and where each is from."""
+    preset = values.get("preset", "auto")
+    from_preset, origins = _read_preset(preset if preset != "auto" else preset_for(facts()))
+    run = _made(Run, {**from_preset, **values, "preset": preset})
+    return run, dict.fromkeys(Run.model_fields, "default") | origins | dict.fromkeys(values, origin)
 
 
 def load_rows(argv: list[str]) -> DataCommand:

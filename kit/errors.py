@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
+from envcheck import report
 from envcheck.facts import Finding
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -15,6 +16,10 @@ class KitError(Exception):
         super().__init__("; ".join(f"{finding.id}: {finding.what}" for finding in findings))
         self.findings = findings
         self.status = status
+
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows in place of a traceback."""
+        return report.render_all(self.findings).splitlines()
 
 
 def problem(

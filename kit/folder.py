@@ -36,6 +36,7 @@ FREE = {
     "report_to",
 }
 LOCK = ".lock"
+ADAPTER, MODEL = "adapter", "model"  # folders of what a run made, which of them goes by its method
 PROBE_BYTES = 1 << 16  # more than the small files of a run take
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -242,6 +243,11 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+
+
+def made_by(run: Run) -> str:
+    """Name of the folder, and in words, of what the run makes."""
+    return MODEL if run.method == "full" else ADAPTER
 
 
 def cannot_write(path: Path, error: Exception) -> Finding:

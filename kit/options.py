@@ -8,6 +8,19 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Method = Literal["lora", "rslora", "dora", "ia3", "miss", "prefix", "p-tuning-v2", "prompt", "full"]
+LORA_KINDS = ("lora", "rslora", "dora")
+PREFIX_KINDS = ("prefix", "p-tuning-v2")  # learnt keys and values in front of every layer's own
+VIRTUAL_TOKEN_KINDS = (*PREFIX_KINDS, "prompt")
+UNSLOTH_KINDS = ("lora", "rslora")  # Unsloth's kernels know these; the others train with plain transformers and PEFT
+METHODS_WITH = {  # an option that not every method has -> those that have it
+    "lora_rank": (*LORA_KINDS, "miss"),
+    "lora_alpha": LORA_KINDS,
+    "lora_dropout": (*LORA_KINDS, "miss"),
+    "rank_pattern": LORA_KINDS,
+    "target_modules": (*LORA_KINDS, "ia3", "miss"),
+    "virtual_tokens": VIRTUAL_TOKEN_KINDS,
+}
 
 
 class Rows(BaseModel):
@@ -77,14 +90,24 @@ class Run(Rows):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the arithmetic. auto: bf16 where the machine computes it natively."""
 
+    method: Method = "lora"
+    """What is trained. lora: low-rank updates (QLoRA: the same with --load-in-4bit); rslora, dora: scaled by the root
+    of the rank, or with lengths of their own; ia3: a factor for each output; miss: updates with shared blocks; prefix,
+    p-tuning-v2: keys and values in front of each layer's; prompt: virtual words; full: every weight, in 16 bit."""
+    virtual_tokens: PositiveInt = 20
+    """What prefix, p-tuning-v2 and prompt learn: so many tokens that stand in front of every sample."""
     lora_rank: PositiveInt = 16
     """Rank r of the update that each adapted layer learns."""
     lora_alpha: PositiveInt = 16
-    """Scale: the update is multiplied by alpha / rank."""
+    """Scale: the update is multiplied by alpha / rank (rslora: alpha / root of the rank)."""
+    rank_pattern: tuple[str, ...] = ()
+    """Other ranks for some layers, as name=rank: --rank-pattern q_proj=32 k_proj=16. Alpha stays lora_alpha, so a layer
+    of twice the rank has half the scale."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Above 0 leaves Unsloth's fast path."""
     adapter_precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of adapter, gradients and optimiser states; bf16 halves them and rounds every update."""
+    """Number format of what is trained (the adapter; with --method full all weights), of its gradients and optimiser
+    states; bf16 halves them and rounds every update."""
     target_modules: tuple[str, ...] = LINEAR_LAYERS
     """Names of the linear layers that get an adapter."""
 
@@ -138,13 +161,31 @@ class Run(Rows):
     report_to: Literal["none", "tensorboard", "wandb", "swanlab", "trackio", "mlflow"] = "none"
     """Also send every step's figures to this tracker, if it is installed. none: they stay in the run folder."""
 
+    @field_validator("rank_pattern", mode="before")
+    @classmethod
+    def _one_is_a_pattern_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _ranks_are_numbers(self) -> "Run":
+        for pair in self.rank_pattern:
+            name, _, rank = pair.partition("=")
+            if not (name and rank.isdecimal() and int(rank) > 0):
+                raise ValueError(f"rank_pattern takes name=rank, such as q_proj=32, not {pair}")
+        return self
+
+    @property
+    def other_ranks(self) -> dict[str, int]:
+        """Name of a layer -> its rank, of those that have another than lora_rank."""
+        return {name: int(rank) for name, rank in (pair.split("=") for pair in self.rank_pattern)}
+
     def steps(self, samples: int) -> int:
         """Optimiser steps over that many samples; the last one of an epoch may average over fewer of them."""
         return self.max_steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))
 
 
 class Command(BaseModel):
-    """Fine-tune a language model with LoRA: python -m kit.train --preset rtx5080 --data my.jsonl"""
+    """Fine-tune a language model: python -m kit.train --preset rtx5080 --data my.jsonl"""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -11,13 +11,14 @@ from kit.backend import Loaded
 from kit.checkpoints import Checkpoint
 from kit.data import Data
 from kit.errors import KitError, problem, said
-from kit.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write
+from kit.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
 from kit.options import Run
 from kit.prompt import ChatFormat
 from kit.record import Answer, Result
 from kit.watch import Say, Show, Watch
 
 BEGUN = "begun.json"  # what was measured before the first step
+PAUSED = "paused"  # kind of the event that holds the loss where the run was to stop for a while
 
 
 class Interrupted(Exception):
@@ -28,22 +29,42 @@ class Interrupted(Exception):
         self.result = result
 
 
-def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolder, show: Show, say: Say) -> Result:
-    """Train the adapter of `loaded` and save it to folder/adapter, from the newest whole checkpoint if there is one.
+class Paused(Exception):
+    """Stopped after the step that was asked for; `result` holds what is finished, with the held-out loss there."""
+
+    def __init__(self, result: Result):
+        super().__init__(f"paused after step {result.steps}")
+        self.result = result
+
+
+def fit(
+    loaded: Loaded,
+    run: Run,
+    data: Data,
+    chat: ChatFormat,
+    folder: RunFolder,
+    show: Show,
+    say: Say,
+    pause_step: int | None = None,
+) -> Result:
+    """Train `loaded` and save its adapter to folder/adapter, or all of it to folder/model; from the newest whole
+    checkpoint if there is one.
+
+    pause_step: stop after it, with a checkpoint; learning rate and order of the rows stay those of the whole run.
 
     Raises KitError: out of memory at the last rung, a number that is none, a disk that takes nothing; Interrupted:
-    stopped on request, with a checkpoint and the adapter saved.
+    stopped on request, with a checkpoint and the adapter saved; Paused: the same after pause_step.
     """
-    watch = Watch(loaded, run, data, chat, folder, show, say)
+    watch = Watch(loaded, run, data, chat, folder, show, say, pause_step)
     with _told_in_words(watch):
         checkpoint = _newest(watch)
         trainer = watch.trainer = backend.trainer(loaded, run, data.train, folder.checkpoints, watch)
-        need_bytes = (run.keep_checkpoints + 2) * backend.state_bytes(loaded)
+        need_bytes = (run.keep_checkpoints + 2) * backend.state_bytes(loaded) + backend.saved_bytes(loaded)
         checkpoints.check_disk(folder.path, need_bytes, "Keeping checkpoints")
         loss_before, before = _begun(watch)
         with watch.signals():
             try:
-                if checkpoint and watch.is_over:  # the trainer would do one step more
+                if checkpoint and (watch.is_over or watch.is_paused):  # the trainer would do one step more
                     backend.load_weights(trainer.model, checkpoint.path)
                 else:
                     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
@@ -69,10 +90,15 @@ def fit(loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolde
             loss_after=watch.held_out_loss("tuned model") if ended else None,
             peak_memory_bytes=backend.peak_memory_bytes(loaded.device),
             before=before,
-            after=watch.answers() if ended else (),
+            after=watch.answers() if ended and not watch.is_paused else (),
         )
     if not ended:
         raise Interrupted(result)
+    if watch.is_paused:
+        loss = "" if result.loss_after is None else f"; held-out loss {result.loss_after:.3f}"
+        text = f"paused after step {watch.step} of {watch.steps} as asked{loss}"
+        watch.on_event(PAUSED, text, step=watch.step, held_out_loss=result.loss_after)
+        raise Paused(result)
     return result
 
 
@@ -122,20 +148,21 @@ def _save_adapter(watch: Watch) -> None:
     if isinstance(error, KitError):  # the folder is another run's by now
         _say_where_it_is(watch)
         raise error
+    made = made_by(watch.run)
     if watch.kept_step == watch.step:
         kept = f"Nothing is lost: the checkpoint of step {watch.step} holds all of it, and only the saving is left."
         details = {}
     else:
         kept = f"No checkpoint of step {watch.step} could be written either; the newest is of step {watch.kept_step}."
-        details = {"adapter saved in": _saved_elsewhere(watch) or "no other folder could be written to"}
-    finding = cannot_write(watch.folder.path / "adapter", error)
+        details = {f"{made} saved in": _saved_elsewhere(watch) or "no other folder could be written to"}
+    finding = cannot_write(watch.folder.path / made, error)
     raise KitError(
         problem(
-            "adapter-not-saved",
-            f"The adapter of step {watch.step} cannot be saved: {finding.why}.",
+            f"{made}-not-saved",
+            f"The {made} of step {watch.step} cannot be saved: {finding.why}.",
             kept,
             "close what else takes memory" if backend.is_out_of_memory(error) else finding.fix[0],
-            "then the same command: it saves the adapter",
+            f"then the same command: it saves the {made}",
             details=details,
         )
     ) from error
@@ -143,21 +170,21 @@ def _save_adapter(watch: Watch) -> None:
 
 def _into_folder(watch: Watch) -> None:
     watch.folder.restore()
-    with watch.folder.new_folder("adapter") as new:
+    with watch.folder.new_folder(made_by(watch.run)) as new:
         backend.save_adapter(watch.loaded, new)
 
 
 def _say_where_it_is(watch: Watch) -> None:
     place = _saved_elsewhere(watch) if watch.step else None
     if place:
-        watch.say(f"the adapter of step {watch.step} is in {place}")
+        watch.say(f"the {made_by(watch.run)} of step {watch.step} is in {place}")
 
 
 def _saved_elsewhere(watch: Watch) -> Path | None:
-    """The adapter in a new folder, in the user's home or where temporary files go."""
+    """What the run made in a new folder, in the user's home or where temporary files go."""
     for place in (Path.home(), Path(tempfile.gettempdir())):
         try:
-            folder = Path(tempfile.mkdtemp(prefix="kit-adapter-", dir=place))
+            folder = Path(tempfile.mkdtemp(prefix=f"kit-{made_by(watch.run)}-", dir=place))
             backend.save_adapter(watch.loaded, folder)
         except Exception:
             continue
@@ -183,8 +210,9 @@ def _begun(watch: Watch) -> tuple[float | None, tuple[Answer, ...]]:
     """Loss and answers of the untuned model: measured once, when the run begins."""
     there = watch.folder.read_json(BEGUN)
     if there is None:
-        answers = [vars(answer) for answer in watch.answers()]
-        there = {"loss": watch.held_out_loss("base model"), "answers": answers}
+        with backend.as_base(watch.loaded):
+            answers = [vars(answer) for answer in watch.answers()]
+            there = {"loss": watch.held_out_loss("base model"), "answers": answers}
         watch.folder.write_json(BEGUN, there)
     return there["loss"], tuple(Answer(**answer) for answer in there["answers"])
 
@@ -196,9 +224,10 @@ def _back_to_the_best(watch: Watch) -> None:
             problem(
                 "best-checkpoint-missing",
                 "The checkpoint with the lowest held-out loss is gone.",
-                "Early stopping keeps its adapter, and something deleted it.",
+                "Early stopping keeps its weights, and something deleted it.",
                 "the same command again, without --early-stopping",
             )
         )
     backend.load_weights(watch.trainer.model, best.path)
-    watch.on_event("best", f"the adapter is that of step {best.about.step}, the best one", step=best.about.step)
+    text = f"the {made_by(watch.run)} is that of step {best.about.step}, the best one"
+    watch.on_event("best", text, step=best.about.step)

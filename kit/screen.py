@@ -4,7 +4,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -16,6 +17,7 @@ from rich.text import Text
 from envcheck import report
 from envcheck.facts import Finding
 from kit.errors import INTERRUPTED, KitError
+from kit.folder import ADAPTER, MODEL
 from kit.memory import GIB, Plan
 from kit.record import Result
 
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from kit.data import Data
 
 LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
-console = Console(stderr=True, highlight=False)
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())  # for what was asked for: reports, samples
+# In a notebook plain lines, which run together to one output; by itself rich makes an output of each.
+IN_NOTEBOOK = "ipykernel" in sys.modules
+PLAIN = {"force_jupyter": False, "force_terminal": False, "width": 110} if IN_NOTEBOOK else {}
+console = Console(stderr=not IN_NOTEBOOK, highlight=False, **PLAIN)
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), **PLAIN)  # what was asked for: reports, samples
 
 
 def status_of(command: Callable[[], int]) -> int:
@@ -97,6 +102,20 @@ def plan(plan: Plan, where: str) -> None:
         say(f"fit       {most}, with {rest}")
 
 
+Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
+Progressing = Callable[[], AbstractContextManager[Show]]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Nothing is said inside: several runs in a notebook, which all say the same. Their records have it."""
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = False
+
+
 @contextmanager
 def busy(text: str) -> Iterator[None]:
     """Something of unknown length: a spinner in a terminal, a line elsewhere."""
@@ -109,7 +128,7 @@ def busy(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int, str], None]]:
+def progress() -> Iterator[Show]:
     """Yields show(stage, done, total, detail): one bar a stage with time left, or about ten plain lines a stage."""
     started_s: dict[str, float] = {}
     if not console.is_terminal:
@@ -160,7 +179,8 @@ def result(result: Result, folder: object) -> None:
         speeds = [answer.tokens_per_s for answer in result.after if answer.tokens]
         answered = f"answers at {sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "no answers"
         rows.append(f"{answered}; peak memory {gib(result.peak_memory_bytes)} GiB")
-    rows.append(f"adapter: {folder}/adapter     what happened: {folder}/report.html")
+    made = MODEL if (Path(folder) / MODEL).is_dir() else ADAPTER
+    rows.append(f"{made}: {folder}/{made}     what happened: {folder}/report.html")
     console.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envcheck import probe, rules, settings
@@ -21,7 +22,7 @@ from envcheck.facts import Facts, Finding
 from kit import config, memory, models, record, screen, trackers
 from kit.errors import KitError, problem, stop_on_errors
 from kit.folder import RunFolder
-from kit.options import Command, Run
+from kit.options import METHODS_WITH, Command, Run
 from kit.record import Result
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Prepared:
     data: "Data | None"
     plan: memory.Plan | None
 
+    @property
+    def output(self) -> Path:
+        """The run folder."""
+        return self.run.output or record.default_output(self.run, self.model)
+
     @functools.cached_property
     def padding_pct(self) -> float:
         from kit.data.batches import budget_tokens, padding_share
@@ -63,7 +69,9 @@ def command_line(argv: list[str]) -> int:
     if command.plan:
         show_plan(prepared)
         return 0
+    show(prepared)
     result = train(prepared)
+    screen.result(result, prepared.output)
     if command.json_output:
         print(json.dumps(asdict(result), ensure_ascii=False, indent=1))
     return 0
@@ -77,11 +85,11 @@ def prepare(command: Command, facts: Facts) -> Prepared:
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
     model = models.find(run.model)
     chat, rows = _rows(run, model) if run.data or not command.plan else (None, None)
-    run, chosen, plan = _plan(command, run, facts, model.config, rows.report if rows else None)
+    run, chosen, plan = plan_of(command, run, facts, model.config, rows.report if rows else None)
     return Prepared(command, run, reasons | chosen, facts, findings, model, chat, rows, plan)
 
 
-def _plan(
+def plan_of(
     command: Command, run: Run, facts: Facts, model_config: dict[str, Any], report: "DataReport | None"
 ) -> tuple[Run, dict[str, str], memory.Plan | None]:
     """The run with its memory settings chosen, why, and the plan of it."""
@@ -114,17 +122,18 @@ def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     return chat, rows
 
 
-def train(prepared: Prepared) -> Result:
-    """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier."""
+def train(prepared: Prepared, progress: screen.Progressing = screen.progress, pause_step: int | None = None) -> Result:
+    """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier.
+
+    pause_step: stop after it, with a checkpoint and the held-out loss; the next call goes on from there.
+    """
     run, rows, model = prepared.run, prepared.data, prepared.model
     stop_on_errors(prepared.findings)
-    path = run.output or record.default_output(run, model)
+    path = prepared.output
     folder = RunFolder.claim(path, prepared.command, rows.report.sha256)
     if folder.earlier:
         screen.note(f"{path} holds this very run, finished: nothing to do. --fresh trains again.")
-        screen.result(folder.earlier, path)
         return folder.earlier
-    show(prepared)
     for name, value in trackers.environment(run.report_to, path).items():
         os.environ.setdefault(name, value)
 
@@ -138,10 +147,18 @@ def train(prepared: Prepared) -> Result:
     with screen.busy(f"loading {model.name}"):
         loaded = backend.adapt(backend.load(model, run, chosen, prepared.chat), run)
     with folder.open(prepared.command):
-        return run_in(folder, prepared, chosen, loaded, notes)
+        return run_in(folder, prepared, chosen, loaded, notes, progress, pause_step)
 
 
-def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, notes: list[str]) -> Result:
+def run_in(
+    folder: RunFolder,
+    prepared: Prepared,
+    chosen: Any,
+    loaded: Any,
+    notes: list[str],
+    progress: screen.Progressing,
+    pause_step: int | None = None,
+) -> Result:
     """The run itself, every outcome of it on record."""
     from kit import runner, watch
 
@@ -157,8 +174,11 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
 
     keep("running", None)
     try:
-        with screen.progress() as shown:
-            result = runner.fit(loaded, prepared.run, rows, prepared.chat, folder, shown, screen.note)
+        with progress() as shown:
+            result = runner.fit(loaded, prepared.run, rows, prepared.chat, folder, shown, screen.note, pause_step)
+    except runner.Paused as stop:
+        keep("interrupted", stop.result)
+        return stop.result
     except runner.Interrupted as stop:
         keep("interrupted", stop.result)
         screen.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
@@ -173,7 +193,6 @@ def run_in(folder: RunFolder, prepared: Prepared, chosen: Any, loaded: Any, note
     folder.write_json("samples.json", {name: [asdict(answer) for answer in getattr(result, name)]
                                        for name in ("before", "after")})  # fmt: skip
     keep("finished", result)
-    screen.result(result, folder.path)
     return result
 
 
@@ -187,7 +206,7 @@ def show(prepared: Prepared) -> None:
     """What will be done, before it is done."""
     run = prepared.run
     for name, reason in prepared.reasons.items():
-        if not (prepared.plan and name in memory.CHOSEN):  # the plan says these itself
+        if not (prepared.plan and f"{name} {getattr(run, name)}: {reason}" in prepared.plan.reasons):  # it says these
             screen.say(f"{name:<23}{getattr(run, name)}: {reason}")
     template = f", template {prepared.chat.template_origin}" if prepared.chat else ""
     screen.say(f"model     {prepared.model.name}{template}")
@@ -212,11 +231,14 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
     if different:
         changes = "; ".join(f"{name}: {change}" for name, change in different.items())
         notes.append(f"going on with another run than it began (--resume-anyway): {changes}")
+    for name, methods in METHODS_WITH.items():
+        if run.method not in methods and _was_asked_for(prepared.command, name):
+            notes.append(f"{name} has no effect: it is for --method {', '.join(methods)}, and this is {run.method}.")
     if chosen.name == "hf" and run.backend == "auto":
         notes.append(f"{chosen.reason}. Going on with plain transformers and PEFT (--backend hf).")
     if run.report_to != trackers.NONE:
-        notes.append(trackers.note(run.report_to, run.output or record.default_output(run, prepared.model)))
-    if run.lora_dropout > 0:
+        notes.append(trackers.note(run.report_to, prepared.output))
+    if run.lora_dropout > 0 and chosen.name == "unsloth":
         notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
     tied = bool(prepared.model.config.get("tie_word_embeddings"))
     if run.embedding_offload == "on" and not memory.can_offload_embedding(tied, run):
@@ -229,6 +251,13 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
     elif prepared.plan.verdict == "will not fit":
         notes.append("The plan says that this will not fit; trying all the same.")
     return notes
+
+
+def _was_asked_for(command: Command, name: str) -> bool:
+    """With a flag, or in a file, which may also repeat the default."""
+    origin = command.origins.get(name, "default")
+    is_other = getattr(command.run, name) != Run.model_fields[name].default
+    return origin in ("flag", "call") or (origin.startswith("file") and is_other)
 
 
 def manifest(prepared: Prepared, chosen: Any, status: str, notes: list[str], result: Result | None) -> dict[str, Any]:

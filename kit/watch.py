@@ -51,7 +51,17 @@ class Watch:
     """Listens to the trainer. The first Ctrl-C or SIGTERM lets the step finish, so that all is whole; the second stops
     at once."""
 
-    def __init__(self, loaded: Loaded, run: Run, data: Data, chat: ChatFormat, folder: RunFolder, show: Show, say: Say):
+    def __init__(
+        self,
+        loaded: Loaded,
+        run: Run,
+        data: Data,
+        chat: ChatFormat,
+        folder: RunFolder,
+        show: Show,
+        say: Say,
+        pause_step: int | None = None,
+    ):
         self.loaded, self.run, self.data, self.chat = loaded, run, data, chat
         self.folder, self.show, self.say = folder, show, say
         self.trainer: Any = None  # made with this listener, so set afterwards
@@ -67,6 +77,7 @@ class Watch:
         self.best_loss = math.inf
         self.worse_in_a_row = 0
         self.interrupted = False
+        self.pause_step = pause_step  # the run stops after it, with a checkpoint, to go on another time
 
     def goes_on_from(self, checkpoint: Checkpoint) -> None:
         """The state of this listener after the checkpoint's step, from what the run wrote down until then."""
@@ -121,7 +132,7 @@ class Watch:
         loss = self.measure() if step in self.measured_steps else None
         minutes = (time.perf_counter() - self.saved_s) / 60
         due = loss is not None or minutes >= self.run.checkpoint_minutes or step >= self.steps
-        if due or remade or self.interrupted:
+        if due or remade or self.interrupted or self.is_paused:
             self.keep(loss)
         if time.perf_counter() - self.reported_s >= REPORT_SECONDS:
             start_s = time.perf_counter()
@@ -143,7 +154,7 @@ class Watch:
         self.lines_wait = error is not None
 
     def stop_requested(self) -> bool:
-        return self.interrupted or self.stopped_early
+        return self.interrupted or self.stopped_early or self.is_paused
 
     @property
     def stopped_early(self) -> bool:
@@ -153,6 +164,11 @@ class Watch:
     def is_over(self) -> bool:
         """No step is left to do."""
         return self.step >= self.steps or self.stopped_early
+
+    @property
+    def is_paused(self) -> bool:
+        """The step to stop after is done, and others are left."""
+        return self.pause_step is not None and self.step >= self.pause_step and not self.is_over
 
     # what is done then
 

@@ -5,14 +5,15 @@ Unsloth comes first, because it patches the others, and after everything cheap i
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
 """
 
-from kit.backend.loading import Backend, Loaded, adapt, load, start
+from kit.backend.loading import Backend, Loaded, load, start
+from kit.backend.methods import adapt, keep_precision
 from kit.backend.out_of_memory import error_of, free_memory, is_out_of_memory
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
 from kit.backend.tracking import tell_tracker
 from kit.backend.training import Listener, held_out_loss, preflight, trainer
 from kit.backend.update import UpdateCutShort
-from kit.backend.using import answer, answering, memory_bytes, peak_memory_bytes, save_adapter
+from kit.backend.using import answer, answering, as_base, memory_bytes, peak_memory_bytes, save_adapter, saved_bytes
 
 __all__ = [
     "Backend",
@@ -22,10 +23,12 @@ __all__ = [
     "adapt",
     "answer",
     "answering",
+    "as_base",
     "error_of",
     "free_memory",
     "held_out_loss",
     "is_out_of_memory",
+    "keep_precision",
     "load",
     "load_weights",
     "memory_bytes",
@@ -33,6 +36,7 @@ __all__ = [
     "preflight",
     "save_adapter",
     "save_state",
+    "saved_bytes",
     "start",
     "state_bytes",
     "tell_tracker",

@@ -1,4 +1,4 @@
-"""Choose a backend, load the base model with it, give it a LoRA adapter."""
+"""Choose a backend and load the base model with it."""
 
 import contextlib
 import os
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from envcheck.facts import Finding
+from kit import config
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, nearest, problem, said
+from kit.errors import KitError, problem, said
 from kit.models import Model
 from kit.options import Run
 from kit.prompt import ChatFormat
@@ -40,9 +41,9 @@ def start(run: Run) -> Backend:
     """
     if run.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for a card that torch would find and then fail on
-    if run.backend == "hf":
+    if run.backend == "hf" or config.why_hf(run):
         _limit_card(run)
-        return Backend("hf", "asked for")
+        return Backend("hf", config.why_hf(run) or "asked for")
     try:
         with silence():
             import unsloth  # noqa: F401 - patches trl, transformers and peft
@@ -109,7 +110,7 @@ def _not_in_4bit(backend: Backend) -> Finding:
 
 def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     if is_out_of_memory(error):
-        return _no_room(model.name, run, error)
+        return no_room(model.name, run, error)
     return problem(
         "model-cannot-be-loaded",
         f"{model.name} cannot be loaded.",
@@ -119,7 +120,7 @@ def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     )
 
 
-def _no_room(what: str, run: Run, error: Exception) -> Finding:
+def no_room(what: str, run: Run, error: Exception) -> Finding:
     return problem(
         "out-of-memory-at-load",
         f"{what} does not fit into memory.",
@@ -138,7 +139,7 @@ def _load_unsloth(model: Model, run: Run) -> tuple[Any, Any]:
         dtype=_dtype(run),
         load_in_4bit=run.load_in_4bit,
         load_in_16bit=not run.load_in_4bit,
-        use_gradient_checkpointing=_checkpointing(run),
+        use_gradient_checkpointing=checkpointing(run),
         offload_embedding=run.embedding_offload == "on" and run.device == "cuda",
         trust_remote_code=False,
         use_safetensors=True,
@@ -178,91 +179,11 @@ def _keep_weights_trainable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def adapt(loaded: Loaded, run: Run) -> Loaded:
-    """The model with a fresh LoRA adapter: equal seed, equal start in both backends.
-
-    Raises KitError: a target module that the model does not have; not enough memory.
-    """
-    _check_targets(loaded.model, run)
-    give = _adapt_unsloth if loaded.backend.name == "unsloth" else _adapt_hf
-    try:
-        with silence():
-            adapted = give(loaded.model, run)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise KitError(_no_room("The adapter", run, error)) from error
-    if run.precision != "fp32":
-        _share_adapter_inputs(adapted)
-    return Loaded(adapted, loaded.tokenizer, loaded.backend, loaded.device)
-
-
-def _share_adapter_inputs(model: Any) -> None:
-    """PEFT converts what goes into an adapter to the adapter's own precision. Under autocast, as in training, the next
-    product undoes that: the same numbers, for two more copies of every input. `using.answering` has no autocast."""
-    for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
-
-
-def _check_targets(model: Any, run: Run) -> None:
-    import torch
-
-    present = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    missing = [name for name in run.target_modules if name not in present]
-    if missing:
-        raise KitError(
-            *(
-                problem(
-                    "lora-target-missing",
-                    f"The model has no linear layer {name}. {nearest(name, present)}".rstrip(),
-                    "An adapter on nothing would train nothing.",
-                    f"--target-modules {' '.join(sorted(present))}",
-                )
-                for name in missing
-            )
-        )
-
-
-def _adapt_unsloth(model: Any, run: Run) -> Any:
-    from unsloth import FastLanguageModel
-
-    return FastLanguageModel.get_peft_model(
-        model,
-        r=run.lora_rank,
-        lora_alpha=run.lora_alpha,
-        lora_dropout=run.lora_dropout,
-        target_modules=list(run.target_modules),
-        bias="none",
-        use_gradient_checkpointing=_checkpointing(run),
-        random_state=run.seed,
-    )
-
-
-def _adapt_hf(model: Any, run: Run) -> Any:
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=run.lora_rank,
-        lora_alpha=run.lora_alpha,
-        lora_dropout=run.lora_dropout,
-        target_modules=list(run.target_modules),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    if run.gradient_checkpointing != "off":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    torch.manual_seed(run.seed)
-    return get_peft_model(model, config)
-
-
 def _dtype(run: Run) -> Any:
     import torch
 
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[run.precision]
 
 
-def _checkpointing(run: Run) -> bool | str:
+def checkpointing(run: Run) -> bool | str:
     return {"off": False, "on": True, "unsloth": "unsloth"}[run.gradient_checkpointing]

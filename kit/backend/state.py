@@ -42,6 +42,16 @@ def trained_weights(model: Any) -> dict[str, Any]:
     }
 
 
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state on the CPU: on a card there may be no room for two of all weights' moments."""
+    import torch
+
+    def copy_of(value: Any) -> Any:
+        return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+
+    return torch.utils._pytree.tree_map(copy_of, state)
+
+
 def load_weights(model: Any, folder: Path) -> None:
     """Into the weights that are there, so that their precision stays what it is."""
     from safetensors.torch import load_file

@@ -16,7 +16,7 @@ from kit.backend.update import guard_update
 from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_batches
 from kit.data.store import Samples
 from kit.errors import KitError, problem, said
-from kit.options import Run
+from kit.options import PREFIX_KINDS, VIRTUAL_TOKEN_KINDS, Run
 from kit.prompt import IGNORED
 
 SPIKE = 1.5  # times the loss of guessing evenly among all tokens (ln of their number): no trained model is that bad
@@ -32,8 +32,11 @@ class Ladder:
     def __init__(self, loaded: Loaded, run: Run, samples: Samples, on_event: Event):
         self.loaded = loaded
         self.checkpointing = run.gradient_checkpointing
-        self.longest_tokens = int(samples.lengths.max())
-        self.budget_tokens = budget_tokens(samples.lengths, min(run.micro_batch_size, run.batch_size))
+        self.can_recompute = run.method not in PREFIX_KINDS
+        self.virtual_tokens = run.virtual_tokens if run.method in VIRTUAL_TOKEN_KINDS else 0  # before each sample
+        self.longest_tokens = int(samples.lengths.max()) + self.virtual_tokens
+        size = min(run.micro_batch_size, run.batch_size)
+        self.budget_tokens = budget_tokens(samples.lengths + self.virtual_tokens, size)
         self.on_event = on_event
 
     def down(self, phase: str, step: int, error: str) -> None:
@@ -41,12 +44,13 @@ class Ladder:
         if self.budget_tokens > self.longest_tokens:
             self.budget_tokens = max(self.longest_tokens, self.budget_tokens // 2)
             text = f"at most {self.budget_tokens:,} tokens at once from now on"
-        elif self.checkpointing == "off":
+        elif self.checkpointing == "off" and self.can_recompute:
             self.checkpointing = "on"
             checkpoint_activations(self.loaded)
             text = "gradient checkpointing from now on"
         else:
-            raise KitError(_nothing_left(phase, step, self.longest_tokens, error))
+            longest = self.longest_tokens - self.virtual_tokens
+            raise KitError(_nothing_left(phase, step, longest, self.can_recompute, error))
         self.on_event(
             "out-of-memory", f"memory ran out in {phase}: {text}, the same step again", step=step, error=error
         )
@@ -145,7 +149,7 @@ def trainer_class() -> Any:
 
         def places(self, inputs: dict[str, Any]) -> list[list[int]]:
             """Which samples go together: by tokens, or as many at a time on every card where several must keep step."""
-            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            lengths = (inputs["attention_mask"].sum(dim=1) + self.ladder.virtual_tokens).tolist()
             if self.accelerator.num_processes == 1:
                 return list(micro_batches(lengths, self.ladder.budget_tokens))
             order, size = sorted(range(len(lengths)), key=lambda place: -lengths[place]), self.run.micro_batch_size
@@ -258,13 +262,13 @@ def watched_layers(model: Any) -> Iterator[list[str]]:
             hook.remove()
 
 
-def _nothing_left(phase: str, step: int, longest_tokens: int, error: str) -> Finding:
+def _nothing_left(phase: str, step: int, longest_tokens: int, can_recompute: bool, error: str) -> Finding:
     return problem(
         "out-of-memory",
         f"Memory ran out in {phase} at step {step} with one sample at a time.",
         f"A single sample of {longest_tokens:,} tokens does not fit; it is never cut or dropped behind your back.",
         f"--max-length-tokens {longest_tokens * 3 // 4}",
-        "--gradient-checkpointing unsloth",
+        *(["--gradient-checkpointing unsloth"] if can_recompute else []),
         "--model with a smaller size",
         details={"torch said": error},
     )

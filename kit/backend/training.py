@@ -17,7 +17,7 @@ from kit.data.batches import micro_batches
 from kit.data.store import Samples
 from kit.memory import evaluation_tokens
 from kit.options import Run
-from kit.prompt import IGNORED
+from kit.prompt import IGNORED, Sample
 
 
 class Listener(Protocol):
@@ -103,9 +103,16 @@ def _dataset(samples: Samples) -> Any:
 
     def look_up(rows: dict[str, list[int]]) -> dict[str, list[list[int]]]:
         found = [samples[index] for index in rows["index"]]
-        return {"input_ids": [sample.ids for sample in found], "labels": [sample.labels for sample in found]}
+        examples = [_example(sample) for sample in found]
+        return {name: [example[name] for example in examples] for name in ("input_ids", "labels")}
 
     return datasets.Dataset.from_dict({"index": range(len(samples))}).with_transform(look_up)
+
+
+def _example(sample: Sample) -> dict[str, list[int]]:
+    """As the collator takes it. Nothing stands before the first token, so it is never trained; virtual tokens would
+    stand there, and the loss would have one token more than is counted."""
+    return {"input_ids": sample.ids, "labels": [IGNORED, *sample.labels[1:]]}
 
 
 def _replace_printer(trainer: Any, listener: Listener) -> None:
@@ -148,7 +155,7 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
     lengths = trainer.samples.lengths
 
     def work() -> tuple[int, int, float]:
-        together = max(1, trainer.ladder.budget_tokens // int(lengths.max()))
+        together = max(1, trainer.ladder.budget_tokens // trainer.ladder.longest_tokens)
         worst = trainer.samples.take((-lengths).argsort(kind="stable")[:together])
         batch = _collated(trainer, worst)
         trained = (batch["labels"][:, 1:] != IGNORED).sum()
@@ -172,7 +179,7 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
 def _undo(trainer: Any) -> Callable[[], None]:
     """A function that brings everything that training changes back to what it is now."""
     weights, random = state.trained_weights(trainer.model), state.random_state()
-    optimizer = copy.deepcopy(trainer.optimizer.state_dict())
+    optimizer = state.copied(trainer.optimizer.state_dict())
     scaler = trainer.accelerator.scaler
     scale = copy.deepcopy(scaler.state_dict()) if scaler is not None else None
     tokens, below = trainer._total_train_tokens, trainer.was_below_guessing
@@ -195,7 +202,7 @@ def _undo(trainer: Any) -> Callable[[], None]:
 
 def _collated(trainer: Any, samples: Samples) -> dict[str, Any]:
     found = [samples[index] for index in range(len(samples))]
-    batch = trainer.data_collator([{"input_ids": sample.ids, "labels": sample.labels} for sample in found])
+    batch = trainer.data_collator([_example(sample) for sample in found])
     return {name: values.to(trainer.args.device) for name, values in batch.items()}
 
 
@@ -206,7 +213,7 @@ def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], Non
     """
     import torch
 
-    model, lengths = trainer.model, samples.lengths.tolist()
+    model, lengths = trainer.model, (samples.lengths + trainer.ladder.virtual_tokens).tolist()
     most = evaluation_tokens(model.config.vocab_size, trainer.run)
 
     def batch_loss(places: list[int]) -> tuple[float, int]:

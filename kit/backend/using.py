@@ -1,10 +1,12 @@
 """A model in use: answers, the saved adapter, the memory it took."""
 
 import contextlib
+import copy
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kit.backend.loading import Loaded
 from kit.backend.silence import silence
@@ -67,11 +69,43 @@ def _generating(loaded: Loaded) -> Iterator[None]:
             loaded.model.train()
 
 
+@contextlib.contextmanager
+def as_base(loaded: Loaded) -> Iterator[None]:
+    """The base alone inside, where virtual tokens would stand before it, which begin at random. Other adapters begin as
+    nothing."""
+    config = getattr(loaded.model, "active_peft_config", None)
+    with loaded.model.disable_adapter() if config and config.is_prompt_learning else contextlib.nullcontext():
+        yield
+
+
 def save_adapter(loaded: Loaded, folder: Path) -> None:
-    """A plain PEFT adapter with its tokenizer."""
+    """What was trained, with the tokenizer: a plain PEFT adapter; or the whole model, in the number format in which it
+    was loaded and computes."""
+    from peft import PeftModel
+
     with silence():
-        loaded.model.save_pretrained(str(folder), safe_serialization=True)
+        if isinstance(loaded.model, PeftModel):
+            loaded.model.save_pretrained(str(folder), safe_serialization=True)
+        else:
+            _save_model(loaded.model, folder)
         loaded.tokenizer.save_pretrained(str(folder))
+
+
+def _save_model(model: Any, folder: Path) -> None:
+    config = copy.deepcopy(model.config)
+    found, converted = model.state_dict(), {}
+    for weight in found.values():  # a head that is the embedding stays one tensor
+        if weight.data_ptr() not in converted:
+            converted[weight.data_ptr()] = weight.detach().to("cpu", config.dtype)
+    weights = {name: converted[weight.data_ptr()] for name, weight in found.items()}
+    model.save_pretrained(str(folder), state_dict=weights, safe_serialization=True)
+    config.use_cache = True  # off in training only
+    config.save_pretrained(str(folder))
+
+
+def saved_bytes(loaded: Loaded) -> int:
+    """At most so large is what `save_adapter` writes."""
+    return sum(weight.nbytes for weight in loaded.model.parameters() if weight.requires_grad) + (1 << 24)
 
 
 def memory_bytes(device: str) -> int:

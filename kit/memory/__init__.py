@@ -1,13 +1,12 @@
 """Will it fit, and with which settings? Bytes by part from the model's config.json and the options. No torch."""
 
 from kit.memory.activations import evaluation_tokens
-from kit.memory.choosing import CHOSEN, choose, fit
+from kit.memory.choosing import choose, fit
 from kit.memory.planning import GIB, Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
 from kit.memory.weights import can_offload_embedding
 
 __all__ = [
-    "CHOSEN",
     "GIB",
     "Part",
     "Plan",

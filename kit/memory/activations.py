@@ -6,9 +6,10 @@ them with what autograd really keeps on a CPU (without checkpointing the first n
 kept there); Unsloth's kernels, which need a card, have not been measured.
 """
 
-from kit.memory.shape import Shape
-from kit.memory.weights import width_bytes
-from kit.options import Run
+from kit.memory.shape import MLP, Shape
+from kit.memory.trained import trained_params
+from kit.memory.weights import adapter_width_bytes, base_width_bytes, width_bytes
+from kit.options import LORA_KINDS, PREFIX_KINDS, Run
 
 UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a card
 UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
@@ -37,26 +38,62 @@ def is_eager(run: Run) -> bool:
 
 
 def _plain_block(shape: Shape, run: Run, length_tokens: int) -> int:
-    """A block of transformers with PEFT's adapters."""
+    """A block of transformers, with what the method adds."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
     hidden, query, key = shape.hidden, shape.query, shape.key
     kept = 2 * 4 * (hidden + 1)  # the input of both norms in 32 bit, and 1/rms
     if shape.qk_norm:
         kept += 4 * (query + key + shape.heads + shape.kv_heads)  # the same for the norms of queries and keys
     kept += width * query  # the attention's result
+    seen_tokens = length_tokens + prefix_tokens(run)
     if is_eager(run):  # q, k and v for each head, the share of each token in 32 bit and in the arithmetic's
-        kept += width * 3 * query + shape.heads * length_tokens * (4 + (2 if width == 2 else 0))
+        kept += width * 3 * query + shape.heads * seen_tokens * (4 + (2 if width == 2 else 0))
     else:
         kept += width * (query + 2 * key) + 4 * shape.heads  # q, k, v; log-sum-exp of each head
+        kept += width * seen_tokens if prefix_tokens(run) else 0  # behind learnt keys there always is a mask
     kept += width * 3 * inner  # gate before and after SiLU, and up: SiLU and the product need them
-    kept += width * shape.experts_per_token * run.lora_rank * len(run.target_modules)  # x A, which B multiplies
     if shape.experts:
         kept += width * 2 * hidden * shape.experts_per_token  # each expert's input and its weighted output
-    return kept + width * _adapter_inputs(shape, run, inner)
+    return kept + _method_block(shape, run)
 
 
-def _adapter_inputs(shape: Shape, run: Run, inner: int) -> int:
+def _method_block(shape: Shape, run: Run) -> int:
+    """What the method keeps of a block for each token, beyond the block's own."""
+    width = width_bytes(run)
+    sides = [
+        (name, d_in, d_out, shape.experts_per_token if name in MLP else 1)
+        for name, (d_in, d_out) in shape.linears.items()
+        if name in run.target_modules
+    ]
+    if run.method in LORA_KINDS:  # x A, which B multiplies; DoRA: the results of the base and of the update
+        ranks = sum(run.other_ranks.get(name, run.lora_rank) for name in run.target_modules)
+        kept = width * (shape.experts_per_token * ranks + _adapter_inputs(shape, run))
+        return kept + (2 * width * sum(d_out * copies for _, _, d_out, copies in sides) if run.method == "dora" else 0)
+    if run.method == "miss":  # x folded to the rank, and which numbers of it were dropped
+        dropped = sum(d_in * copies for _, d_in, _, copies in sides) if run.lora_dropout else 0
+        return width * sum(run.lora_rank * copies for *_, copies in sides) + dropped
+    if run.method == "ia3":  # what is multiplied, which PEFT's 4-bit layers have in 32 bit on a CPU
+        scaled = sum((d_in if name == "down_proj" else d_out) * copies for name, d_in, d_out, copies in sides)
+        return (4 if run.load_in_4bit and run.device == "cpu" else width) * scaled
+    if run.method == "full":
+        return _full_block(shape, run)
+    return 0
+
+
+def _full_block(shape: Shape, run: Run) -> int:
+    """Every weight has a gradient: each product keeps its own x, each norm what it multiplies. Weights in 32 bit leave
+    what goes from block to block in 32 bit."""
+    width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
+    own = adapter_width_bytes(run)
+    converted = is_converted(run)  # a copy for each product; else products of one x share it
+    products = shape.hidden * (3 + 2 if converted else 1 + 1) + inner
+    norms = own * 2 * shape.hidden + (own * (shape.query + shape.key) if shape.qk_norm else 0)
+    return width * products + norms
+
+
+def _adapter_inputs(shape: Shape, run: Run) -> int:
     """Numbers kept as x of x A: layers with the same x share it, and o_proj's is kept by the attention already."""
+    inner = shape.intermediate * shape.experts_per_token
     targets = set(run.target_modules)
     attention_in, mlp_in = targets & {"q_proj", "k_proj", "v_proj"}, targets & {"gate_proj", "up_proj"}
     product = inner * ("down_proj" in targets)
@@ -77,21 +114,43 @@ def _fused_block(shape: Shape, run: Run) -> int:
 
 def padding_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
     """What one block keeps in addition where a batch is padded: the mask as numbers, keys and values for each head."""
-    return 0 if is_eager(run) else width_bytes(run) * (length_tokens + 2 * (shape.query - shape.key))
+    without = is_eager(run) or prefix_tokens(run)
+    return 0 if without else width_bytes(run) * (length_tokens + 2 * (shape.query - shape.key))
 
 
 def block_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
-    """The same for all tokens of a micro-batch, and the block's adapter in 16 bit, as autocast converts it."""
-    converted = run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
-    adapter = width_bytes(run) * shape.lora_params(run.lora_rank, run.target_modules) // shape.layers
-    return tokens * block_bytes_per_token(shape, run, length_tokens) + (adapter if converted else 0)
+    """The same for all tokens of a micro-batch, the block's trained factors in 16 bit, as autocast converts them, and
+    the learnt keys and values in front of each sample's own."""
+    factors = shape.linear_params if run.method == "full" else trained_params(shape, run) if has_factors(run) else 0
+    kept = tokens * block_bytes_per_token(shape, run, length_tokens)
+    kept += width_bytes(run) * factors // shape.layers if is_converted(run) else 0
+    return kept + tokens // length_tokens * prefix_tokens(run) * 2 * shape.key * width_bytes(run)
+
+
+def prefix_tokens(run: Run) -> int:
+    """Learnt keys and values in front of every layer's own."""
+    return run.virtual_tokens if run.method in PREFIX_KINDS else 0
+
+
+def is_converted(run: Run) -> bool:
+    """Whether autocast makes copies in 16 bit of what is trained."""
+    return run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
+
+
+def has_factors(run: Run) -> bool:
+    """Whether adapters multiply as matrices."""
+    return run.method in (*LORA_KINDS, "miss")
 
 
 def outside_bytes(shape: Shape, run: Run, tokens: int) -> int:
-    """Kept outside of the blocks: the last norm's input, and the gradient of the head's."""
+    """Kept outside of the blocks: the last norm's input, and the gradient of the head's; of every weight, as in a
+    block; of prefix tuning, what makes the keys and values."""
     width = width_bytes(run)
     norm = (2 * width if is_fused(run) else 4) * shape.hidden + 4
-    return tokens * (norm + width * shape.hidden)
+    if run.method == "full":
+        norm += (adapter_width_bytes(run) + (width if is_converted(run) else 0)) * shape.hidden
+    makers = width * trained_params(shape, run) if run.method == "prefix" and is_converted(run) else 0
+    return tokens * (norm + width * shape.hidden) + makers
 
 
 def saved_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
@@ -105,7 +164,7 @@ def saved_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
 
 def checkpoint_bytes(shape: Shape, run: Run, tokens: int) -> int:
     """A block's input."""
-    return tokens * width_bytes(run) * shape.hidden
+    return tokens * max(width_bytes(run), base_width_bytes(run)) * shape.hidden
 
 
 def logits_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
@@ -147,6 +206,8 @@ def scratch_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> tu
     backward pass keeps of a block that is computed again."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
     largest = width * max(d_in * d_out for d_in, d_out in shape.linears.values()) if run.load_in_4bit else 0
+    if run.method == "full":  # the head as autocast converts it, and its gradient
+        largest = width * shape.embedding_params
     again = block_bytes(shape, run, tokens, length_tokens) if run.gradient_checkpointing != "off" else 0
     low = largest + again + tokens * width * inner  # at least the gradient of the product
     gradients = width * (3 * inner + 2 * shape.hidden) + 4 * (inner + 2 * shape.hidden)  # and of gate, up; in 32 bit

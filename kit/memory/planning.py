@@ -16,8 +16,10 @@ from kit.memory.activations import (
     scratch_bytes,
 )
 from kit.memory.shape import Shape
+from kit.memory.trained import trained_params
 from kit.memory.weights import (
     adapter_width_bytes,
+    base_width_bytes,
     can_offload_embedding,
     linear_bytes,
     optimizer_bytes,
@@ -98,7 +100,7 @@ def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_
         available_bytes=available_bytes,
         verdict=_verdict(low, high, available_bytes),
         params=shape.params,
-        trained_params=shape.lora_params(run.lora_rank, run.target_modules),
+        trained_params=trained_params(shape, run),
         steps=steps,
         tokens=int(data.tokens / data.samples * steps * run.batch_size) if data else None,
         settings={name: getattr(run, name) for name in names},
@@ -122,6 +124,7 @@ def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tig
 
 
 def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
+    length += run.virtual_tokens if run.method == "prompt" else 0
     tokens = run.micro_batch_size * length
     logits, scratch = logits_bytes(shape, run, tokens), scratch_bytes(shape, run, tokens, length)
     step = (
@@ -137,7 +140,8 @@ def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
         _beyond("evaluation", "a step", (0, evaluation), (0, in_step)),
         _beyond("loading", "a step", (0, _loading_bytes(shape, run)), (0, after_loading)),
     )
-    found = (*_weights(shape, run), *trained, *step, *beyond, Part("process", *map(int, PROCESS_BYTES[run.device])))
+    process = Part("process", *map(int, PROCESS_BYTES[run.device]))
+    found = (*_weights(shape, run), *trained, *step, *beyond, _kept_aside(shape, run), process)
     return tuple(part for part in found if part.high_bytes)
 
 
@@ -156,13 +160,19 @@ def is_embedding_offloaded(shape: Shape, run: Run) -> bool:
 
 
 def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
-    width = width_bytes(run)
+    width = base_width_bytes(run)
     return (
         _exact("4-bit weights" if run.load_in_4bit else "weights", linear_bytes(shape, run)),
         _exact("embedding", 0 if is_embedding_offloaded(shape, run) else width * shape.embedding_params),
         _exact("head", width * shape.head_params),
         _exact("norms", width * shape.other_params),
     )
+
+
+def _kept_aside(shape: Shape, run: Run) -> Part:
+    """The preflight copies what is trained into main memory, to bring it back; of an adapter it is next to nothing."""
+    copied = run.method == "full" and run.device == "cpu"
+    return _exact("preflight's copy", adapter_width_bytes(run) * trained_params(shape, run) if copied else 0)
 
 
 def _loading_bytes(shape: Shape, run: Run) -> int:
@@ -174,12 +184,12 @@ def _loading_bytes(shape: Shape, run: Run) -> int:
 
 
 def _trained(shape: Shape, run: Run) -> tuple[Part, ...]:
-    adapter = adapter_width_bytes(run) * shape.lora_params(run.lora_rank, run.target_modules)
+    trained = adapter_width_bytes(run) * trained_params(shape, run)
     moments = optimizer_bytes(shape, run)
     stays = 0 if run.optimizer.startswith("paged") else moments  # paged states may move to main memory
     return (
-        _exact("adapter", adapter),
-        _exact("gradients", adapter),
+        _exact("adapter", 0 if run.method == "full" else trained),
+        _exact("gradients", trained),
         Part("optimizer", stays, moments),
     )
 

@@ -91,19 +91,15 @@ class Shape:
     def params(self) -> int:
         return self.linear_params + self.embedding_params + self.head_params + self.other_params
 
-    def lora_tensors(self, rank: int, targets: tuple[str, ...]) -> list[tuple[int, int]]:
-        """(weights, how many of them) of A (rank, d_in) and B (d_out, rank) for each target; Hu et al. 2021,
-        arXiv:2106.09685, section 4.1."""
-        return [
-            (rank * side, self.layers * self.copies(name))
-            for name in targets
-            if name in self.linears
-            for side in self.linears[name]
-        ]
-
     def lora_params(self, rank: int, targets: tuple[str, ...]) -> int:
-        """
+        """Of A (rank, d_in) and B (d_out, rank) for each target; Hu et al. 2021, arXiv:2106.09685, section 4.1.
+
         >>> Shape(2048, 6144, 28, 16, 8, 128, 151936, True, 0, 1, True).lora_params(16, ("q_proj", "v_proj"))
         3211264
         """
-        return sum(weights * count for weights, count in self.lora_tensors(rank, targets))
+        return sum(
+            rank * side * self.layers * self.copies(name)
+            for name in targets
+            if name in self.linears
+            for side in self.linears[name]
+        )

@@ -1,6 +1,7 @@
-"""Bytes that stay from loading to the last step: base weights, adapter, gradients, optimiser states."""
+"""Bytes that stay from loading to the last step: base weights, what is trained, gradients, optimiser states."""
 
 from kit.memory.shape import Shape
+from kit.memory.trained import Trained, trained_params, trained_tensors
 from kit.options import Run
 
 NF4_BLOCK = 64  # weights that share one scale of one byte; Dettmers et al. 2023, arXiv:2305.14314, section 3
@@ -11,8 +12,13 @@ ADAM_8BIT_BLOCK = 256  # moments that share one scale of four bytes; Dettmers et
 
 
 def width_bytes(run: Run) -> int:
-    """Of a number of the arithmetic, and of every weight that is not quantised."""
+    """Of a number of the arithmetic."""
     return 4 if run.precision == "fp32" else 2
+
+
+def base_width_bytes(run: Run) -> int:
+    """Of a weight of the model that is not quantised."""
+    return adapter_width_bytes(run) if run.method == "full" else width_bytes(run)
 
 
 def nf4_bytes(weights: int) -> int:
@@ -24,7 +30,7 @@ def nf4_bytes(weights: int) -> int:
 def linear_bytes(shape: Shape, run: Run) -> int:
     """All linear layers of the blocks."""
     if not run.load_in_4bit:
-        return width_bytes(run) * shape.linear_params
+        return base_width_bytes(run) * shape.linear_params
     block = sum(nf4_bytes(d_in * d_out) * shape.copies(name) for name, (d_in, d_out) in shape.linears.items())
     return shape.layers * block
 
@@ -35,19 +41,19 @@ def can_offload_embedding(tied: bool, run: Run) -> bool:
 
 
 def adapter_width_bytes(run: Run) -> int:
-    """Of a weight of the adapter, and of its gradient."""
+    """Of a trained weight, and of its gradient."""
     return {"fp32": 4, "bf16": 2}[run.adapter_precision]
 
 
 def optimizer_bytes(shape: Shape, run: Run) -> int:
-    """Two moments for each weight of the adapter."""
-    tensors = shape.lora_tensors(run.lora_rank, run.target_modules)
+    """Two moments for each trained weight."""
     if "8bit" in run.optimizer:
-        return sum(count * _adam_8bit_bytes(weights) for weights, count in tensors)
-    return 2 * adapter_width_bytes(run) * sum(weights * count for weights, count in tensors)
+        return sum(tensor.count * _adam_8bit_bytes(tensor) for tensor in trained_tensors(shape, run))
+    return 2 * adapter_width_bytes(run) * trained_params(shape, run)
 
 
-def _adam_8bit_bytes(weights: int) -> int:
-    if weights < ADAM_8BIT_SMALLEST:
-        return 2 * 4 * weights
-    return 2 * (weights + 4 * -(-weights // ADAM_8BIT_BLOCK))
+def _adam_8bit_bytes(tensor: Trained) -> int:
+    """Of one tensor; transformers asks for 32-bit moments of every embedding."""
+    if tensor.weights < ADAM_8BIT_SMALLEST or tensor.is_embedding:
+        return 2 * 4 * tensor.weights
+    return 2 * (tensor.weights + 4 * -(-tensor.weights // ADAM_8BIT_BLOCK))

@@ -98,3 +98,16 @@ def test_a_hub_name_while_offline(kit_train) -> None:
     assert "hub-unreachable" in done.stderr
     assert "hf download Qwen/Qwen3-0.6B --local-dir models/Qwen3-0.6B" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Qwen/Qwen3-1.7B-Instruct", "Qwen/Qwen3-1.7B"),
+        ("Qwen/Qwen3-8B-Chat", "Qwen/Qwen3-8B"),
+        ("Qwen/Qwen3-4B-Instruct-2570", "Qwen/Qwen3-4B-Instruct-2507"),
+        ("Qwen/Qwen3-1.7b", "Qwen/Qwen3-1.7B"),
+    ],
+)
+def test_a_name_that_tutorials_invent_leads_to_the_model_of_its_size(name: str, meant: str) -> None:
+    assert models.near_on_hub(name) == f"Did you mean {meant}?"

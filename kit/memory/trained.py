@@ -1,0 +1,62 @@
+"""The tensors that a run trains, by method, exactly: as PEFT makes them, or every weight of the model."""
+
+from typing import NamedTuple
+
+from kit.memory.shape import Shape
+from kit.options import LORA_KINDS, METHODS_WITH, Run
+
+
+class Trained(NamedTuple):
+    """Tensors of one size. is_embedding: an optimiser in 8 bit keeps their moments in 32."""
+
+    weights: int
+    count: int
+    is_embedding: bool = False
+
+
+def trained_tensors(shape: Shape, run: Run) -> list[Trained]:
+    if run.method in METHODS_WITH["target_modules"]:
+        names = [name for name in run.target_modules if name in shape.linears]
+        return [
+            Trained(weights, shape.layers * shape.copies(name))
+            for name in names
+            for weights in _of_layer(run, name, *shape.linears[name])
+        ]
+    if run.method == "full":
+        return _all_weights(shape)
+    return _virtual_tokens(shape, run)
+
+
+def trained_params(shape: Shape, run: Run) -> int:
+    return sum(tensor.weights * tensor.count for tensor in trained_tensors(shape, run))
+
+
+def _of_layer(run: Run, name: str, d_in: int, d_out: int) -> tuple[int, ...]:
+    """Sizes of the tensors that a linear layer gets."""
+    if run.method in LORA_KINDS:  # A (rank, d_in), B (d_out, rank); DoRA: a length for each row of the sum
+        rank = run.other_ranks.get(name, run.lora_rank)
+        return (rank * d_in, rank * d_out, *((d_out,) if run.method == "dora" else ()))
+    if run.method == "miss":
+        return (run.lora_rank * d_out,)
+    return (d_in if name == "down_proj" else d_out,)  # IA3
+
+
+def _virtual_tokens(shape: Shape, run: Run) -> list[Trained]:
+    """prompt: vectors as the embedding's. p-tuning-v2: keys and values of each layer. prefix: one vector for each
+    token, and two layers that make keys and values of it."""
+    tokens, made = run.virtual_tokens, shape.layers * 2 * shape.key
+    if run.method == "prompt":
+        return [Trained(tokens * shape.hidden, 1, True)]
+    if run.method == "p-tuning-v2":
+        return [Trained(tokens * made, 1, True)]
+    linears = ((shape.key * shape.key, shape.key), (shape.key * made, made))  # weights and biases
+    return [Trained(tokens * shape.key, 1, True), *(Trained(size, 1) for linear in linears for size in linear)]
+
+
+def _all_weights(shape: Shape) -> list[Trained]:
+    sides = shape.linears.items()
+    linears = [Trained(d_in * d_out, shape.layers * shape.copies(name)) for name, (d_in, d_out) in sides]
+    norms = [Trained(shape.hidden, 2 * shape.layers + 1), Trained(shape.head_dim, 2 * shape.layers * shape.qk_norm)]
+    router = Trained(shape.experts * shape.hidden, shape.layers)
+    ends = [Trained(shape.embedding_params, 1, True), Trained(shape.head_params, 1)]
+    return [tensor for tensor in (*ends, *linears, *norms, router) if tensor.weights * tensor.count]
