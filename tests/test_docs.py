@@ -7,6 +7,7 @@ from benchmarks import readme
 from kit.chat.options import ChatCommand
 from kit.export.job import MergeCommand
 from kit.options import Command, DataCommand, Run
+from kit.sweep import SweepCommand
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,9 +24,9 @@ def test_make_targets_exist() -> None:
 
 
 def test_named_options_and_files_exist() -> None:
-    commands = (Run, Command, DataCommand, ChatCommand, MergeCommand)
+    commands = (Run, Command, DataCommand, ChatCommand, MergeCommand, SweepCommand)
     known = {"json", "help"}.union(*(command.model_fields for command in commands))
-    for line in re.findall(r"kit\.(?:train|data|chat|merge|report) (.*)", TEXT):
+    for line in re.findall(r"kit\.(?:train|data|chat|merge|report|sweep) (.*)", TEXT):
         for option in re.findall(r"--([a-z-]+)", line.split("#")[0]):
             assert option.replace("-", "_") in known, option
     for path in re.findall(r"(?<![\w/])(?:examples|benchmarks|scripts|kit|templates|tests)/[\w./]*\w", TEXT):

@@ -18,10 +18,13 @@ KIT_LAYERS = (
     ("watch", "screen"),
     ("export", "runner", "chat"),
     ("train", "chat.__main__", "merge", "data.__main__", "report.__main__"),
+    ("sweep", "sweep.__main__"),
+    ("notebook", "lora_from_scratch"),
 )
-FOLDERS = ("rows", "prompt", "data", "memory", "backend", "report", "export", "chat")
+FOLDERS = ("rows", "prompt", "adapters", "data", "memory", "backend", "report", "export", "chat", "sweep", "notebook")
 LONGEST_FILE_LINES = 400
 HEAVY = {"unsloth", "torch", "trl", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"}
+TEACHING = "lora_from_scratch"  # the teaching module: it imports torch at its top, and nothing of the kit imports it
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:
@@ -78,12 +81,20 @@ def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
     assert wrong_imports(bad) == ["train"]
 
 
-@pytest.mark.parametrize("path", KIT_FILES, ids=lambda path: f"{name_of(path)}.{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in KIT_FILES if path.stem != TEACHING],
+    ids=lambda path: f"{name_of(path)}.{path.stem}",
+)
 def test_heavy_libraries_are_imported_in_backend_only_and_late(path: Path) -> None:
     heavy = {(name, top) for name, top in imports(path) if name.split(".")[0] in HEAVY}
     allowed = {"backend": HEAVY, "hub": {"datasets"}}.get("hub" if path.stem == "hub" else name_of(path), set())
     assert {name.split(".")[0] for name, _ in heavy} <= allowed
     assert not any(top for _, top in heavy), "the first import decides who patches whom: import inside a function"
+
+
+def test_nothing_of_the_kit_imports_the_teaching_module() -> None:
+    assert [path for path in KIT_FILES if f"kit.{TEACHING}" in {name for name, _ in imports(path)}] == []
 
 
 def test_envcheck_never_imports_kit() -> None:

@@ -1,0 +1,243 @@
+"""Grid -> planned trials: all that can be wrong is found before the first of them starts, with nothing written."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from envcheck.facts import Facts, Finding
+from kit import record, train
+from kit.adapters import stored
+from kit.errors import FAILED, USAGE, KitError, nearest, problem, stop_on_errors
+from kit.folder import RunFolder
+from kit.memory import Plan
+from kit.models import Model
+from kit.options import LINEAR_LAYERS, Command, Run
+from kit.sweep import grid
+from kit.sweep.grid import SAME_ROWS, Point
+from kit.sweep.options import DEFAULT_OVER, SweepCommand
+from kit.train import Prepared
+
+TRIALS = "trials"
+WILL_NOT_FIT = "will not fit"
+OF_THE_PROCESS = "On a CPU the memory told is that of the whole process: what earlier trials left counts in."
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial, checked. steps: of the whole run, None for a plan without data. plan: None where the planner does not
+    know the model."""
+
+    values: dict[str, str]
+    command: Command
+    folder: Path
+    setting: str  # equal for trials that differ in their seed only
+    steps: int | None
+    plan: Plan | None
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.values.items()) or "the run as it is"
+
+    @property
+    def fits(self) -> bool:
+        return self.plan is None or self.plan.verdict != WILL_NOT_FIT
+
+
+@dataclass(frozen=True)
+class Plans:
+    """All trials of a command. others: folders of trials that an earlier grid left in the sweep's folder."""
+
+    folder: Path
+    trials: tuple[Planned, ...]
+    others: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def plans(command: SweepCommand, facts: Facts) -> Plans:
+    """Raises KitError with all that is wrong: options, values, data, model, what the folder holds."""
+    points = grid.points(command.run, command.over or DEFAULT_OVER)
+    wrong: dict[Finding, None] = {}
+    status = FAILED
+    trials: list[Planned] = []
+    existing: dict[str, Path] = {}
+    folder = command.into
+    for point in points:
+        try:
+            prepared = train.prepare(_command(command, point), facts)
+            stop_on_errors((*prepared.findings, *_wrong_layers(prepared)))
+            if folder is None:
+                folder = Path("sweeps") / record.default_output(prepared.run, prepared.model).name
+            existing = existing or _existing(folder)
+            trials.append(_planned(command, point, prepared, folder, existing))
+        except KitError as error:
+            wrong |= dict.fromkeys(error.findings)
+            status = max(status, error.status)
+    if wrong:
+        raise KitError(*wrong, status=status)
+    mine = {trial.folder for trial in trials}
+    notes = [*_notes(command, trials), *([OF_THE_PROCESS] if prepared.run.device == "cpu" else [])]
+    others = tuple(sorted(path for path in existing.values() if path not in mine))
+    return Plans(folder, tuple(trials), others, tuple(notes))
+
+
+def _command(command: SweepCommand, point: Point) -> Command:
+    origins = command.origins | dict.fromkeys(point.values, "sweep")
+    return Command(run=point.run, plan=command.plan, vram_gib=command.vram_gib, origins=origins)
+
+
+def _planned(
+    command: SweepCommand, point: Point, prepared: Prepared, folder: Path, existing: dict[str, Path]
+) -> Planned:
+    """Raises KitError: nothing to measure on, or a folder that holds another run."""
+    path = existing.get(grid.identity(point.run)) or folder / TRIALS / (point.name or "as-it-is")
+    made = _command(command, point).model_copy(update={"run": grid.with_output(point, path)})
+    rows = prepared.data
+    if rows is not None:
+        if not len(rows.held_out):
+            raise KitError(_nothing_held_out())
+        if not command.plan:
+            _check_folder(folder, made, rows.report.sha256)
+            _check_comparable(folder, made.run, rows.report.sha256)
+    return Planned(
+        values=dict(point.values),
+        command=made,
+        folder=path,
+        setting=grid.identity(point.run, "seed"),
+        steps=prepared.run.steps(len(rows.train)) if rows is not None else None,
+        plan=prepared.plan,
+    )
+
+
+def run_there(folder: Path) -> Run | None:
+    """The options of the run in that folder; None where they cannot be read."""
+    try:
+        return Run(**tomllib.loads((folder / "run.toml").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _existing(folder: Path) -> dict[str, Path]:
+    """What a trial learns -> its folder."""
+    found = {path: run_there(path) for path in sorted((folder / TRIALS).glob("*/"))}
+    return {grid.identity(run): path for path, run in found.items() if run}
+
+
+def _not_writable(folder: Path, why: str) -> Finding:
+    return problem("output-not-writable", f"Nothing can be written to {folder}.", why, "--into a/folder/of/yours")
+
+
+def _check_folder(folder: Path, command: Command, data_sha256: str) -> None:
+    path = command.run.output
+    try:
+        RunFolder.claim(path, command, data_sha256)
+    except KitError as error:
+        (first, *_) = error.findings
+        if first.id == "output-not-writable":
+            raise KitError(_not_writable(folder, first.why)) from None
+        if first.id != "output-holds-another-run":
+            raise
+        details = dict(first.details)
+        vary = [f"--over {name}={getattr(command.run, name)}        (adds trials of that value to the table)"
+                for name in details if name in Run.model_fields and grid.can_vary(name)]  # fmt: skip
+        raise KitError(
+            problem(
+                "sweep-holds-another-run",
+                f"{path} holds a trial with other options or data.",
+                "Its folder is named by what varies; the rest was different when it began.",
+                "--into another/folder",
+                *vary[:2],
+                details=details,
+            )
+        ) from None
+
+
+def _check_comparable(folder: Path, run: Run, data_sha256: str) -> None:
+    """The other trials of the sweep were measured on the same rows, in the same tokens."""
+    for path in sorted((folder / TRIALS).glob("*/")):
+        there = run_there(path)
+        if there is None or not (path / "data.json").is_file():
+            continue
+        names = sorted(name for name in SAME_ROWS if name != "data" and getattr(there, name) != getattr(run, name))
+        details = {name: f"{getattr(there, name)} there, {getattr(run, name)} now" for name in names}
+        if _data_sha256(path) != data_sha256:
+            details["content of the data"] = "changed since"
+        if details:
+            raise KitError(
+                problem(
+                    "sweep-of-other-rows",
+                    f"{folder} holds trials that were measured on other rows.",
+                    "Their losses say nothing about these.",
+                    "--into another/folder",
+                    details=details,
+                )
+            )
+
+
+def _data_sha256(path: Path) -> str | None:
+    try:
+        return json.loads((path / "data.json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _nothing_held_out() -> Finding:
+    return problem(
+        "sweep-without-held-out-rows",
+        "No rows are held out, so there is nothing to compare the trials by.",
+        "A trial's loss on the rows it was trained on falls with every weight it may change.",
+        "--held-out-rows 64",
+        "--eval-data FILE",
+    )
+
+
+def _wrong_layers(prepared: Prepared) -> Iterable[Finding]:
+    """Layers that the model does not have, as far as its files tell before it is loaded."""
+    known = _layers(prepared.model)
+    for name in prepared.run.target_modules:
+        if known and name not in known:
+            yield problem(
+                "lora-target-missing",
+                f"The model has no linear layer {name}. {nearest(name, known)}".rstrip(),
+                "An adapter on nothing would train nothing.",
+                f"--over target_modules={'+'.join(sorted(set(LINEAR_LAYERS) & known))}",
+            )
+
+
+def _layers(model: Model) -> set[str]:
+    """Names of the model's layers with a matrix; empty where no weights are on this machine."""
+    if not model.is_local:
+        return set()
+    files = sorted(Path(model.location).glob("*.safetensors"))
+    names = {name.split(".")[-2] for file in files for name, tensor in stored(file).items() if len(tensor.shape) > 1}
+    return names | {"lm_head"} if names else set()
+
+
+def _notes(command: SweepCommand, trials: list[Planned]) -> Iterable[str]:
+    varied = trials[0].values
+    if "lora_rank" in varied and "lora_alpha" not in varied:
+        alpha = trials[0].command.run.lora_alpha
+        yield f"lora_alpha is {alpha} for every rank, so alpha / rank differs too; --over lora_alpha=1r keeps it equal."
+    if "seed" in varied and not command.run.eval_data:
+        yield "A seed also chooses the held-out rows, so settings are compared seed by seed; --eval-data fixes them."
+    for trial in trials:
+        if not trial.fits:
+            high = f"{trial.plan.low_bytes / (1 << 30):.2f} GiB at least"
+            yield f"left out, as the plan says it will not fit ({high}): {trial.name}"
+
+
+def check_any_fits(found: Plans) -> None:
+    """Raises KitError: no trial does."""
+    if not any(trial.fits for trial in found.trials):
+        smallest = min(found.trials, key=lambda trial: trial.plan.low_bytes)
+        raise KitError(
+            problem(
+                "sweep-nothing-fits",
+                "No trial fits into memory.",
+                f"The smallest, {smallest.name}, needs {smallest.plan.low_bytes / (1 << 30):.2f} GiB at least.",
+                "--max-length-tokens 512",
+                "--model with a smaller size",
+            ),
+            status=USAGE,
+        )
