@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
 from kit import config
+from kit.adapters import ADAPTER, MODEL
 from kit.errors import KitError, problem
 from kit.files import append_whole, write_whole
 from kit.options import Command, Run
@@ -36,7 +37,6 @@ FREE = {
     "report_to",
 }
 LOCK = ".lock"
-ADAPTER, MODEL = "adapter", "model"  # folders of what a run made, which of them goes by its method
 PROBE_BYTES = 1 << 16  # more than the small files of a run take
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)

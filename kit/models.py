@@ -58,6 +58,13 @@ def find(name: str) -> Model:
     return _on_hub(name)
 
 
+def near_on_hub(name: str) -> str:
+    """' Did you mean X?' for a hub name. What answers has no suffix at Qwen3: one that was added goes off first, so
+    that the size stays."""
+    plain = re.sub(r"(-\d+(?:\.\d+)?B)-\w+$", r"\1", name)
+    return nearest(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
+
+
 def _not_found(name: str) -> Finding:
     known = ("tiny", *KNOWN_ON_HUB)
     return problem(
@@ -183,7 +190,7 @@ def _download(name: str) -> dict[str, Path]:
         raise KitError(
             problem(
                 "model-not-on-hub",
-                f"The hub has no model {name}, or it is not open to you. {nearest(name, KNOWN_ON_HUB)}".rstrip(),
+                f"The hub has no model {name}, or it is not open to you. {near_on_hub(name)}".rstrip(),
                 "A name that does not exist and one that needs a login get the same answer (401).",
                 "check the spelling on the model's page",
                 "hf auth login        (if the model is gated)",
@@ -216,7 +223,7 @@ def _check_listing(name: str, listed: set[str]) -> None:
 def _hub_unreachable(name: str, error: Exception) -> Finding:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     folder = f"models/{name.split('/')[1]}"
-    unheard_of = "" if name in KNOWN_ON_HUB else nearest(name, KNOWN_ON_HUB)
+    unheard_of = "" if name in KNOWN_ON_HUB else near_on_hub(name)
     return problem(
         "hub-unreachable",
         f"{name} is not on this machine and the hub cannot be asked. {unheard_of}".rstrip(),

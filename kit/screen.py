@@ -16,8 +16,8 @@ from rich.text import Text
 
 from envcheck import report
 from envcheck.facts import Finding
+from kit.adapters import ADAPTER, MODEL
 from kit.errors import INTERRUPTED, KitError
-from kit.folder import ADAPTER, MODEL
 from kit.memory import GIB, Plan
 from kit.record import Result
 

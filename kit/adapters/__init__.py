@@ -6,8 +6,9 @@ folder (which one a name means) -> parts (what it changes in each layer) -> chec
 
 from kit.adapters.checking import broken, check, check_fit, read_parts, stored
 from kit.adapters.folder import (
+    ADAPTER,
     CONFIG,
-    IN_RUN,
+    MODEL,
     RUN,
     WEIGHTS,
     Adapter,
@@ -20,8 +21,9 @@ from kit.adapters.folder import (
 from kit.adapters.parts import BlockSum, Factors, Pair, Part, pairs_in, scale
 
 __all__ = [
+    "ADAPTER",
     "CONFIG",
-    "IN_RUN",
+    "MODEL",
     "RUN",
     "WEIGHTS",
     "Adapter",

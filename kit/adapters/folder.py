@@ -12,7 +12,8 @@ from kit.models import read_json
 from kit.options import VIRTUAL_TOKEN_KINDS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-RUN, IN_RUN, WHOLE_IN_RUN = "run.toml", "adapter", "model"
+RUN = "run.toml"
+ADAPTER, MODEL = "adapter", "model"  # folders of what a run made, which of them goes by its method
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # PEFT's name of a kind -> the method of kit.train; a LoRA and a prefix come in several.
 KINDS = {"LORA": "lora", "IA3": "ia3", "MISS": "miss", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
@@ -59,7 +60,7 @@ def run_folder(path: Path) -> Path | None:
     """The run that a path means: the run's own folder, or that of its adapter or model."""
     if (path / RUN).is_file():
         return path
-    return path.parent if path.name in (IN_RUN, WHOLE_IN_RUN) and (path.parent / RUN).is_file() else None
+    return path.parent if path.name in (ADAPTER, MODEL) and (path.parent / RUN).is_file() else None
 
 
 def run_method(run: Path) -> str:
@@ -73,9 +74,9 @@ def run_method(run: Path) -> str:
 def whole_model(name: str | Path) -> Path | None:
     """The folder of the model that a run of `full` made, where a name means one and it is finished."""
     run = run_folder(Path(name).expanduser())
-    if run is None or (run / IN_RUN / CONFIG).is_file():
+    if run is None or (run / ADAPTER / CONFIG).is_file():
         return None
-    return run / WHOLE_IN_RUN if (run / WHOLE_IN_RUN / "config.json").is_file() else None
+    return run / MODEL if (run / MODEL / "config.json").is_file() else None
 
 
 def find(name: str | Path, called: str = "") -> Adapter:
@@ -86,7 +87,7 @@ def find(name: str | Path, called: str = "") -> Adapter:
     """
     given = Path(name).expanduser()
     run = run_folder(given)
-    path = run / IN_RUN if run else given
+    path = run / ADAPTER if run else given
     if not (path / CONFIG).is_file():
         raise KitError(_is_whole(run) if whole_model(given) else _unfinished(run) if run else _no_adapter(given))
     wrong = _weights_missing(path) or _leaves_folder(path)
@@ -101,7 +102,7 @@ def find(name: str | Path, called: str = "") -> Adapter:
 def _is_whole(run: Path) -> Finding:
     return problem(
         "run-is-a-whole-model",
-        f"The run {run} trained every weight: it has a model in {run / WHOLE_IN_RUN}, and no adapter.",
+        f"The run {run} trained every weight: it has a model in {run / MODEL}, and no adapter.",
         "An adapter is only the change to a model, and can lie over it beside others; a whole model stands alone.",
         f"python -m kit.chat {run}        (--compare: beside the model that it was trained from)",
         f"python -m kit.merge {run} -o FOLDER --to gguf",

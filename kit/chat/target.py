@@ -196,7 +196,7 @@ def _run(path: Path) -> Run:
                 "run-unreadable",
                 f"{path / adapters.RUN} cannot be read.",
                 str(error).splitlines()[0],
-                f"python -m kit.chat {path / adapters.IN_RUN} --base MODEL        (the adapter alone)",
+                f"python -m kit.chat {path / adapters.ADAPTER} --base MODEL        (the adapter alone)",
             )
         ) from None
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy
 from rich.console import Group
 from rich.text import Text
 
@@ -14,21 +15,23 @@ from kit.prompt import IGNORED, ChatFormat, Sample
 TRAINED, OTHER = "bold green", "dim"
 OPEN, CLOSE = "⟦", "⟧"  # around trained text, for screens without colour and people who do not see it
 CARD = "border:1px solid #8886;border-radius:6px;padding:.6em .8em;margin:.5em 0;white-space:pre-wrap;line-height:1.5"
-MARK = "background:#2da44e33;border-bottom:2px solid #2da44e"
+MARK = "color:inherit;background:#2da44e33;border-bottom:2px solid #2da44e"
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The first `rows` rows to train on, to print with rich or to end a notebook cell with."""
+    """The first `rows` rows to train on, or those of these numbers, to print with rich or to end a notebook's cell."""
 
     data: Data
     chat: ChatFormat
-    rows: int = 3
+    rows: int | tuple[int, ...] = 3
 
     def samples(self) -> list[Sample]:
-        """Those of the first rows, in the order of the files."""
-        wanted = sorted(set(self.data.train.row[: 100 * self.rows].tolist()))[: self.rows]
-        return [self.data.train[index] for index in range(len(self.data.train)) if self.data.train.row[index] in wanted]
+        """Those of the rows, in the order of the files."""
+        train, wanted = self.data.train, self.rows
+        if isinstance(wanted, int):
+            wanted = numpy.unique(train.row)[:wanted]
+        return [train[index] for index in numpy.flatnonzero(numpy.isin(train.row, wanted)).tolist()]
 
     def title(self, sample: Sample) -> str:
         place = self.data.choice.place(sample.row)
@@ -48,7 +51,7 @@ class Preview:
 
     def _card(self, sample: Sample) -> str:
         words = "".join(
-            f'<span style="{MARK}">{html.escape(piece)}</span>' if trained else html.escape(piece)
+            f'<mark style="{MARK}">{html.escape(piece)}</mark>' if trained else html.escape(piece)
             for piece, trained in stretches(sample, self.chat)
         )
         return f'<div style="{CARD}"><b>{html.escape(self.title(sample))}</b>\n{words}</div>'

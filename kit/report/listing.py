@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.adapters import CONFIG, method_of
+from kit.adapters import ADAPTER, CONFIG, MODEL, method_of
 from kit.errors import KitError, problem
-from kit.folder import ADAPTER, MODEL
 from kit.options import METHODS_WITH
 from kit.report.reading import MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
 

@@ -11,10 +11,9 @@ from typing import Any
 import jinja2
 
 from envcheck.facts import Finding
-from kit.adapters import CONFIG
+from kit.adapters import ADAPTER, CONFIG, MODEL
 from kit.errors import KitError, problem
 from kit.files import write_whole
-from kit.folder import ADAPTER, MODEL
 from kit.memory import GIB, Part
 from kit.options import VIRTUAL_TOKEN_KINDS
 from kit.report import plots
