@@ -7,11 +7,12 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from envcheck import report, rules
 from envcheck.causes import CAUSES
-from envcheck.facts import SEVERITIES, Facts, Finding, decode
+from envcheck.explain import judge_all
+from envcheck.facts import Facts, decode
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -43,23 +44,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     else:
         _print(report.screen(facts, rules.verdicts(facts), findings, report.colour_wanted(sys.stdout)))
     return 1 if any(item.severity == "error" for item in findings) else 0
-
-
-def judge_all(facts: Facts) -> Tuple[Finding, ...]:
-    """The rules' findings, and before them the causes that the messages of failed smoke tests name."""
-    findings = rules.judge(facts)
-    failed = [
-        str(result.get("detail") or "") for result in (facts.smoke or {}).values() if result.get("verdict") == "failed"
-    ]
-    if not failed:
-        return findings
-    from envcheck import explain
-
-    named = [item for text in failed for item in explain.explain(text, facts) if item.id != "text-not-recognised"]
-    first_of = {}
-    for item in (*named, *findings):
-        first_of.setdefault(item.id, item)
-    return tuple(sorted(first_of.values(), key=lambda item: SEVERITIES.index(item.severity)))
 
 
 def _print(text: str) -> int:

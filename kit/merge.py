@@ -76,7 +76,7 @@ def show(job: Job) -> None:
         screen.say(f"model     {job.base.folder}: {job.reason}")
     else:
         screen.say(f"adapter   {shares(job.adapters)}, {job.first.summary}")
-        screen.say(f"base      {job.base.folder} ({name}): {job.reason}")
+        screen.say(f"base      {job.base.model.name} ({name}): {job.reason}")
     if len(job.adapters) > 1:
         screen.say(f"together  {job.command.combine}")
     screen.findings(job.findings)

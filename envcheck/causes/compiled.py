@@ -250,6 +250,25 @@ def _(shell: Shell, facts: Facts):
 
 
 @cause(
+    "torchaudio-mismatch",
+    "error",
+    "torchaudio does not belong to this torch.",
+    "Up to torch 2.11 each release has its torchaudio of the same number. Another one cannot load its compiled "
+    "library. An Unsloth or transformers that moves torch leaves the old torchaudio behind.",
+    'python -c "import torch, torchaudio; print(torch.__version__, torchaudio.__version__)"',
+    "torchaudio metadata, known/torch.json",
+)
+def _(shell: Shell, facts: Facts):
+    release = known.torch_release(facts.package("torch"))
+    version = f"=={release['torchaudio']}" if release and release["torchaudio"] else ""
+    return [
+        shell.pip(f"install --force-reinstall --no-deps torchaudio{version}{index_of(facts)}"),
+        "# the torchaudio of the installed torch, from the same index (--no-deps so that torch stays);",
+        "# or remove it, as training on text does not need it: " + shell.pip("uninstall -y torchaudio"),
+    ]
+
+
+@cause(
     "torchao-incompatible",
     "error",
     "torchao is too old for peft, or made for another torch.",

@@ -1,5 +1,7 @@
 """Causes: system libraries, compilers, the CUDA toolkit."""
 
+from typing import Tuple
+
 from envcheck import known, wheels
 from envcheck.causes._registry import cause
 from envcheck.facts import Facts
@@ -232,3 +234,30 @@ def _(shell: Shell, facts: Facts):
         "# torch 2.4.0 also misses libomp140.x86_64.dll: upgrade torch to 2.4.1 or later",
         wheels.install_command(facts, wheels.choose(facts)),
     ]
+
+
+@cause(
+    "debug-variables-on",
+    "warning",
+    "Environment variables for hunting errors are on: every step is slower for nothing.",
+    "CUDA_LAUNCH_BLOCKING=1 makes the processor wait for every kernel; PYTORCH_NO_CUDA_MEMORY_CACHING=1 asks the "
+    "driver for each tensor's memory. They help to find an error, protect against none, and stay until they are unset.",
+    "python -c \"import os; print([name for name in os.environ if name.startswith(('CUDA_', 'PYTORCH_'))])\"",
+    "CUDA programming guide and PyTorch documentation, CUDA environment variables, checked 2026-11-21",
+)
+def _(shell: Shell, facts: Facts):
+    names = debugging(facts) or DEBUGGING
+    return [
+        *map(shell.unset_env, names),
+        "# then start the program again: they are read once. If they come back, take them out of the place that sets "
+        "them:",
+        "# Windows: Settings, System, About, Advanced system settings; else ~/.bashrc, ~/.profile or the script",
+    ]
+
+
+DEBUGGING = ("CUDA_LAUNCH_BLOCKING", "PYTORCH_NO_CUDA_MEMORY_CACHING")
+
+
+def debugging(facts: Facts) -> Tuple[str, ...]:
+    """Those of DEBUGGING that are on."""
+    return tuple(name for name in DEBUGGING if (facts.env or {}).get(name, "") not in ("", "0"))

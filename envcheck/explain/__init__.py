@@ -12,7 +12,7 @@ from envcheck import rules
 from envcheck.causes import finding
 from envcheck.explain.clues import CERTAIN, HEAD_CHARACTERS, MENTIONED, Clue, excerpt
 from envcheck.explain.readers import READERS
-from envcheck.facts import Facts, Finding
+from envcheck.facts import SEVERITIES, Facts, Finding
 from envcheck.known.signatures import signatures
 
 TAIL_CHARACTERS = 1_000_000  # of a longer text: the error stands at its end
@@ -37,6 +37,21 @@ def explain(text: str, facts: Facts) -> Tuple[Finding, ...]:
     if not explained:
         return known_wrong or (finding("text-not-recognised", facts, details=[("text", cleaned[-200:])]),)
     return tuple(explained + rest)
+
+
+def judge_all(facts: Facts) -> Tuple[Finding, ...]:
+    """The rules' findings, and before them the causes that the messages of failed smoke tests name."""
+    findings = rules.judge(facts)
+    failed = [
+        str(result.get("detail") or "") for result in (facts.smoke or {}).values() if result.get("verdict") == "failed"
+    ]
+    if not failed:
+        return findings
+    named = [item for text in failed for item in explain(text, facts) if item.id != "text-not-recognised"]
+    first_of = {}
+    for item in (*named, *findings):
+        first_of.setdefault(item.id, item)
+    return tuple(sorted(first_of.values(), key=lambda item: SEVERITIES.index(item.severity)))
 
 
 def clean(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Iterator, Optional, Set
 from envcheck import known, versions, wheels
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding
+from envcheck.rules import companions
 from envcheck.rules.cards import visible
 from envcheck.rules.system import runs_on_cpu
 
@@ -278,35 +279,6 @@ def triton_version(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def torchvision_pair(facts: Facts) -> Iterator[Finding]:
-    torch = versions.parse(facts.package("torch"))
-    vision = versions.parse(facts.package("torchvision"))
-    if torch is None:
-        return
-    release = known.torch_release(facts.package("torch"))
-    wanted = (
-        _minor(release["torchvision"])
-        if release
-        else f"0.{torch.release[1] + 15}"
-        if torch.release[0] == 2 and len(torch.release) > 1
-        else None
-    )
-    details = [
-        ("PyTorch", str(facts.package("torch"))),
-        ("torchvision", facts.shown_version("torchvision")),
-        ("wanted", f"{wanted}.x"),
-    ]
-    if wanted and facts.fits("torchvision", f"=={wanted}.*") is False:
-        yield finding("torchvision-mismatch", facts, details=details)
-    elif vision and torch.local and vision.local and torch.local[:4] != vision.local[:4]:
-        yield finding(
-            "torchvision-mismatch",
-            facts,
-            "torch and torchvision are builds of different kinds (CPU, CUDA versions).",
-            details,
-        )
-
-
 def torchao_version(facts: Facts) -> Iterator[Finding]:
     torch = facts.package("torch")
     details = [
@@ -379,7 +351,7 @@ def numpy_abi(facts: Facts) -> Iterator[Finding]:
 
 RULES = (
     cuda_build_on_rocm,
-    torchvision_pair,
+    *companions.RULES,
     xformers_on_blackwell,
     xformers_build,
     flash_attn_build,

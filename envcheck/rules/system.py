@@ -5,6 +5,7 @@ from typing import Iterator
 
 from envcheck import versions
 from envcheck.causes import finding
+from envcheck.causes.system import debugging
 from envcheck.facts import Facts, Finding
 from envcheck.rules.cards import wants_gpu
 
@@ -147,6 +148,13 @@ def runtime_major(facts: Facts) -> Iterator[Finding]:
             return
 
 
+def debug_variables(facts: Facts) -> Iterator[Finding]:
+    on = debugging(facts)
+    if on and not runs_on_cpu(facts):
+        values = facts.env or {}
+        yield finding("debug-variables-on", facts, details=[(name, values[name]) for name in on])
+
+
 RULES = (
     c_compiler,
     headers,
@@ -156,4 +164,5 @@ RULES = (
     runtime_major,
     old_c_library,
     windows_runtime,
+    debug_variables,
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.backend.loading import Loaded
+from kit.backend.methods import keep_precision
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
 from kit.errors import KitError, problem, said
@@ -52,6 +53,7 @@ def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
                     model.load_adapter(str(folder), adapter_name=_key(place))
         except (RuntimeError, ValueError, OSError, KeyError, TypeError, MemoryError) as error:
             raise KitError(_cannot_load(name, folder, error)) from error
+    keep_precision(model)
     return Loaded(model, loaded.tokenizer, loaded.backend, loaded.device)
 
 

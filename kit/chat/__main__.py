@@ -16,7 +16,7 @@ from typing import Any
 from envcheck import probe
 from kit import screen
 from kit.chat import target as targets
-from kit.chat.asking import Answer, Speaker, prompt_ids
+from kit.chat.asking import Answer, Speaker, load, prompt_ids
 from kit.chat.options import ChatCommand, parse
 from kit.chat.prompts import Messages, asked, read_prompts, with_system
 from kit.chat.session import Printer, Session, footer, side_by_side
@@ -66,10 +66,6 @@ def _asked_ones(command: ChatCommand, target: Target) -> list[int | None]:
 
 
 def _load(target: Target) -> tuple[Any, Any]:
-    """The model with its adapters; and, beside a whole model, the one it was trained from, if it is compared with."""
-    from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
-    from kit.backend.chatting import add_adapters
-
     for text in target.notes:
         screen.note(text)
     names = f" with {', '.join(target.names)}" if target.adapters else ""
@@ -78,11 +74,7 @@ def _load(target: Target) -> tuple[Any, Any]:
     screen.say(f"model     {target.model.name} in {bits} on {target.run.device}{names}")
     screen.say(f"template  {target.chat(None).template_origin}")
     with screen.busy(f"loading {target.model.name}"):
-        chosen = backend.start(target.run)
-        models = [target.model, *([target.untuned] if target.untuned else [])]
-        loaded, *others = [backend.load(model, target.run, chosen, target.chat(None)) for model in models]
-        tuned = add_adapters(loaded, {adapter.name: adapter.path for adapter in target.adapters})
-        return tuned, others[0] if others else None
+        return load(target)
 
 
 def _answer_all(speaker: Speaker, target: Target, command: ChatCommand, prompts: list[tuple[int, Messages]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from kit.backend import Loaded
-from kit.backend.chatting import Sampling, use, write
+from kit.backend.chatting import Sampling, add_adapters, use, write
 from kit.chat.target import Target
 from kit.errors import KitError, RowError, problem
 from kit.prompt import ChatFormat
@@ -60,6 +60,17 @@ class Conversation:
     def ask(self, text: str) -> list[dict[str, str]]:
         """The messages with a question; they are kept only once it is answered."""
         return [*self.messages, {"role": "user", "content": text}]
+
+
+def load(target: Target) -> tuple[Any, Any]:
+    """The model with its adapters; and, beside a whole model, the one it was trained from, if it is compared with."""
+    from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
+
+    chosen = backend.start(target.run)
+    models = [target.model, *([target.untuned] if target.untuned else [])]
+    loaded, *others = [backend.load(model, target.run, chosen, target.chat(None)) for model in models]
+    tuned = add_adapters(loaded, {adapter.name: adapter.path for adapter in target.adapters})
+    return tuned, others[0] if others else None
 
 
 class Speaker:

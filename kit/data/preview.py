@@ -46,6 +46,15 @@ class Preview:
             parts.append(text.append("\n"))
         return Group(*parts)
 
+    def __repr__(self) -> str:
+        """Where HTML is not shown; it names no folder of this machine."""
+        lines = []
+        for sample in self.samples():
+            pieces = stretches(sample, self.chat)
+            words = "".join(f"{OPEN}{piece}{CLOSE}" if trained else piece for piece, trained in pieces)
+            lines.append(f"{self.title(sample)}\n{words}\n")
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str:
         return "".join(self._card(sample) for sample in self.samples())
 

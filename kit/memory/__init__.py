@@ -4,6 +4,7 @@ from kit.memory.activations import evaluation_tokens
 from kit.memory.choosing import choose, fit
 from kit.memory.planning import GIB, Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
+from kit.memory.trained import trained_params
 from kit.memory.weights import can_offload_embedding
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "evaluation_tokens",
     "fit",
     "plan",
+    "trained_params",
     "with_reasons",
 ]

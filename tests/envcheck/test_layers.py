@@ -23,6 +23,7 @@ LEVELS = {
     "explain": 6,
     "settings": 5,
     "report": 6,
+    "card": 7,
     "install": 7,
     "__main__": 8,
     "__init__": 0,

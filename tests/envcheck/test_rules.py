@@ -129,6 +129,7 @@ REACHED = [  # (id, facts that give it away)
     ("triton-torch-mismatch", {"os": "Ubuntu", "packages": {"torch": "2.9.1+cu128", "triton": "3.2.0"}}),
     ("torchvision-mismatch", {"packages": {"torch": "2.8.0", "torchvision": "0.22.1"}}),
     ("torchvision-mismatch", {"packages": {"torch": "2.8.0+cu128", "torchvision": "0.23.0+cpu"}}),
+    ("torchaudio-mismatch", {"packages": {"torch": "2.8.0+cu128", "torchaudio": "2.7.1+cu128"}}),
     ("torchao-incompatible", {"packages": {"peft": "0.19.1", "torchao": "0.13.0"}}),
     ("vllm-version-mismatch", {"packages": {"vllm": "0.8.5", "torch": "2.7.0+cu128"}}),
     ("numpy-abi-mismatch", {"packages": {"torch": "2.1.2", "numpy": "2.0.1"}}),
@@ -292,6 +293,7 @@ def matching_machines():
                         "torchvision": f"{release['torchvision']}+{variant}",
                         "triton": pair["triton"].lstrip("=~"),
                         "numpy": "1.26.4",
+                        "torchaudio": release["torchaudio"],
                         "torchao": pair["torchao"],
                     }
                     if "7.5" <= capability < "10" and xformers and len(capability) == 3:

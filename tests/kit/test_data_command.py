@@ -69,7 +69,7 @@ def test_show_marks_exactly_the_trained_tokens(write_rows, capsys, tiny_chat) ->
     assert "⟦Yes, <b>.<|im_end|>⟧" in shown
     assert shown.count("⟦") == 1
     html = Preview(data.read(Rows(data=str(path)), tiny_chat), tiny_chat)._repr_html_()
-    assert ">Yes, &lt;b&gt;.&lt;|im_end|&gt;</span>" in html
+    assert ">Yes, &lt;b&gt;.&lt;|im_end|&gt;</mark>" in html
     assert "Tags &lt;b&gt; &amp; such?" in html
     assert "<script" not in html
 

@@ -1,0 +1,127 @@
+"""Models asked in a notebook: loaded once and asked by name, how fast they answer, and a server to be asked."""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from envcheck import probe
+from kit import screen
+from kit.chat import target as targets
+from kit.chat.asking import Answer, Speaker, load, prompt_ids
+from kit.chat.options import ChatCommand
+from kit.chat.prompts import asked
+from kit.chat.serve import check_server
+from kit.errors import KitError, problem
+from kit.notebook.tables import Table
+
+READY_S, END_S = 300.0, 20.0  # a server loads its model first
+
+
+class Talk:
+    """A base model with its adapters over it, loaded once as kit.chat loads them. Every one is asked by its name; the
+    untuned model is `base`."""
+
+    def __init__(self, *what: str | Path, **options: Any):
+        """options: of kit.chat, such as adapters, compare, backend, max_tokens. Raises KitError."""
+        command = ChatCommand(what=tuple(map(str, what)), **options)
+        self.target = targets.find(command, probe.collect())
+        for text in self.target.notes:
+            screen.note(text)
+        sampling = targets.sampling(command, self.target.model)
+        loaded, untuned = load(self.target)
+        self.speaker = Speaker(loaded, self.target, sampling, command.max_tokens, untuned)
+
+    @property
+    def model(self) -> Any:
+        """The loaded model itself, of PEFT where it has adapters."""
+        return self.speaker.loaded.model
+
+    @property
+    def names(self) -> list[str]:
+        return [self.target.name(place) for place in self.target.places]
+
+    def ask(self, question: str, name: str = targets.UNTUNED) -> Answer:
+        """Raises KitError: no such adapter, no room for an answer."""
+        from kit.backend import answering
+
+        place = self.target.place(name)
+        with answering(self.speaker.loaded):
+            return self.speaker.answer(place, prompt_ids(self.target, place, asked(question), thinking=False))
+
+    def compare(self, questions: Sequence[str]) -> Table:
+        """The answers of everyone, side by side."""
+        rows = [(question, *(self.ask(question, name).said for name in self.names)) for question in questions]
+        return Table((("question", *self.names), *rows))
+
+
+def speeds(talks: Mapping[str, tuple[Talk, str]], questions: Sequence[str], repeats: int) -> dict[str, list[float]]:
+    """Tokens a second over all questions, once for each repeat, of each (model, name in it).
+
+    Everyone is asked in turn, so that what else the machine does falls on all; a first round is not counted.
+    """
+    found: dict[str, list[float]] = {label: [] for label in talks}
+    for number in range(repeats + 1):
+        for label, (talk, name) in talks.items():
+            answers = [talk.ask(question, name) for question in questions]
+            seconds = sum(answer.tokens / answer.tokens_per_s for answer in answers)
+            if number:
+                found[label].append(sum(answer.tokens for answer in answers) / seconds)
+    return found
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[str]:
+    """Inside, `python -m kit.chat ARGUMENTS --serve` runs on a free port of this machine: yields the API's address.
+
+    Raises KitError: packages missing, or it has not started.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    check_server(ChatCommand(port=port))
+    command = [sys.executable, "-m", "kit.chat", *map(str, arguments), "--serve", "--port", str(port)]
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=said)
+        try:
+            _wait(child, f"http://127.0.0.1:{port}/v1/models", said)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            child.terminate()
+            try:
+                child.wait(END_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _wait(child: subprocess.Popen, address: str, said: Any) -> None:
+    end_s = time.monotonic() + READY_S
+    while time.monotonic() < end_s:
+        if child.poll() is not None:
+            raise KitError(_not_started(child, said))
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise KitError(_not_started(child, said))
+
+
+def _not_started(child: subprocess.Popen, said: Any) -> Any:
+    said.seek(0)
+    lines = [line.strip() for line in said if line.strip()] or ["It said nothing."]
+    ended = f"ended with status {child.returncode}" if child.returncode is not None else f"said nothing for {READY_S} s"
+    return problem(
+        "server-not-started",
+        f"The server {ended}.",
+        " ".join(lines[-8:]),
+        "python -m kit.chat RUN --serve        (in a terminal, where all that it says is seen)",
+    )
