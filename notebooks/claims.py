@@ -94,6 +94,8 @@ def page() -> str:
         f"{judged} of {len(claims)} claims of five tutorials have a verdict; every number stands in the output of",
         "the cell that the row links to. Made by `python -m notebooks` from the notebooks, not by hand.",
         "",
+        f"五个教程里的 {len(claims)} 条说法，{judged} 条有结论；每个数字都出自所链接单元格保存的输出。",
+        "",
         "| # | claim | verdict | measured | shown in |",
         "|---|---|---|---|---|",
         *rows,

@@ -17,20 +17,15 @@ from kit.data.preview import Preview
 from kit.memory import Plan
 from kit.models import read_json
 from kit.notebook.live import train, train_all
-from kit.notebook.machine import Card, card, finding_html
 from kit.notebook.pictures import Picture, memory_bar, on_paper, picture, stacked
-from kit.notebook.tables import Table, before_and_after, data, figures, report, settings
+from kit.notebook.tables import Table, before_and_after, data, report, settings
 from kit.train import Prepared
 
 __all__ = [
-    "Card",
     "Picture",
     "Table",
     "before_and_after",
-    "card",
     "data",
-    "figures",
-    "finding_html",
     "memory_bar",
     "on_paper",
     "picture",

@@ -1,16 +1,13 @@
 """Records as tables."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from IPython.display import display
 
 from envcheck.card import Table
-from kit.memory import GIB
 from kit.notebook.pictures import Picture, stacked
 from kit.record import Answer, Result
 from kit.report import page, plots
-from kit.report.reading import read
 from kit.train import Prepared
 
 
@@ -55,16 +52,3 @@ def before_and_after(result: Result) -> Table:
 
 def _speeds(*answers: Answer) -> str:
     return ", ".join(f"{answer.tokens_per_s:.0f}" for answer in answers)
-
-
-def figures(runs: Mapping[str, Path] | Sequence[Path]) -> Table:
-    """Runs side by side: loss before and after, trained weights, time, memory."""
-    named = runs if isinstance(runs, Mapping) else {Path(folder).name: Path(folder) for folder in runs}
-    lines = []
-    for name, folder in named.items():
-        seen = read(Path(folder))
-        result, plan = seen.result, seen.plan
-        lines.append((name, f"{plan.get('trained_params', 0):,}", f"{seen.loss_before:.3f}", f"{seen.loss_after:.3f}",
-                      f"{result['train_s']:.1f}", f"{result['peak_memory_bytes'] / GIB:.2f}"))  # fmt: skip
-    heads = ("run", "trained weights", "held-out loss before", "after", "training, s", "peak memory, GiB")
-    return Table((heads, *lines))
