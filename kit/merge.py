@@ -69,6 +69,11 @@ def command_line(argv: list[str]) -> int:
     return 0
 
 
+def _from_here(folder: Path) -> Path:
+    """As one would type it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def show(job: Job) -> None:
     """What will be done, before it is done."""
     name = "NF4, dequantised" if job.four_bit or job.base.is_saved_in_four_bit else "16 bit"
@@ -76,7 +81,7 @@ def show(job: Job) -> None:
         screen.say(f"model     {job.base.folder}: {job.reason}")
     else:
         screen.say(f"adapter   {shares(job.adapters)}, {job.first.summary}")
-        screen.say(f"base      {job.base.model.name} ({name}): {job.reason}")
+        screen.say(f"base      {_from_here(job.base.folder)} ({name}): {job.reason}")
     if len(job.adapters) > 1:
         screen.say(f"together  {job.command.combine}")
     screen.findings(job.findings)
