@@ -66,13 +66,16 @@ def start(run: Run) -> Backend:
 
 
 def _limit_card(run: Run) -> None:
-    """No more of the card than --vram-limit-gib: beyond it torch says that memory ran out."""
+    """No more of the card than --vram-limit-gib: beyond it torch says that memory ran out. The peak counted is that of
+    this run, also where several follow one another in a process."""
     import torch
 
-    if run.vram_limit_gib is None or run.device != "cuda":
+    if run.device != "cuda":
         return
-    total_gib = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, run.vram_limit_gib / total_gib))
+    torch.cuda.reset_peak_memory_stats()
+    if run.vram_limit_gib is not None:
+        total_gib = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, run.vram_limit_gib / total_gib))
 
 
 def load(model: Model, run: Run, backend: Backend, chat: ChatFormat) -> Loaded:
