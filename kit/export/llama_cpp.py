@@ -3,17 +3,14 @@
 import json
 import math
 import shutil
-import socket
-import subprocess
-import tempfile
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kit import servers
 
 SERVER = "llama-server"
 START_S, ANSWER_S = 600.0, 600.0
@@ -70,38 +67,18 @@ def _post(address: str, path: str, **content: Any) -> dict[str, Any]:
 @contextmanager
 def _serving(path: Path, context_tokens: int) -> Iterator[str]:
     """The address of a server of the file, on this machine only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = servers.free_port()
+    address = f"http://127.0.0.1:{port}"
     command = [SERVER, "-m", str(path), "--host", "127.0.0.1", "--port", str(port), "-c", str(context_tokens),
                "-np", "1", "--jinja", "--no-webui"]  # fmt: skip
-    with tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen(command, stdout=said, stderr=said)
-        try:
-            _wait(child, f"http://127.0.0.1:{port}", said)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-
-def _wait(child: subprocess.Popen, address: str, said: Any) -> None:
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s:
-        if child.poll() is not None:
-            said.seek(0)
-            lines = said.read().strip().splitlines() or ["it said nothing"]
-            raise CannotRead(f"{SERVER} ended with status {child.returncode}: {lines[-1]}")
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise CannotRead(f"{SERVER} was not ready after {START_S:.0f} s")
+    try:
+        with servers.running(command, f"{address}/health", START_S):
+            yield address
+    except servers.NotStarted as error:
+        last = (error.lines or ["it said nothing"])[-1]
+        ended = f"ended with status {error.status}: {last}"
+        late = f"was not ready after {START_S:.0f} s"
+        raise CannotRead(f"{SERVER} {late if error.status is None else ended}") from None
 
 
 def differences(expected: Sequence[Any], found: Sequence[dict[int, float]]) -> tuple[int, float, float]:

@@ -1,19 +1,14 @@
 """Models asked in a notebook: loaded once and asked by name, how fast they answer, and a server to be asked."""
 
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from envcheck import probe
-from kit import screen
+from envcheck.facts import Finding
+from kit import screen, servers
 from kit.chat import target as targets
 from kit.chat.asking import Answer, Speaker, load, prompt_ids
 from kit.chat.options import ChatCommand
@@ -22,7 +17,7 @@ from kit.chat.serve import check_server
 from kit.errors import KitError, problem
 from kit.notebook.tables import Table
 
-READY_S, END_S = 300.0, 20.0  # a server loads its model first
+READY_S = 300.0  # a server loads its model first
 
 
 class Talk:
@@ -83,45 +78,22 @@ def serving(*arguments: str | Path) -> Iterator[str]:
 
     Raises KitError: packages missing, or it has not started.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = servers.free_port()
     check_server(ChatCommand(port=port))
     command = [sys.executable, "-m", "kit.chat", *map(str, arguments), "--serve", "--port", str(port)]
-    with tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen(command, stdout=said, stderr=said)
-        try:
-            _wait(child, f"http://127.0.0.1:{port}/v1/models", said)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            child.terminate()
-            try:
-                child.wait(END_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+    address = f"http://127.0.0.1:{port}/v1"
+    try:
+        with servers.running(command, f"{address}/models", READY_S):
+            yield address
+    except servers.NotStarted as error:
+        raise KitError(_not_started(error)) from None
 
 
-def _wait(child: subprocess.Popen, address: str, said: Any) -> None:
-    end_s = time.monotonic() + READY_S
-    while time.monotonic() < end_s:
-        if child.poll() is not None:
-            raise KitError(_not_started(child, said))
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise KitError(_not_started(child, said))
-
-
-def _not_started(child: subprocess.Popen, said: Any) -> Any:
-    said.seek(0)
-    lines = [line.strip() for line in said if line.strip()] or ["It said nothing."]
-    ended = f"ended with status {child.returncode}" if child.returncode is not None else f"said nothing for {READY_S} s"
+def _not_started(error: servers.NotStarted) -> Finding:
+    ended = f"ended with status {error.status}" if error.status is not None else f"said nothing for {READY_S} s"
     return problem(
         "server-not-started",
         f"The server {ended}.",
-        " ".join(lines[-8:]),
+        " ".join(error.lines[-8:] or ["It said nothing."]),
         "python -m kit.chat RUN --serve        (in a terminal, where all that it says is seen)",
     )
