@@ -19,7 +19,6 @@ from kit.options import METHODS_WITH, PREFIX_KINDS, UNSLOTH_KINDS, Command, Data
 
 PRESETS = Path(__file__).parent / "presets"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
-COMMAND_SWITCHES = ("plan", "fit", "vram_gib", "fresh", "resume_anyway")
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -173,24 +172,23 @@ def load(
     from_file = _from_file(early.config)
     if early.preset:
         from_file["preset"] = early.preset
-    facts_seen = lambda: _with_early_card(facts(), early.vram_gib)  # noqa: E731
-    base, origins = _over_preset(from_file, f"file {early.config}", facts_seen)
+    base, origins = _over_preset(from_file, f"file {early.config}", lambda: _with_early_card(facts(), early.vram_gib))
     command = _parse(argv, kind(run=base), module)
     origins |= dict.fromkeys(given & set(origins), "flag")
     return command.model_copy(update={"origins": origins})
 
 
-def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> Command:
+def given(options: Mapping[str, Any], facts: Callable[[], Facts], kind: type[Options] = Command) -> Options:
     """The same of options given in Python, as a notebook does: given(dict(data="my.jsonl", epochs=2), probe.collect).
 
     Raises KitError (status 2): an unknown option or preset; a value of the wrong kind.
     """
-    switches = {name: options[name] for name in COMMAND_SWITCHES if name in options}
-    from_file = _from_file(Path(options["config"])) if options.get("config") else {}
-    rest = {name: value for name, value in options.items() if name not in (*switches, "config")}
-    run, origins = _over_preset(from_file | _checked(rest, "the call"), f"file {options.get('config')}", facts)
+    own = {name: options[name] for name in kind.model_fields if name in options and name not in ("run", "origins")}
+    rest = {name: value for name, value in options.items() if name not in own}
+    from_file = _from_file(Path(own["config"])) if own.get("config") else {}
+    run, origins = _over_preset(from_file | _checked(rest, "the call"), f"file {own.get('config')}", facts)
     origins |= dict.fromkeys(rest, "call")
-    return Command(run=run, origins=origins, **switches)
+    return _made(kind, {"run": run, "origins": origins, **own})
 
 
 def _over_preset(values: dict[str, Any], origin: str, facts: Callable[[], Facts]) -> tuple[Run, dict[str, str]]:

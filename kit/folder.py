@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from envcheck.facts import Finding
 from kit import config
 from kit.adapters import ADAPTER, MODEL
-from kit.errors import KitError, problem
+from kit.errors import KitError, named, problem
 from kit.files import append_whole, write_whole
 from kit.options import Command, Run
 from kit.record import Result
@@ -256,7 +256,7 @@ def cannot_write(path: Path, error: Exception) -> Finding:
     return problem(
         "output-cannot-be-written",
         f"{path} cannot be written.",
-        f"{type(error).__name__}: {error}".splitlines()[0],
+        named(error),
         f"free some room on the disk of {path.parent}" if full else f"ls -ld {path.parent}       (shows who may write)",
         "then the same command: it goes on from the newest checkpoint",
     )

@@ -13,9 +13,10 @@ from kit.data import Data
 from kit.errors import KitError, problem, said
 from kit.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
 from kit.options import Run
+from kit.progress import Show
 from kit.prompt import ChatFormat
 from kit.record import Answer, Result
-from kit.watch import Say, Show, Watch
+from kit.watch import Say, Watch
 
 BEGUN = "begun.json"  # what was measured before the first step
 PAUSED = "paused"  # kind of the event that holds the loss where the run was to stop for a while
@@ -29,12 +30,8 @@ class Interrupted(Exception):
         self.result = result
 
 
-class Paused(Exception):
-    """Stopped after the step that was asked for; `result` holds what is finished, with the held-out loss there."""
-
-    def __init__(self, result: Result):
-        super().__init__(f"paused after step {result.steps}")
-        self.result = result
+class Paused(Interrupted):
+    """Stopped after the step that was asked for; `result` holds the held-out loss there too."""
 
 
 def fit(

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from envcheck.facts import Finding
 from kit.adapters import ADAPTER, MODEL
 from kit.errors import INTERRUPTED, KitError
 from kit.memory import GIB, Plan
+from kit.progress import Show
 from kit.record import Result
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
 IN_NOTEBOOK = "ipykernel" in sys.modules
 PLAIN = {"force_jupyter": False, "force_terminal": False, "width": 110} if IN_NOTEBOOK else {}
 console = Console(stderr=not IN_NOTEBOOK, highlight=False, **PLAIN)
+QUIET = Console(quiet=True)
 out = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), **PLAIN)  # what was asked for: reports, samples
 
 
@@ -102,18 +104,16 @@ def plan(plan: Plan, where: str) -> None:
         say(f"fit       {most}, with {rest}")
 
 
-Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
-Progressing = Callable[[], AbstractContextManager[Show]]
-
-
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Nothing is said inside: several runs in a notebook, which all say the same. Their records have it."""
-    console.quiet = True
+def saying_to(other: Console) -> Iterator[None]:
+    """What the kit says goes there while inside; to QUIET for several runs, which all say the same: their records have
+    it."""
+    global console
+    before, console = console, other
     try:
         yield
     finally:
-        console.quiet = False
+        console = before
 
 
 @contextmanager

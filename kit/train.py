@@ -23,6 +23,7 @@ from kit import config, memory, models, record, screen, trackers
 from kit.errors import KitError, problem, stop_on_errors
 from kit.folder import RunFolder
 from kit.options import METHODS_WITH, Command, Run
+from kit.progress import Progressing
 from kit.record import Result
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     return chat, rows
 
 
-def train(prepared: Prepared, progress: screen.Progressing = screen.progress, pause_step: int | None = None) -> Result:
+def train(prepared: Prepared, progress: Progressing = screen.progress, pause_step: int | None = None) -> Result:
     """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier.
 
     pause_step: stop after it, with a checkpoint and the held-out loss; the next call goes on from there.
@@ -156,7 +157,7 @@ def run_in(
     chosen: Any,
     loaded: Any,
     notes: list[str],
-    progress: screen.Progressing,
+    progress: Progressing,
     pause_step: int | None = None,
 ) -> Result:
     """The run itself, every outcome of it on record."""

@@ -11,15 +11,15 @@ from kit import backend, checkpoints
 from kit.backend import Loaded
 from kit.checkpoints import MIB, About, Checkpoint
 from kit.data import Data, Question
-from kit.errors import said
+from kit.errors import named, said
 from kit.folder import RunFolder
 from kit.memory import GIB
 from kit.options import Run
+from kit.progress import Show
 from kit.prompt import ChatFormat
 from kit.record import Answer
 
 REPORT_SECONDS = 120  # a report takes one or two
-Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
 Say = Callable[[str], None]
 
 
@@ -43,8 +43,7 @@ def write_report(folder: RunFolder, say: Say) -> None:
 
         report.write(folder.path)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        say(f"no report.html: {why}; python -m kit.report {folder.path} tries again")
+        say(f"no report.html: {named(error)}; python -m kit.report {folder.path} tries again")
 
 
 class Watch:

@@ -1,16 +1,16 @@
 """What goes wrong in a run, provoked from a notebook: one fault at a time, taken out again afterwards."""
 
-import io
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from benchmarks import inject
 from kit import backend, config, screen
+from kit.progress import Show
 from kit.prompt import IGNORED, ChatFormat
 from kit.record import Result
 from kit.report.reading import read
@@ -19,15 +19,14 @@ from kit.train import Prepared, train
 PLAN = ("-m", "kit.train", "--plan", "--preset", "cpu", "--data", "examples/identity.jsonl", "--model")
 
 
-@contextmanager
-def silent() -> Iterator[screen.Show]:
+def silent() -> AbstractContextManager[Show]:
     """For kit.train.train: no bar; what happened is in the run folder."""
-    yield lambda *_: None
+    return nullcontext(lambda *_: None)
 
 
 def quietly(prepared: Prepared) -> Result:
     """kit.train's run without a word."""
-    with redirect_stdout(io.StringIO()):
+    with screen.saying_to(screen.QUIET):
         return train(prepared, silent)
 
 

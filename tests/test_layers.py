@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 KIT_LAYERS = (
-    ("errors", "files", "options", "tensors"),
+    ("errors", "files", "options", "progress", "servers", "tensors"),
     ("config", "models", "trackers"),
     ("rows", "prompt", "adapters"),
     ("data",),

@@ -4,7 +4,7 @@ shapes. No torch.
 folder (which one a name means) -> parts (what it changes in each layer) -> checking (does that fit the base).
 """
 
-from kit.adapters.checking import broken, check, check_fit, read_parts, stored
+from kit.adapters.checking import broken, check, check_fit, no_such_layer, read_parts, stored
 from kit.adapters.folder import (
     ADAPTER,
     CONFIG,
@@ -36,6 +36,7 @@ __all__ = [
     "check_fit",
     "find",
     "method_of",
+    "no_such_layer",
     "pairs_in",
     "read_parts",
     "run_folder",

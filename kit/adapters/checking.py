@@ -1,6 +1,6 @@
 """Whether an adapter is whole and fits its base, by the headers of their files alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from envcheck.facts import Finding
 from kit import tensors
 from kit.adapters.folder import CONFIG, WEIGHTS, Adapter
 from kit.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, Part, by, parts_in
-from kit.errors import KitError, problem
+from kit.errors import KitError, nearest, problem
 from kit.models import Model
 from kit.options import VIRTUAL_TOKEN_KINDS
 from kit.tensors import Tensor
@@ -159,4 +159,14 @@ def _incomplete(adapter: Adapter, missing: list[str]) -> Finding:
         "What they change would answer as the untuned model does, without a word.",
         "copy or download the folder again",
         details={"first": missing[0]},
+    )
+
+
+def no_such_layer(name: str, present: Iterable[str], fix: str) -> Finding:
+    """A target module that is none of the model's linear layers."""
+    return problem(
+        "lora-target-missing",
+        f"The model has no linear layer {name}. {nearest(name, present)}".rstrip(),
+        "An adapter on nothing would train nothing.",
+        fix,
     )

@@ -6,7 +6,7 @@ Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `a
 """
 
 from kit.backend.loading import Backend, Loaded, load, start
-from kit.backend.methods import adapt, keep_precision
+from kit.backend.methods import adapt
 from kit.backend.out_of_memory import error_of, free_memory, is_out_of_memory
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
@@ -28,7 +28,6 @@ __all__ = [
     "free_memory",
     "held_out_loss",
     "is_out_of_memory",
-    "keep_precision",
     "load",
     "load_weights",
     "memory_bytes",

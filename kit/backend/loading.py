@@ -10,7 +10,7 @@ from envcheck.facts import Finding
 from kit import config
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, problem, said
+from kit.errors import KitError, named, problem, said
 from kit.models import Model
 from kit.options import Run
 from kit.prompt import ChatFormat
@@ -117,7 +117,7 @@ def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     return problem(
         "model-cannot-be-loaded",
         f"{model.name} cannot be loaded.",
-        f"{type(error).__name__}: {error}".splitlines()[0],
+        named(error),
         f"hf download OWNER/NAME --local-dir {model.location}" if model.is_local else f"hf download {model.location}",
         "python -m envcheck                    (checks the libraries)",
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kit.adapters import BlockSum, Factors
 from kit.backend.silence import silence
 
 PIECE_WEIGHTS = 1 << 25  # of a tensor that no update changes: 128 MiB in float32
@@ -29,22 +30,6 @@ class Update:
     shape: tuple[int, int]
     rank: int
     magnitude: str = ""
-
-
-@dataclass(frozen=True)
-class Factors:
-    """IA3: W is multiplied with a factor for each row (out, 1) or column (1, in)."""
-
-    file: Path
-    vector: str
-
-
-@dataclass(frozen=True)
-class BlockSum:
-    """MiSS: row k of the block (r, out) is added to each column of W whose number leaves k when divided by r."""
-
-    file: Path
-    block: str
 
 
 Change = Update | Factors | BlockSum
@@ -164,9 +149,9 @@ def _changed(base: Any, weight: Weight, combination: Combination) -> Any:
         return base
     change, _ = weight.changes[0]
     if isinstance(change, Factors):
-        return base.mul_(_read(change.file, change.vector))
+        return base.mul_(_read(change.vector.file, change.vector.name))
     if isinstance(change, BlockSum):
-        block = _read(change.file, change.block).T
+        block = _read(change.block.file, change.block.name).T
         return base.add_(block.repeat(1, -(-base.shape[1] // block.shape[1]))[:, : base.shape[1]])
     deltas = [_delta(update) for update, _ in weight.changes]
     base.add_(combined(deltas, [share for _, share in weight.changes], weight.name, combination))

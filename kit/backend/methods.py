@@ -8,10 +8,11 @@ prefix tuning (Li and Liang 2021, arXiv:2101.00190), P-tuning v2 (Liu et al. 202
 
 from typing import Any
 
+from kit import adapters
 from kit.backend.loading import Loaded, checkpointing, no_room
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, nearest, problem
+from kit.errors import KitError, problem
 from kit.options import LORA_KINDS, METHODS_WITH, Run
 
 
@@ -21,6 +22,7 @@ def adapt(loaded: Loaded, run: Run) -> Loaded:
     Raises KitError: a target module that the model does not have; not enough memory.
     """
     _check_targets(loaded.model, run)
+    _check_rank(loaded.model, run)
     give = _all_weights if run.method == "full" else _by_unsloth if loaded.backend.name == "unsloth" else _by_peft
     try:
         with silence():
@@ -58,28 +60,20 @@ def _check_targets(model: Any, run: Run) -> None:
         return
     present = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     missing = [name for name in run.target_modules if name not in present]
-    _check_rank(model, run)
     if missing:
-        raise KitError(
-            *(
-                problem(
-                    "lora-target-missing",
-                    f"The model has no linear layer {name}. {nearest(name, present)}".rstrip(),
-                    "An adapter on nothing would train nothing.",
-                    f"--target-modules {' '.join(sorted(present))}",
-                )
-                for name in missing
-            )
-        )
+        fix = f"--target-modules {' '.join(sorted(present))}"
+        raise KitError(*(adapters.no_such_layer(name, present, fix) for name in missing))
 
 
 def _check_rank(model: Any, run: Run) -> None:
     """MiSS cuts what goes into a layer into blocks of the rank."""
     import torch
 
+    if run.method != "miss":
+        return
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     widths = [module.in_features for name, module in linears.items() if name.rsplit(".", 1)[-1] in run.target_modules]
-    if run.method == "miss" and run.lora_rank > min(widths, default=run.lora_rank):
+    if run.lora_rank > min(widths, default=run.lora_rank):
         raise KitError(
             problem(
                 "rank-too-large",

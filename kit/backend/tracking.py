@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from kit.errors import named
+
 EVENTS = ("on_train_begin", "on_log", "on_train_end")
 
 
@@ -46,6 +48,5 @@ def _guarded(tracker: Any, name: str, on_event: Callable[..., None]) -> Any:
 
 
 def _say(on_event: Callable[..., None], name: str, error: Exception) -> None:
-    why = f"{type(error).__name__}: {error}".splitlines()[0]
-    text = f"{name} hears nothing more of this run ({why}); metrics.jsonl has every step"
+    text = f"{name} hears nothing more of this run ({named(error)}); metrics.jsonl has every step"
     on_event("tracker-failed", text, error=type(error).__name__)

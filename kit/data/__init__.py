@@ -7,7 +7,7 @@ files -> rows -> conversations (kit.rows) -> text and masks (kit.prompt) -> stor
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from kit.data.report import DataReport
 from kit.data.store import Samples
 from kit.errors import USAGE, KitError, problem, stop_on_errors
 from kit.options import Rows
+from kit.progress import Show
 from kit.prompt import ChatFormat
 from kit.rows import formats, sources
 from kit.rows.sources import Source
@@ -27,7 +28,6 @@ __all__ = ["Data", "DataReport", "Question", "look", "read"]
 QUESTIONS = 3
 QUIET_S = 1.0  # nothing is said of progress before
 HISTOGRAM_BINS = 12
-Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
 
 
 @dataclass(frozen=True)

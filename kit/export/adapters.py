@@ -10,7 +10,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit import adapters
 from kit.adapters import Part
-from kit.backend.merging import BlockSum, Change, Factors, Update
+from kit.backend.merging import Change, Update
 from kit.errors import KitError, problem
 from kit.options import VIRTUAL_TOKEN_KINDS, Run
 
@@ -142,10 +142,8 @@ def _is_of_a_matrix(part: Part) -> bool:
 
 
 def _change(adapter: adapters.Adapter, layer: str, part: Part) -> Change:
-    if isinstance(part, adapters.Factors):
-        return Factors(part.vector.file, part.vector.name)
-    if isinstance(part, adapters.BlockSum):
-        return BlockSum(part.block.file, part.block.name)
+    if not isinstance(part, adapters.Pair):
+        return part
     scale, shape = adapters.scale(adapter.config, layer, part.rank), (part.b.shape[0], part.a.shape[1])
     lengths = part.magnitude.name if part.magnitude else ""
     return Update(part.a.file, part.a.name, part.b.name, scale, shape, part.rank, lengths)

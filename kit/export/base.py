@@ -9,7 +9,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit import adapters, models
 from kit.backend.merging import QUANTISED, STATES, Change, Weight
-from kit.errors import KitError, problem
+from kit.errors import KitError, named, problem
 from kit.export.adapters import Tuned
 from kit.models import Model, read_json
 from kit.tensors import Tensor
@@ -179,7 +179,7 @@ def _fetched(model: Model) -> Path:
             problem(
                 "base-not-found",
                 f"The weights of {model.name} are not on this machine and cannot be fetched.",
-                f"{type(error).__name__}: {error}".splitlines()[0],
+                named(error),
                 f"hf download {model.name} --local-dir models/{Path(model.name).name}",
                 f"--base-model models/{Path(model.name).name}",
             )

@@ -1,6 +1,6 @@
 """The same prompts through base + adapter and through what was exported: equal words, nearly equal logits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from kit.backend import comparing
 from kit.backend.comparing import Candidate
 from kit.export import llama_cpp, vocabulary
 from kit.export.prompts import Prompts
+from kit.progress import Show
 from kit.prompt import ChatFormat
 
 LAST_TOKENS = 16  # of each prompt: their logits are compared
 RECORD, MARKER = "parity.json", "NOT-VERIFIED"
-Show = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Merged weights -> files: each tensor is made once and handed to every file that wants it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
 from kit.backend import merging
 from kit.backend.merging import Combination, Weight
 from kit.errors import KitError, problem
-
-Show = Callable[[str, int, int, str], None]
+from kit.progress import Show
 
 
 class Sink(Protocol):

@@ -10,6 +10,7 @@ from IPython.display import display, update_display
 from kit import screen
 from kit import train as training
 from kit.notebook.pictures import Picture, progress_bar
+from kit.progress import Show
 from kit.record import Result
 from kit.report import plots
 from kit.report.reading import read
@@ -18,16 +19,26 @@ from kit.train import Prepared
 REDRAW_S, REPLOT_S = 0.4, 2.0  # a plot costs about 0.1 s of the training
 
 
+class Sheet:
+    """An output of the cell that is drawn again and again."""
+
+    def __init__(self) -> None:
+        self.id = f"live-{time.monotonic_ns()}"
+        display(Picture(progress_bar("starting", 0, ""), "starting"), display_id=self.id)
+
+    def draw(self, words: str, share: float, plot: str) -> None:
+        update_display(Picture(progress_bar(words, share, plot), words), display_id=self.id)
+
+
 class Live:
     """How far the run is, the time left, the losses so far."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.id = f"live-{time.monotonic_ns()}"
+        self.sheet = Sheet()
         self.begun_s: dict[str, float] = {}
         self.drawn_s = self.plotted_s = 0.0
         self.plot = ""
-        display(Picture(progress_bar("starting", 0, ""), "starting"), display_id=self.id)
 
     def show(self, stage: str, done: int, total: int, detail: str) -> None:
         now_s = time.monotonic()
@@ -39,18 +50,16 @@ class Live:
         if now_s - self.plotted_s >= REPLOT_S:
             self.plotted_s = now_s
             self._read_losses()
-        self._draw("   ".join(filter(None, (f"{stage} {done}/{total}", detail, left))), done / max(1, total))
+        words = "   ".join(filter(None, (f"{stage} {done}/{total}", detail, left)))
+        self.sheet.draw(words, done / max(1, total), self.plot)
 
     def end(self, result: Result) -> None:
         self._read_losses()
         time_and_speed = f"{screen.clock(result.train_s)}   {result.tokens_per_s:,.0f} tokens/s"
-        self._draw(f"trained {result.steps} steps   {time_and_speed}", 1)
+        self.sheet.draw(f"trained {result.steps} steps   {time_and_speed}", 1, self.plot)
 
     def _read_losses(self) -> None:
         self.plot = plots.of_run(read(self.folder)).get(plots.LOSSES, "")
-
-    def _draw(self, words: str, share: float) -> None:
-        update_display(Picture(progress_bar(words, share, self.plot), words), display_id=self.id)
 
 
 def train(prepared: Prepared) -> Result:
@@ -59,7 +68,7 @@ def train(prepared: Prepared) -> Result:
     live: list[Live] = []
 
     @contextmanager
-    def progress() -> Iterator[screen.Show]:
+    def progress() -> Iterator[Show]:
         live.append(Live(prepared.output))
         yield live[0].show
 
@@ -71,15 +80,14 @@ def train(prepared: Prepared) -> Result:
 
 def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
     """Several runs one after another: how far all are, and the losses of each in one plot."""
-    screen_id, results = f"live-{time.monotonic_ns()}", {}
-    display(Picture(progress_bar("starting", 0, ""), "starting"), display_id=screen_id)
+    sheet, results = Sheet(), {}
 
     def draw(words: str, share: float) -> None:
         plot = plots.compared([(name, read(runs[name].output)) for name in results]) if results else ""
-        update_display(Picture(progress_bar(words, share, plot), words), display_id=screen_id)
+        sheet.draw(words, share, plot)
 
     @contextmanager
-    def progress() -> Iterator[screen.Show]:
+    def progress() -> Iterator[Show]:
         def show(stage: str, done: int, total: int, detail: str) -> None:
             nonlocal drawn_s
             if time.monotonic() - drawn_s >= REPLOT_S:
@@ -91,7 +99,7 @@ def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
 
     drawn_s = 0.0
     for name, prepared in runs.items():
-        with screen.quietly():
+        with screen.saying_to(screen.QUIET):
             results[name] = training.train(prepared, progress)
     draw(f"trained {len(runs)} runs   {screen.clock(sum(result.train_s for result in results.values()))}", 1)
     return results

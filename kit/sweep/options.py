@@ -55,12 +55,9 @@ def load(argv: list[str], facts: Callable[[], Facts]) -> SweepCommand:
 
 def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> SweepCommand:
     """The same of options given in Python: given(dict(data="my.jsonl", over=["lora_rank=4,16"]), probe.collect)."""
-    own = {name: options[name] for name in ("over", "into", "rungs", "keep", "plan", "vram_gib") if name in options}
-    run = config.given({name: value for name, value in options.items() if name not in own}, facts)
-    over = own.pop("over", ())
-    return _checked(
-        SweepCommand(run=run.run, origins=run.origins, over=(over,) if isinstance(over, str) else tuple(over), **own)
-    )
+    over = options.get("over", ())
+    lines = (over,) if isinstance(over, str) else tuple(over)
+    return _checked(config.given({**options, "over": lines}, facts, SweepCommand))
 
 
 def _checked(command: SweepCommand) -> SweepCommand:

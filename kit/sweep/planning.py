@@ -8,10 +8,10 @@ from pathlib import Path
 
 from envcheck.facts import Facts, Finding
 from kit import record, train
-from kit.adapters import stored
-from kit.errors import FAILED, USAGE, KitError, nearest, problem, stop_on_errors
+from kit.adapters import no_such_layer, stored
+from kit.errors import FAILED, USAGE, KitError, problem, stop_on_errors
 from kit.folder import RunFolder
-from kit.memory import Plan
+from kit.memory import GIB, Plan
 from kit.models import Model
 from kit.options import LINEAR_LAYERS, Command, Run
 from kit.sweep import grid
@@ -197,12 +197,8 @@ def _wrong_layers(prepared: Prepared) -> Iterable[Finding]:
     known = _layers(prepared.model)
     for name in prepared.run.target_modules:
         if known and name not in known:
-            yield problem(
-                "lora-target-missing",
-                f"The model has no linear layer {name}. {nearest(name, known)}".rstrip(),
-                "An adapter on nothing would train nothing.",
-                f"--over target_modules={'+'.join(sorted(set(LINEAR_LAYERS) & known))}",
-            )
+            fix = f"--over target_modules={'+'.join(sorted(set(LINEAR_LAYERS) & known))}"
+            yield no_such_layer(name, known, fix)
 
 
 def _layers(model: Model) -> set[str]:
@@ -223,7 +219,7 @@ def _notes(command: SweepCommand, trials: list[Planned]) -> Iterable[str]:
         yield "A seed also chooses the held-out rows, so settings are compared seed by seed; --eval-data fixes them."
     for trial in trials:
         if not trial.fits:
-            high = f"{trial.plan.low_bytes / (1 << 30):.2f} GiB at least"
+            high = f"{trial.plan.low_bytes / GIB:.2f} GiB at least"
             yield f"left out, as the plan says it will not fit ({high}): {trial.name}"
 
 
@@ -235,7 +231,7 @@ def check_any_fits(found: Plans) -> None:
             problem(
                 "sweep-nothing-fits",
                 "No trial fits into memory.",
-                f"The smallest, {smallest.name}, needs {smallest.plan.low_bytes / (1 << 30):.2f} GiB at least.",
+                f"The smallest, {smallest.name}, needs {smallest.plan.low_bytes / GIB:.2f} GiB at least.",
                 "--max-length-tokens 512",
                 "--model with a smaller size",
             ),

@@ -6,22 +6,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from envcheck import probe
 from envcheck.facts import Facts
 from kit import screen, train
 from kit.errors import KitError, problem
 from kit.folder import LOCK
+from kit.progress import Show
 from kit.record import Result
 from kit.report.reading import RunRecord, read
-from kit.screen import Show
 from kit.sweep import halving, showing
 from kit.sweep.options import SweepCommand
 from kit.sweep.planning import Planned, Plans, check_any_fits, plans
 from kit.sweep.results import Sweep, collect, reached
 
-QUIET = Console(quiet=True)
 TrainOne = Callable[[Planned, int | None, Show], Result]
 
 
@@ -102,7 +99,7 @@ class Running:
         if trial.folder in self.failed or _is_there(record, end):
             return
         progress.begins(trial, record.last_step)
-        with screen_of(QUIET):
+        with screen.saying_to(screen.QUIET):
             error = self._error_of(trial, end if end < trial.steps else None, progress.show)
         if error:
             self.failed[trial.folder] = error
@@ -184,7 +181,7 @@ class Progress:
         for _ in range(max(0, done - self.last_step)):  # one at a time: a bar begins with the first
             if self.done < self.steps - 1:  # how many there are is an estimate; the last is told at the end
                 self.done += 1
-                with screen_of(self.loud):
+                with screen.saying_to(self.loud):
                     self.shown("sweep", self.done, self.steps, self.name)
         self.last_step = max(done, self.last_step)
 
@@ -201,16 +198,6 @@ class Progress:
         best = "" if self.best is None else f", best of those at their end {self.best:.3f}"
         seconds = screen.clock(time.monotonic() - self.start_s)
         screen.say(f"{trial.name}: held-out loss {loss:.3f} at step {step} of {trial.steps}{best}  ({seconds})")
-
-
-@contextmanager
-def screen_of(console: Console) -> Iterator[None]:
-    """What the kit says goes there while inside."""
-    before, screen.console = screen.console, console
-    try:
-        yield
-    finally:
-        screen.console = before
 
 
 def _is_there(record: RunRecord, end: int) -> bool:

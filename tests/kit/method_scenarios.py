@@ -12,6 +12,7 @@ from pathlib import Path
 import scenarios
 
 from kit import backend, checkpoints, memory, models, prompt
+from kit.backend import methods
 from kit.checkpoints import About
 from kit.options import Run
 
@@ -84,7 +85,7 @@ def reloaded(training, folder):
     else:
         base = backend.load(models.find("tiny"), run, training.loaded.backend, prompt.load(models.find("tiny"), "auto"))
         anew = PeftModel.from_pretrained(base.model, folder).eval()
-        backend.keep_precision(anew)
+        methods.keep_precision(anew)
     with backend.answering(training.loaded), torch.no_grad():
         mine = training.loaded.model(input_ids=ids, use_cache=False).logits[0, -1]
         other = anew(input_ids=ids, use_cache=False).logits[0, -1]
