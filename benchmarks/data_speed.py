@@ -49,7 +49,7 @@ def write_rows(source: Path, rows: int, target: Path) -> None:
 
 def texts(path: Path, chat) -> Iterator[list[str]]:
     """The very texts that the kit encodes, a chunk at a time."""
-    from kit.rows import formats
+    from kit.data.rows import formats
 
     with path.open(encoding="utf-8") as file:
         while lines := list(itertools.islice(file, CHUNK_ROWS)):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from kit import checkpoints
+from kit.run import checkpoints
 
 STEPS = 6
 OPTIONS = ("--preset", "cpu", "--max-steps", STEPS, "--batch-size", 4, "--sample-tokens", 4, "--held-out-rows", 5,

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from benchmarks import measure
 from kit import data, models, prompt
-from kit.errors import KitError
 from kit.options import Rows
+from kit.support.errors import KitError
 
 LONGEST_S = 20  # an input that takes longer is a hang
 SEEDS = (

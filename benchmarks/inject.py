@@ -15,8 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from kit import backend, train, watch
+from kit import backend, train
 from kit.backend import loading, methods, training
+from kit.run import watch
 
 STEP = 3
 WRITES_ALL, READS_ALL = 1, 2  # capabilities of root: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -202,7 +203,7 @@ def shift_clock(seconds: float) -> None:
     """time.time, time.time_ns and datetime.now from now on; the clock that only goes forward is left alone."""
     import datetime as dates
 
-    from kit import record
+    from kit.run import record
 
     now, now_ns, real = time.time, time.time_ns, dates.datetime
 

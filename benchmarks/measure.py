@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from envcheck import probe
-from kit.record import versions
+from kit.run.record import versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.data_speed import unpack_qwen3
 from kit import models, prompt
-from kit.errors import RowError
+from kit.data.rows import formats
 from kit.prompt import IGNORED, ChatFormat, Sample
-from kit.rows import formats
+from kit.support.errors import RowError
 
 CHAT_TEMPLATES = {  # ours: TRL's
     "qwen3": "qwen3_training",

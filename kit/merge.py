@@ -23,14 +23,15 @@ import tyro
 from rich.table import Table
 
 from envcheck.facts import Finding
-from kit import screen
-from kit.errors import FAILED, KitError, problem, said
 from kit.export import gguf_file, modelfile, parity, prompts, shards, vocabulary, writing
-from kit.export.job import GIB, QUANTIZE, STEP, Job, MergeCommand, gguf_name, prepare, shares
+from kit.export.job import QUANTIZE, STEP, Job, MergeCommand, gguf_name, prepare, shares
 from kit.export.parity import MARKER, RECORD, Exported, Parity
 from kit.export.prompts import Prompts
-from kit.files import write_whole
-from kit.folder import cannot_write
+from kit.run.folder import cannot_write
+from kit.support import console
+from kit.support.errors import FAILED, KitError, problem, said
+from kit.support.files import write_whole
+from kit.support.units import GIB
 
 NOT_YET = "Not compared yet with the model that was trained: python -m kit.merge was interrupted, or says below why.\n"
 
@@ -45,7 +46,7 @@ class Made:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
+    return console.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
 
 
 def command_line(argv: list[str]) -> int:
@@ -54,16 +55,16 @@ def command_line(argv: list[str]) -> int:
     chat = prompts.chat_of(job.first, job.base.model)
     asked = prompts.of(job.first, chat)
     show(job)
-    with screen.progress() as shown:
+    with console.progress() as shown:
         made = write(job, asked, shown)
         for text in made.notes:
-            screen.note(text)
+            console.note(text)
         seen = verify(job, made, asked, shown)
     show_parity(seen)
     if command.json_output:
         print(json.dumps(seen.to_json(), ensure_ascii=False, indent=1))
     if not seen.passed:
-        screen.findings((_not_verified(job, seen),))
+        console.findings((_not_verified(job, seen),))
         return FAILED
     show_done(job, made)
     return 0
@@ -78,13 +79,13 @@ def show(job: Job) -> None:
     """What will be done, before it is done."""
     name = "NF4, dequantised" if job.four_bit or job.base.is_saved_in_four_bit else "16 bit"
     if job.first.is_whole:
-        screen.say(f"model     {job.base.folder}: {job.reason}")
+        console.say(f"model     {job.base.folder}: {job.reason}")
     else:
-        screen.say(f"adapter   {shares(job.adapters)}, {job.first.summary}")
-        screen.say(f"base      {_from_here(job.base.folder)} ({name}): {job.reason}")
+        console.say(f"adapter   {shares(job.adapters)}, {job.first.summary}")
+        console.say(f"base      {_from_here(job.base.folder)} ({name}): {job.reason}")
     if len(job.adapters) > 1:
-        screen.say(f"together  {job.command.combine}")
-    screen.findings(job.findings)
+        console.say(f"together  {job.command.combine}")
+    console.findings(job.findings)
 
 
 def write(job: Job, asked: Prompts, show: Any) -> Made:
@@ -246,8 +247,8 @@ def show_parity(seen: Parity) -> None:
         least, most = (row.bound.least_top1_pct, row.bound.most_logit_share) if row.bound else ("-", "-")
         verdict = ("verified" if row.bound else "for info") if row.passed else "DIFFERS"
         table.add_row(name, *words, f"{row.top1_pct:.4g}", str(least), f"{row.logit_share:.1g}", str(most), verdict)
-    screen.console.print(table)
-    screen.say("top-1: positions with the same likeliest token; logits: largest difference, as a share of their range")
+    console.stderr.print(table)
+    console.say("top-1: positions with the same likeliest token; logits: largest difference, as a share of their range")
 
 
 def _not_verified(job: Job, seen: Parity) -> Finding:
@@ -281,13 +282,13 @@ def _no_memory(job: Job, error: Exception) -> Finding:
 
 
 def show_done(job: Job, made: Made) -> None:
-    screen.say(f"done      {job.output}: written, read again and verified", style="bold green")
+    console.say(f"done      {job.output}: written, read again and verified", style="bold green")
     if made.dtype:
-        screen.say(f"          python -m kit.chat {job.output}")
+        console.say(f"          python -m kit.chat {job.output}")
     for name in made.files.values():
-        screen.say(f"          {job.output / name}")
+        console.say(f"          {job.output / name}")
     if made.files:
-        screen.say(f"          ollama create {job.output.absolute().name.lower()} -f {job.output / 'Modelfile'}")
+        console.say(f"          ollama create {job.output.absolute().name.lower()} -f {job.output / 'Modelfile'}")
 
 
 if __name__ == "__main__":

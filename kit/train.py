@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
-from kit import config, memory, models, record, screen, trackers
-from kit.errors import KitError, problem, stop_on_errors
-from kit.folder import RunFolder
-from kit.options import METHODS_WITH, Command, Run
-from kit.progress import Progressing
-from kit.record import Result
+from kit import memory, models
+from kit.options import METHODS_WITH, Command, Run, resolve
+from kit.run import record, telling, trackers
+from kit.run.folder import RunFolder
+from kit.run.record import Result
+from kit.support import console
+from kit.support.errors import KitError, named, problem, stop_on_errors
+from kit.support.progress import Progressing
+from kit.support.units import GIB
 
 if TYPE_CHECKING:
     from kit.data import Data, DataReport
@@ -60,19 +63,19 @@ class Prepared:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
+    return console.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
 
 
 def command_line(argv: list[str]) -> int:
     facts = functools.cache(probe.collect)
-    command = config.load(argv, facts)
+    command = resolve.load(argv, facts)
     prepared = prepare(command, facts())
     if command.plan:
         show_plan(prepared)
         return 0
     show(prepared)
     result = train(prepared)
-    screen.result(result, prepared.output)
+    telling.result(result, prepared.output)
     if command.json_output:
         print(json.dumps(asdict(result), ensure_ascii=False, indent=1))
     return 0
@@ -80,8 +83,8 @@ def command_line(argv: list[str]) -> int:
 
 def prepare(command: Command, facts: Facts) -> Prepared:
     """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
-    run, facts = config.planned_for(command, facts)
-    run, reasons = config.settle(run, facts)
+    run, facts = resolve.planned_for(command, facts)
+    run, reasons = resolve.settle(run, facts)
     trackers.check(run.report_to)
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
     model = models.find(run.model)
@@ -94,10 +97,10 @@ def plan_of(
     command: Command, run: Run, facts: Facts, model_config: dict[str, Any], report: "DataReport | None"
 ) -> tuple[Run, dict[str, str], memory.Plan | None]:
     """The run with its memory settings chosen, why, and the plan of it."""
-    machine = settings.choose(config.seen_by(run, facts))
-    room, way = machine.memory_bytes.value, config.as_option(machine.gradient_checkpointing)[0]
+    machine = settings.choose(resolve.seen_by(run, facts))
+    room, way = machine.memory_bytes.value, resolve.as_option(machine.gradient_checkpointing)[0]
     if run.vram_limit_gib and run.device == "cuda":
-        limit_bytes = int(run.vram_limit_gib * memory.GIB)
+        limit_bytes = int(run.vram_limit_gib * GIB)
         room = limit_bytes if room is None else min(room, limit_bytes)
     most = memory.fit(model_config, run, room, way, command.fit) if command.fit else None
     run, chosen = memory.choose(model_config, run, report, room, way)
@@ -109,7 +112,7 @@ def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     from kit import data, prompt  # here, not above: a plan without data is there before these are imported
 
     chat = prompt.load(model, run.template)
-    with screen.progress() as shown:
+    with console.progress() as shown:
         rows = data.read(run, chat, shown)
     if "preferences" in rows.report.purpose:
         raise KitError(
@@ -123,7 +126,7 @@ def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     return chat, rows
 
 
-def train(prepared: Prepared, progress: Progressing = screen.progress, pause_step: int | None = None) -> Result:
+def train(prepared: Prepared, progress: Progressing = console.progress, pause_step: int | None = None) -> Result:
     """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier.
 
     pause_step: stop after it, with a checkpoint and the held-out loss; the next call goes on from there.
@@ -133,19 +136,19 @@ def train(prepared: Prepared, progress: Progressing = screen.progress, pause_ste
     path = prepared.output
     folder = RunFolder.claim(path, prepared.command, rows.report.sha256)
     if folder.earlier:
-        screen.note(f"{path} holds this very run, finished: nothing to do. --fresh trains again.")
+        console.note(f"{path} holds this very run, finished: nothing to do. --fresh trains again.")
         return folder.earlier
     for name, value in trackers.environment(run.report_to, path).items():
         os.environ.setdefault(name, value)
 
     from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
 
-    with screen.busy("starting the libraries"):
+    with console.busy("starting the libraries"):
         chosen = backend.start(run)
     notes = notes_of(prepared, chosen, folder.different)
     for text in notes:
-        screen.note(text)
-    with screen.busy(f"loading {model.name}"):
+        console.note(text)
+    with console.busy(f"loading {model.name}"):
         loaded = backend.adapt(backend.load(model, run, chosen, prepared.chat), run)
     with folder.open(prepared.command):
         return run_in(folder, prepared, chosen, loaded, notes, progress, pause_step)
@@ -161,28 +164,32 @@ def run_in(
     pause_step: int | None = None,
 ) -> Result:
     """The run itself, every outcome of it on record."""
-    from kit import runner, watch
+    from kit.run import fit
 
     rows = prepared.data
     folder.write_json("data.json", rows.report.to_json() | {"padding_pct": prepared.padding_pct})
     folder.write_lines("left_out.jsonl", rows.left_out())
     folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
 
+    write_page = functools.partial(_write_page, folder.path)
+
     def keep(status: str, result: Result | None) -> None:
         folder.write_json("manifest.json", manifest(prepared, chosen, status, notes, result))
         if status != "running":
-            watch.write_report(folder, screen.note)
+            write_page()
 
     keep("running", None)
     try:
         with progress() as shown:
-            result = runner.fit(loaded, prepared.run, rows, prepared.chat, folder, shown, screen.note, pause_step)
-    except runner.Paused as stop:
+            result = fit.fit(
+                loaded, prepared.run, rows, prepared.chat, folder, shown, console.note, write_page, pause_step
+            )
+    except fit.Paused as stop:
         keep("interrupted", stop.result)
         return stop.result
-    except runner.Interrupted as stop:
+    except fit.Interrupted as stop:
         keep("interrupted", stop.result)
-        screen.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
+        console.note(f"stopped after step {stop.result.steps}; the same command goes on from there")
         raise KeyboardInterrupt from None
     except BaseException as error:
         with contextlib.suppress(KitError):  # a disk that takes no manifest must not hide what went wrong first
@@ -197,6 +204,16 @@ def run_in(
     return result
 
 
+def _write_page(folder: Path) -> None:
+    """The page of what is written down so far. No error in it ends a run."""
+    try:
+        from kit import report  # here, not above: plots take half a second to import
+
+        report.write(folder)
+    except Exception as error:
+        console.note(f"no report.html: {named(error)}; python -m kit.report {folder} tries again")
+
+
 def why(error: BaseException) -> str:
     """In words, for the record."""
     found = error.findings if isinstance(error, KitError) else ()
@@ -208,15 +225,15 @@ def show(prepared: Prepared) -> None:
     run = prepared.run
     for name, reason in prepared.reasons.items():
         if not (prepared.plan and f"{name} {getattr(run, name)}: {reason}" in prepared.plan.reasons):  # it says these
-            screen.say(f"{name:<23}{getattr(run, name)}: {reason}")
+            console.say(f"{name:<23}{getattr(run, name)}: {reason}")
     template = f", template {prepared.chat.template_origin}" if prepared.chat else ""
-    screen.say(f"model     {prepared.model.name}{template}")
+    console.say(f"model     {prepared.model.name}{template}")
     if prepared.data:
-        screen.data(prepared.data)
-        screen.say(f"          {prepared.padding_pct} % of what is computed is padding")
-        screen.findings(prepared.data.findings)
+        telling.data(prepared.data)
+        console.say(f"          {prepared.padding_pct} % of what is computed is padding")
+        console.findings(prepared.data.findings)
     if prepared.plan:
-        screen.plan(prepared.plan, "graphics card" if run.device == "cuda" else "CPU")
+        telling.plan(prepared.plan, "graphics card" if run.device == "cuda" else "CPU")
 
 
 def show_plan(prepared: Prepared) -> None:

@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from benchmarks import inject
-from kit import backend, config, screen
-from kit.progress import Show
+from kit import backend
+from kit.options import resolve
 from kit.prompt import IGNORED, ChatFormat
-from kit.record import Result
-from kit.report.reading import read
+from kit.run.reading import read
+from kit.run.record import Result
+from kit.support import console
+from kit.support.progress import Show
 from kit.train import Prepared, train
 
 PLAN = ("-m", "kit.train", "--plan", "--preset", "cpu", "--data", "examples/identity.jsonl", "--model")
@@ -26,7 +28,7 @@ def silent() -> AbstractContextManager[Show]:
 
 def quietly(prepared: Prepared) -> Result:
     """kit.train's run without a word."""
-    with screen.saying_to(screen.QUIET):
+    with console.saying_to(console.QUIET):
         return train(prepared, silent)
 
 
@@ -45,7 +47,7 @@ def killed(prepared: Prepared) -> int:
     """Begin the run in a process of its own that is killed with its third step; the exit status of that."""
     options = prepared.output.with_suffix(".toml")
     options.parent.mkdir(parents=True, exist_ok=True)
-    options.write_text(config.to_toml(prepared.command.run, {}), encoding="utf-8")
+    options.write_text(resolve.to_toml(prepared.command.run, {}), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.inject", "kill", "--config", str(options), "--fresh"]
     return subprocess.run(command, capture_output=True, check=False).returncode
 

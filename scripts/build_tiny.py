@@ -1,6 +1,6 @@
-"""Pretrain the embedded model `kit/assets/tiny`: a real Qwen3ForCausalLM of 3.8 million weights.
+"""Pretrain the embedded model `kit/models/assets/tiny`: a real Qwen3ForCausalLM of 3.8 million weights.
 
-    .venv/bin/python -m scripts.build_tiny --data DIR [--out kit/assets/tiny]
+    .venv/bin/python -m scripts.build_tiny --data DIR [--out kit/models/assets/tiny]
 
 DIR holds the files of SOURCES below (each is public; the model card says where it comes from), the tokenizer under
 `tokenizers/minimind` and Qwen3's chat template under `chat_templates`. About half an hour on two cores.
@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments, set_seed
 
-from kit.rows.formats import sharegpt_message
+from kit.data.rows.formats import sharegpt_message
 
 SEED = 3407
 BLOCK_TOKENS = 1024
@@ -177,7 +177,7 @@ Made again by:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, default=Path("kit/assets/tiny"))
+    parser.add_argument("--out", type=Path, default=Path("kit/models/assets/tiny"))
     parser.add_argument("--scratch", type=Path, default=Path("runs/build_tiny"))
     args = parser.parse_args()
 

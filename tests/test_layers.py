@@ -1,4 +1,4 @@
-"""Imports point one way: a file imports only from the rows above its own. Heavy libraries stay in one file."""
+"""Imports point one way: a room imports only from rooms above its own row. Heavy libraries stay in one room."""
 
 import ast
 from pathlib import Path
@@ -6,95 +6,145 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KIT_LAYERS = (
-    ("errors", "files", "options", "progress", "servers", "tensors"),
-    ("config", "models", "trackers"),
-    ("rows", "prompt", "adapters"),
+ROWS = (
+    ("support",),
+    ("options",),
+    ("models",),
+    ("prompt",),
     ("data",),
     ("memory",),
-    ("backend", "record", "checkpoints"),
-    ("folder",),
-    ("report",),
-    ("watch", "screen"),
-    ("export", "runner", "chat"),
-    ("train", "chat.__main__", "merge", "data.__main__", "report.__main__"),
-    ("sweep", "sweep.__main__"),
-    ("notebook", "lora_from_scratch"),
+    ("backend",),
+    ("run",),
+    ("report", "chat", "export"),
+    ("train", "merge"),
+    ("sweep",),
+    ("notebook",),
 )
-FOLDERS = ("rows", "prompt", "adapters", "data", "memory", "backend", "report", "export", "chat", "sweep", "notebook")
+PUBLIC = {"__init__", "__main__", "py.typed"}  # the names that a package has; they stand above all rooms
+MOST_THINGS = 16
 LONGEST_FILE_LINES = 400
+LONGEST_PAGE_LINES = 200
 HEAVY = {"unsloth", "torch", "trl", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"}
-TEACHING = "lora_from_scratch"  # the teaching module: it imports torch at its top, and nothing of the kit imports it
+KIT_FILES = sorted((ROOT / "kit").rglob("*.py"))
 
 
-def imports(path: Path) -> set[tuple[str, bool]]:
-    """(module, at the top of the file) for each import of a file."""
+def imports(path: Path, root: Path = ROOT) -> set[tuple[str, bool]]:
+    """(module, at the top of the file) for each import of a file, names of a module among them."""
     found = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {(alias.name, id(node) in top) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
             found.add((node.module, id(node) in top))
             found |= {(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names}
     return found
 
 
-def level(module: str) -> int:
-    return next(number for number, names in enumerate(KIT_LAYERS) if module in names)
+def room_of(path: Path, root: Path = ROOT) -> str:
+    """What stands directly in kit/ and holds the file."""
+    return path.relative_to(root / "kit").parts[0].removesuffix(".py")
 
 
-def name_of(path: Path) -> str:
-    """The file's name in KIT_LAYERS; files of a folder go by the folder's, but for its command."""
-    if path.parent.name not in FOLDERS:
-        return path.stem
-    return f"{path.parent.name}.__main__" if path.stem == "__main__" else path.parent.name
+def row_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(ROWS) if room in rooms)
 
 
-def wrong_imports(path: Path) -> list[str]:
-    """Imports of kit that point at the file's own layer or a later one."""
-    mine = level(name_of(path))
-    others = {name.split(".")[1] for name, _ in imports(path) if name.startswith("kit.")} - {
-        path.parent.name,
-        path.stem,
-    }
-    known = {name for names in KIT_LAYERS for name in names}
-    return sorted(other for other in others & known if level(other) >= mine)
+def wrong_imports(path: Path, root: Path = ROOT) -> list[str]:
+    """Rooms that the file imports from and that stand in its own row or a later one."""
+    own = room_of(path, root)
+    rooms = {room for row in ROWS for room in row}
+    others = {name.split(".")[1] for name, _ in imports(path) if name.startswith("kit.")} & rooms - {own}
+    return sorted(other for other in others if row_of(other) >= row_of(own))
 
 
-KIT_FILES = sorted(path for path in (ROOT / "kit").rglob("*.py") if path != ROOT / "kit" / "__init__.py")
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", KIT_FILES, ids=lambda path: f"{name_of(path)}.{path.stem}")
-def test_kit_imports_point_one_way(path: Path) -> None:
+MODULES = {module_of(path): path for path in KIT_FILES}
+
+
+def arrows() -> dict[str, set[str]]:
+    """Module of the kit -> modules that it imports at its top; a package's `__init__` is its door plate, and imports of
+    the package that a file is in are those of the files behind it."""
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        names = {name for name, top in imports(path) if top}
+        found[module] = {name for name in names & MODULES.keys() if not module.startswith(f"{name}.")} - {module}
+    return found
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, [] where none do."""
+    done: set[str] = set()
+
+    def walk(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return way[way.index(module) :]
+        if module in done:
+            return []
+        for other in sorted(arrows.get(module, ())):
+            if there := walk(other, [*way, module]):
+                return there
+        done.add(module)
+        return []
+
+    return next((there for module in sorted(arrows) if (there := walk(module, []))), [])
+
+
+def is_in_a_room(path: Path) -> bool:
+    return room_of(path) not in PUBLIC
+
+
+@pytest.mark.parametrize("path", list(filter(is_in_a_room, KIT_FILES)), ids=module_of)
+def test_imports_point_one_way(path: Path) -> None:
     assert wrong_imports(path) == []
 
 
-def test_every_file_of_kit_has_a_layer() -> None:
-    assert {name_of(path) for path in KIT_FILES} == {name for names in KIT_LAYERS for name in names}
+def test_every_room_has_a_row_and_every_row_a_room() -> None:
+    assert {room_of(path) for path in KIT_FILES} - PUBLIC == {room for row in ROWS for room in row}
 
 
-def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
-    bad = tmp_path / "config.py"
-    bad.write_text("def late():\n    from kit import train\n")
-    assert wrong_imports(bad) == ["train"]
+def test_few_things_stand_directly_in_kit() -> None:
+    things = {path.name.removesuffix(".py") for path in (ROOT / "kit").iterdir() if path.name != "__pycache__"}
+    assert len(things - {"__init__", "py.typed"}) <= MOST_THINGS
 
 
 @pytest.mark.parametrize(
-    "path",
-    [path for path in KIT_FILES if path.stem != TEACHING],
-    ids=lambda path: f"{name_of(path)}.{path.stem}",
+    ("file", "text"),
+    [
+        ("options/resolve.py", "def late():\n    from kit import train\n"),
+        ("data/report.py", "from kit.report import page\n"),
+        ("data/train.py", "import kit.train\n"),
+        ("models/adapters/run.py", "from kit.run.folder import RunFolder\n"),
+        ("train.py", "from kit.merge import write\n"),
+    ],
 )
+def test_a_wrong_import_is_seen_whatever_the_files_own_name(tmp_path: Path, file: str, text: str) -> None:
+    bad = tmp_path / "kit" / file
+    bad.parent.mkdir(parents=True)
+    bad.write_text(text)
+    assert len(wrong_imports(bad, tmp_path)) == 1
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    assert circle(arrows()) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+@pytest.mark.parametrize("path", KIT_FILES, ids=module_of)
 def test_heavy_libraries_are_imported_in_backend_only_and_late(path: Path) -> None:
-    heavy = {(name, top) for name, top in imports(path) if name.split(".")[0] in HEAVY}
-    allowed = {"backend": HEAVY, "hub": {"datasets"}}.get("hub" if path.stem == "hub" else name_of(path), set())
-    assert {name.split(".")[0] for name, _ in heavy} <= allowed
+    heavy = {(name.split(".")[0], top) for name, top in imports(path) if name.split(".")[0] in HEAVY}
+    allowed = {"kit.backend": HEAVY, "kit.data.rows.hub": {"datasets"}}  # the latter fetches a data set from the hub
+    module = module_of(path)
+    assert {name for name, _ in heavy} <= allowed.get(module, allowed.get(module.rpartition(".")[0], set()))
     assert not any(top for _, top in heavy), "the first import decides who patches whom: import inside a function"
-
-
-def test_nothing_of_the_kit_imports_the_teaching_module() -> None:
-    assert [path for path in KIT_FILES if f"kit.{TEACHING}" in {name for name, _ in imports(path)}] == []
 
 
 def test_envcheck_never_imports_kit() -> None:
@@ -103,6 +153,6 @@ def test_envcheck_never_imports_kit() -> None:
 
 
 def test_every_file_can_be_read_in_one_sitting() -> None:
-    files = [*(ROOT / "kit").rglob("*.py"), *(ROOT / "envcheck").rglob("*.py")]
+    files = [*KIT_FILES, *(ROOT / "envcheck").rglob("*.py")]
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert {path.name: count for path, count in lines.items() if count > LONGEST_FILE_LINES} == {}

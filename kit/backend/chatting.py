@@ -13,7 +13,7 @@ from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, problem, said
+from kit.support.errors import KitError, problem, said
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from envcheck.facts import Finding
-from kit import config
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, named, problem, said
 from kit.models import Model
-from kit.options import Run
+from kit.options import Run, resolve
 from kit.prompt import ChatFormat
+from kit.support.errors import KitError, named, problem, said
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ def start(run: Run) -> Backend:
     """
     if run.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for a card that torch would find and then fail on
-    if run.backend == "hf" or config.why_hf(run):
+    if run.backend == "hf" or resolve.why_hf(run):
         _limit_card(run)
-        return Backend("hf", config.why_hf(run) or "asked for")
+        return Backend("hf", resolve.why_hf(run) or "asked for")
     try:
         with silence():
             import unsloth  # noqa: F401 - patches trl, transformers and peft

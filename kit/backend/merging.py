@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.adapters import BlockSum, Factors
 from kit.backend.silence import silence
+from kit.models.adapters import BlockSum, Factors
 
 PIECE_WEIGHTS = 1 << 25  # of a tensor that no update changes: 128 MiB in float32
 QUANTISED = ".quant_state.bitsandbytes__nf4"  # beside the weight in a file that was saved in 4 bit

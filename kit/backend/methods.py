@@ -8,12 +8,12 @@ prefix tuning (Li and Liang 2021, arXiv:2101.00190), P-tuning v2 (Liu et al. 202
 
 from typing import Any
 
-from kit import adapters
 from kit.backend.loading import Loaded, checkpointing, no_room
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.errors import KitError, problem
+from kit.models import adapters
 from kit.options import LORA_KINDS, METHODS_WITH, Run
+from kit.support.errors import KitError, problem
 
 
 def adapt(loaded: Loaded, run: Run) -> Loaded:

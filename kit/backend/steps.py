@@ -15,9 +15,9 @@ from kit.backend.silence import silence
 from kit.backend.update import guard_update
 from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_batches
 from kit.data.store import Samples
-from kit.errors import KitError, problem, said
 from kit.options import PREFIX_KINDS, VIRTUAL_TOKEN_KINDS, Run
 from kit.prompt import IGNORED
+from kit.support.errors import KitError, problem, said
 
 SPIKE = 1.5  # times the loss of guessing evenly among all tokens (ln of their number): no trained model is that bad
 Event = Callable[..., None]  # kind, text, further facts

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kit.errors import named
+from kit.support.errors import named
 
 EVENTS = ("on_train_begin", "on_log", "on_train_end")
 

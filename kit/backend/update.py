@@ -6,7 +6,7 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.backend.out_of_memory import free_memory, is_out_of_memory
-from kit.errors import KitError, problem, said
+from kit.support.errors import KitError, problem, said
 
 
 class UpdateCutShort(KitError):

@@ -14,17 +14,17 @@ import sys
 from typing import Any
 
 from envcheck import probe
-from kit import screen
 from kit.chat import target as targets
 from kit.chat.asking import Answer, Speaker, load, prompt_ids
 from kit.chat.options import ChatCommand, parse
 from kit.chat.prompts import Messages, asked, read_prompts, with_system
 from kit.chat.session import Printer, Session, footer, side_by_side
 from kit.chat.target import Target
+from kit.support import console
 
 
 def main(argv: list[str] | None = None) -> int:
-    return screen.status_of(lambda: chat(parse(sys.argv[1:] if argv is None else argv)))
+    return console.status_of(lambda: chat(parse(sys.argv[1:] if argv is None else argv)))
 
 
 def chat(command: ChatCommand) -> int:
@@ -67,18 +67,18 @@ def _asked_ones(command: ChatCommand, target: Target) -> list[int | None]:
 
 def _load(target: Target) -> tuple[Any, Any]:
     for text in target.notes:
-        screen.note(text)
+        console.note(text)
     names = f" with {', '.join(target.names)}" if target.adapters else ""
     names += f", beside {target.untuned.name}" if target.untuned else ""
     bits = "4 bit" if target.run.load_in_4bit else target.run.precision
-    screen.say(f"model     {target.model.name} in {bits} on {target.run.device}{names}")
-    screen.say(f"template  {target.chat(None).template_origin}")
-    with screen.busy(f"loading {target.model.name}"):
+    console.say(f"model     {target.model.name} in {bits} on {target.run.device}{names}")
+    console.say(f"template  {target.chat(None).template_origin}")
+    with console.busy(f"loading {target.model.name}"):
         return load(target)
 
 
 def _answer_all(speaker: Speaker, target: Target, command: ChatCommand, prompts: list[tuple[int, Messages]]) -> None:
-    with screen.progress() as shown:
+    with console.progress() as shown:
         for number, (line, messages) in enumerate(prompts, start=1):
             ids = {
                 place: prompt_ids(target, place, messages, command.thinking) for place in _asked_ones(command, target)
@@ -93,7 +93,7 @@ def _answer_all(speaker: Speaker, target: Target, command: ChatCommand, prompts:
 
 
 def _show(speaker: Speaker, target: Target, messages: Messages, ids: dict[int | None, list[int]]) -> None:
-    screen.say(f"> {messages[-1]['content']}", style="bold")
+    console.say(f"> {messages[-1]['content']}", style="bold")
     if len(ids) > 1:
         side_by_side(speaker, target, ids, lambda: False)
         return
@@ -101,7 +101,7 @@ def _show(speaker: Speaker, target: Target, messages: Messages, ids: dict[int | 
     printer = Printer()
     answer = speaker.answer(place, one, printer)
     printer.end()
-    screen.say(footer(target, place, answer), style="dim")
+    console.say(footer(target, place, answer), style="dim")
 
 
 def _json(target: Target, place: int | None, line: int, messages: Messages, answer: Answer) -> str:

@@ -9,8 +9,8 @@ from tokenizers.decoders import DecodeStream
 from kit.backend import Loaded
 from kit.backend.chatting import Sampling, add_adapters, use, write
 from kit.chat.target import Target
-from kit.errors import KitError, RowError, problem
 from kit.prompt import ChatFormat
+from kit.support.errors import KitError, RowError, problem
 
 OPEN, CLOSED = "<think>", "</think>"
 Told = Callable[[str], None]  # hears each piece of text

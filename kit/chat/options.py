@@ -8,7 +8,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
 from envcheck.facts import Finding
-from kit.errors import USAGE, KitError, nearest, problem
+from kit.support.errors import USAGE, KitError, nearest, problem
 
 
 class ChatCommand(BaseModel):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.errors import KitError, problem
+from kit.support.errors import KitError, problem
 
 Messages = list[dict[str, Any]]
 

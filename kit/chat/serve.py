@@ -3,13 +3,13 @@
 import contextlib
 import socket
 
-from kit import screen
 from kit.backend import Loaded, answering
 from kit.backend.chatting import use
 from kit.backend.serving import HOST, missing_packages, server
 from kit.chat.options import ChatCommand
 from kit.chat.target import Target
-from kit.errors import KitError, problem
+from kit.support import console
+from kit.support.errors import KitError, problem
 
 
 def check_server(command: ChatCommand) -> None:
@@ -44,16 +44,16 @@ def serve(loaded: Loaded, target: Target, command: ChatCommand) -> int:
     name, chat = target.name(place) if target.names else target.model.name, target.chat(place)
     thinking = {} if command.thinking else {"enable_thinking": False}
     if len(target.adapters) > 1:
-        screen.note(f"a server answers with one adapter: {name}")
+        console.note(f"a server answers with one adapter: {name}")
     if command.system:
-        screen.note("--system is not served: clients send their own system prompt")
+        console.note("--system is not served: clients send their own system prompt")
     with answering(loaded), use(loaded, place):
         running = server(loaded, name, chat.tokenizer.token_to_id(chat.end_token), thinking, command.port)
         address = f"http://{HOST}:{command.port}/v1"
-        screen.say(f"serving   {name} at {address} for this machine only; Ctrl-C ends it", style="bold")
-        screen.say(f"          curl {address}/chat/completions -H 'Content-Type: application/json' -d \\")
-        screen.say(f'          \'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}\'')
+        console.say(f"serving   {name} at {address} for this machine only; Ctrl-C ends it", style="bold")
+        console.say(f"          curl {address}/chat/completions -H 'Content-Type: application/json' -d \\")
+        console.say(f'          \'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}\'')
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order, and then passes it on
             running.run()
-    screen.say("the server has ended")
+    console.say("the server has ended")
     return 0

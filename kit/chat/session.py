@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kit import screen
 from kit.chat.asking import CLOSED, OPEN, Answer, Conversation, Speaker, prompt_ids
 from kit.chat.options import ChatCommand
 from kit.chat.target import UNTUNED, Target
-from kit.errors import KitError, nearest, problem
-from kit.files import append_whole
+from kit.support import console
+from kit.support.errors import KitError, nearest, problem
+from kit.support.files import append_whole
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a model writes must not steer the terminal
 HELP = {
@@ -53,7 +53,7 @@ class Session:
 
     def run(self) -> None:
         """Until the end of the input."""
-        screen.say("/help: what can be typed; Ctrl-C stops an answer, Ctrl-D leaves", style="dim")
+        console.say("/help: what can be typed; Ctrl-C stops an answer, Ctrl-D leaves", style="dim")
         for line in _lines():
             try:
                 if line.startswith("/") and not line.startswith("//"):
@@ -62,7 +62,7 @@ class Session:
                 else:
                     self.ask(line.removeprefix("/") if line.startswith("//") else line)
             except KitError as error:  # a question that cannot be answered ends nothing
-                screen.findings(error.findings)
+                console.findings(error.findings)
 
     # questions
 
@@ -84,7 +84,7 @@ class Session:
         printer = Printer()
         answer = self.speaker.answer(self.place, ids, printer, lambda: self.interrupted)
         printer.end()
-        screen.say(footer(self.target, self.place, answer), style="dim")
+        console.say(footer(self.target, self.place, answer), style="dim")
         return answer
 
     def _side_by_side(self, ids: dict[int | None, list[int]]) -> dict[int | None, Answer]:
@@ -132,16 +132,16 @@ class Session:
             self.place = self.target.place(name)
             self.compare = False
         names = ", ".join([*self.target.names, *([UNTUNED] if None in self.places else [])])
-        screen.say(f"{self.target.name(self.place)} answers (there are: {names})", style="dim")
+        console.say(f"{self.target.name(self.place)} answers (there are: {names})", style="dim")
 
     def _toggle_compare(self, _: str) -> None:
         self.target.check_untuned()
         self.compare = not self.compare
-        screen.say(f"side by side: {'on' if self.compare else 'off'}", style="dim")
+        console.say(f"side by side: {'on' if self.compare else 'off'}", style="dim")
 
     def _toggle_thinking(self, _: str) -> None:
         self.thinking = not self.thinking
-        screen.say(f"thinking: {'on' if self.thinking else 'off'}", style="dim")
+        console.say(f"thinking: {'on' if self.thinking else 'off'}", style="dim")
 
     def _new_system(self, text: str) -> None:
         self.system = text
@@ -149,7 +149,7 @@ class Session:
 
     def _forget(self, _: str) -> None:
         self.reset()
-        screen.say(f"a new conversation{', with a system prompt' if self.system else ''}", style="dim")
+        console.say(f"a new conversation{', with a system prompt' if self.system else ''}", style="dim")
 
     def _save(self, name: str) -> None:
         if not name:
@@ -161,7 +161,7 @@ class Session:
             raise KitError(
                 problem("cannot-save", f"{name} cannot be written.", str(error), "/save another-file.jsonl")
             ) from None
-        screen.say(f"{name}: one row more", style="dim")
+        console.say(f"{name}: one row more", style="dim")
 
 
 class Printer:
@@ -174,15 +174,15 @@ class Printer:
         for part in re.split(f"({OPEN}|{CLOSED})", piece):
             if part in (OPEN, CLOSED):
                 if self.begun:
-                    screen.out.print("\n")
+                    console.stdout.print("\n")
                 self.thinks, self.begun = part == OPEN, False
             elif shown := CONTROL.sub("", part if self.begun else part.lstrip()):
                 self.begun = True
-                screen.out.print(Text(shown, style="dim" if self.thinks else ""), end="", soft_wrap=True)
-        screen.out.file.flush()
+                console.stdout.print(Text(shown, style="dim" if self.thinks else ""), end="", soft_wrap=True)
+        console.stdout.file.flush()
 
     def end(self) -> None:
-        screen.out.print()
+        console.stdout.print()
 
 
 def side_by_side(
@@ -190,17 +190,17 @@ def side_by_side(
 ) -> dict[int | None, Answer]:
     """Each one's answer in a column of its own, drawn while it is written where there is a terminal."""
     texts, answers = dict.fromkeys(ids, ""), {}
-    live = Live(console=screen.out, auto_refresh=False, transient=True)  # shows what the screen holds of it
-    with live if screen.out.is_terminal else contextlib.nullcontext():
+    live = Live(console=console.stdout, auto_refresh=False, transient=True)  # shows what the screen holds of it
+    with live if console.stdout.is_terminal else contextlib.nullcontext():
         for place in ids:
 
             def hear(piece: str, place: int | None = place) -> None:
                 texts[place] += CONTROL.sub("", piece)
-                if screen.out.is_terminal:
+                if console.stdout.is_terminal:
                     live.update(_columns(target, texts, answers), refresh=True)
 
             answers[place] = speaker.answer(place, ids[place], hear, stopped)
-    screen.out.print(_columns(target, texts, answers))
+    console.stdout.print(_columns(target, texts, answers))
     return answers
 
 
@@ -241,8 +241,8 @@ def show_help() -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, meaning in HELP.items():
         table.add_row(Text(name, style="bold"), Text(meaning))
-    screen.console.print(table)
-    screen.say(
+    console.stderr.print(table)
+    console.say(
         "A line that ends in \\ goes on in the next. A question that begins with / is typed with //.", style="dim"
     )
 
@@ -256,11 +256,11 @@ def _lines() -> Iterator[str]:
         try:
             line = input("… " if begun and mark else mark)
         except EOFError:
-            screen.say("")
+            console.say("")
             return
         except KeyboardInterrupt:
             begun = ""
-            screen.say("\nCtrl-D leaves", style="dim")
+            console.say("\nCtrl-D leaves", style="dim")
             continue
         if line.endswith("\\"):
             begun += line[:-1] + "\n"

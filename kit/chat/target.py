@@ -9,14 +9,14 @@ from typing import Any
 
 from envcheck import settings
 from envcheck.facts import Facts, Finding
-from kit import adapters, config, models, prompt
-from kit.adapters import Adapter
+from kit import models, prompt
 from kit.backend.chatting import Sampling
 from kit.chat.options import ChatCommand
-from kit.errors import USAGE, KitError, nearest, problem
-from kit.models import Model, read_json
-from kit.options import UNSLOTH_KINDS, Run
+from kit.models import Model, adapters, read_json
+from kit.models.adapters import Adapter
+from kit.options import UNSLOTH_KINDS, Run, resolve
 from kit.prompt import ChatFormat
+from kit.support.errors import USAGE, KitError, nearest, problem
 
 UNTUNED = "base"  # what the untuned model is called
 # What the makers of Qwen3 advise (model card, "Best Practices"), for models whose generation_config.json says nothing.
@@ -319,7 +319,7 @@ def _how_to_load(
         attention="sdpa",
         max_length_tokens=model.config.get("max_position_embeddings") or 1024,
     )
-    settled, _ = config.settle(run, facts)
+    settled, _ = resolve.settle(run, facts)
     same = {"backend": _backend(command, settled, methods)}
     if trained and before.get("device", trained.device) in (settled.device, "auto"):  # on a machine of its kind
         names = ("attention", "precision") if command.precision == "auto" else ("attention",)

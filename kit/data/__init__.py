@@ -1,7 +1,7 @@
 """Data files -> the samples to train on and to measure on, with a report whose counts add up.
 
-files -> rows -> conversations (kit.rows) -> text and masks (kit.prompt) -> stored data set (encode, store) -> choice
-(choose). Nothing is cut or left out without being counted; no torch here.
+files -> rows -> conversations (kit.data.rows) -> text and masks (kit.prompt) -> stored data set (encode, store) ->
+choice (choose). Nothing is cut or left out without being counted; no torch here.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from envcheck.facts import Finding
 from kit.data import encode, store
 from kit.data.choose import Choice, choose
 from kit.data.report import DataReport
+from kit.data.rows import formats, sources
+from kit.data.rows.sources import Source
 from kit.data.store import Samples
-from kit.errors import USAGE, KitError, problem, stop_on_errors
 from kit.options import Rows
-from kit.progress import Show
 from kit.prompt import ChatFormat
-from kit.rows import formats, sources
-from kit.rows.sources import Source
+from kit.support.errors import USAGE, KitError, problem, stop_on_errors
+from kit.support.progress import Show
 
 __all__ = ["Data", "DataReport", "Question", "look", "read"]
 

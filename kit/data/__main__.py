@@ -14,23 +14,24 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
-from kit import config, data, models, prompt, screen
+from kit import data, models, prompt
 from kit.data.clean import clean
 from kit.data.preview import Preview
-from kit.errors import FAILED
-from kit.options import DataCommand
+from kit.options import DataCommand, resolve
+from kit.support import console
+from kit.support.errors import FAILED
 
 BAR_CHARACTERS = 40
 
 
 def main(argv: list[str] | None = None) -> int:
-    return screen.status_of(lambda: check(config.load_rows(sys.argv[1:] if argv is None else argv)))
+    return console.status_of(lambda: check(resolve.load_rows(sys.argv[1:] if argv is None else argv)))
 
 
 def check(command: DataCommand) -> int:
     rows = command.rows
     chat = prompt.load(models.find(rows.model), rows.template)
-    with screen.progress() as shown:
+    with console.progress() as shown:
         seen = data.look(rows, chat, shown)
     fit = not any(finding.severity == "error" for finding in seen.findings)
     shown_rows = Preview(seen, chat, command.show)
@@ -39,10 +40,10 @@ def check(command: DataCommand) -> int:
     else:
         show(seen, rows.model, fit)
         if command.show:
-            screen.out.print(shown_rows)
+            console.stdout.print(shown_rows)
     if command.fix:
         removed, kept, gone = clean(seen, rows, command.fix)
-        screen.say(f"{command.fix}: {kept:,} rows kept; {removed}: {gone:,} rows removed, and why")
+        console.say(f"{command.fix}: {kept:,} rows kept; {removed}: {gone:,} rows removed, and why")
     return 0 if fit else FAILED
 
 
@@ -50,18 +51,18 @@ def show(seen: data.Data, model: str, fit: bool) -> None:
     """Counts, lengths, findings, verdict."""
     report = seen.report
     for file in report.files:
-        screen.out.print(Text(f"{file['name']}: {file['kind']} ({file['kind_reason']})"))
-        screen.out.print(Text(f"{file['format']} rows: {file['format_reason']}"))
-    screen.out.print(Text(f"tokens of {model}, template {report.template}\n"))
-    screen.out.print(_counts(seen))
+        console.stdout.print(Text(f"{file['name']}: {file['kind']} ({file['kind_reason']})"))
+        console.stdout.print(Text(f"{file['format']} rows: {file['format_reason']}"))
+    console.stdout.print(Text(f"tokens of {model}, template {report.template}\n"))
+    console.stdout.print(_counts(seen))
     if report.histogram:
-        screen.out.print(_lengths(report))
-    screen.findings(seen.findings)
+        console.stdout.print(_lengths(report))
+    console.findings(seen.findings)
     warnings = sum(finding.severity == "warning" for finding in seen.findings)
     words = "fit to train on" if fit else "not fit to train on"
     words += f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
     words += " (preferences: kit.train does not train on them yet)" if report.purpose == "preferences" else ""
-    screen.out.print(Text(f"\nverdict: {words}", style="bold green" if fit else "bold red"))
+    console.stdout.print(Text(f"\nverdict: {words}", style="bold green" if fit else "bold red"))
 
 
 def _counts(seen: data.Data) -> Table:

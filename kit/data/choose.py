@@ -7,8 +7,8 @@ from envcheck.facts import Finding
 from kit.data.encode import BAD_ANSWER
 from kit.data.report import PLACES_SHOWN, Place, finding_on_rows
 from kit.data.store import Samples, Stored, numpy_of
-from kit.errors import problem
 from kit.options import Rows
+from kit.support.errors import problem
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,10 +9,10 @@ from typing import Any
 from kit.data import Data
 from kit.data.choose import NOT_DRAWN, TOO_LONG, Choice
 from kit.data.encode import BAD_ANSWER
-from kit.errors import KitError, RowError, problem
-from kit.files import write_whole
+from kit.data.rows import sources
 from kit.options import Rows
-from kit.rows import sources
+from kit.support.errors import KitError, RowError, problem
+from kit.support.files import write_whole
 
 
 def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:

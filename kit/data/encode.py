@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import kit
 from kit.data import store
-from kit.errors import KitError, RowError, problem
+from kit.data.rows import checks, formats, sources
+from kit.data.rows.formats import Conversation, Example, Format
+from kit.data.rows.sources import Raw, Source
 from kit.options import Rows
 from kit.prompt import ChatFormat, Segment
-from kit.rows import checks, formats, sources
-from kit.rows.formats import Conversation, Example, Format
-from kit.rows.sources import Raw, Source
+from kit.support.errors import KitError, RowError, problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CODE = ("rows/*.py", "prompt/*.py", "data/encode.py", "data/store.py")  # a change of it makes older entries unknown
+# A change of these makes older entries unknown.
+CODE = ("data/rows/*.py", "prompt/*.py", "data/encode.py", "data/store.py")
 CHUNK_ROWS = 1000
 WAITING_CHUNKS = 2
 DETECTED_ROWS = 100

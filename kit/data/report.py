@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.errors import problem
-from kit.rows.checks import ADVICE, WHY
+from kit.data.rows.checks import ADVICE, WHY
+from kit.support.errors import problem
 
 PLACES_SHOWN = 5
 FURTHER_WHY = {

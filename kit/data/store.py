@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
-from kit.errors import KitError, problem
 from kit.prompt import IGNORED, Sample
+from kit.support.errors import KitError, problem
 
 if TYPE_CHECKING:
     import numpy as np

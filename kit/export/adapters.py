@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit import adapters
-from kit.adapters import Part
 from kit.backend.merging import Change, Update
-from kit.errors import KitError, problem
+from kit.models import adapters
+from kit.models.adapters import Part
 from kit.options import VIRTUAL_TOKEN_KINDS, Run
+from kit.support.errors import KitError, problem
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
 # What a merge of the formula alone would lose, or would compute otherwise; the value that means "not used".
@@ -84,8 +84,8 @@ class Tuned(adapters.Adapter):
 def find(name: Path) -> Tuned:
     """The adapter of a run folder, or in a folder of its own.
 
-    Raises KitError: what kit.adapters.find and read_parts raise; a kind that changes no weight; parts that a merge
-    would lose; a scale that is none.
+    Raises KitError: what find and read_parts of kit.models.adapters raise; a kind that changes no weight; parts that a
+    merge would lose; a scale that is none.
     """
     found = adapters.find(name)
     if found.method in VIRTUAL_TOKEN_KINDS:

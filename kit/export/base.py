@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit import adapters, models
+from kit import models
 from kit.backend.merging import QUANTISED, STATES, Change, Weight
-from kit.errors import KitError, named, problem
 from kit.export.adapters import Tuned
-from kit.models import Model, read_json
-from kit.tensors import Tensor
+from kit.models import Model, adapters, read_json
+from kit.models.headers import Tensor
+from kit.support.errors import KitError, named, problem
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kit.backend.merging import Weight
-from kit.errors import KitError, problem
 from kit.export.vocabulary import Vocabulary
+from kit.support.errors import KitError, problem
 
 ARCHITECTURES = {"qwen3": "QWEN3", "llama": "LLAMA"}  # model_type of config.json -> name in gguf.MODEL_ARCH
 # Types that the gguf package can write, with the type of embedding and head: below 8 bits these stay at Q8_0, because

@@ -12,14 +12,14 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from envcheck.facts import Finding
-from kit import checkpoints
 from kit.backend.merging import Combination, Weight
-from kit.errors import USAGE, KitError, nearest, problem
 from kit.export import adapters, base, gguf_file, shards
 from kit.export.adapters import Tuned
 from kit.export.base import Base
+from kit.run import checkpoints
+from kit.support.errors import USAGE, KitError, nearest, problem
+from kit.support.units import GIB
 
-GIB = 1 << 30
 QUANTIZE = "llama-quantize"
 BY_LLAMA_CPP = (
     "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq3_s", "iq4_nl", "iq4_xs",

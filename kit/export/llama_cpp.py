@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import servers
+from kit.support import servers
 
 SERVER = "llama-server"
 START_S, ANSWER_S = 600.0, 600.0

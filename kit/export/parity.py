@@ -9,8 +9,8 @@ from kit.backend import comparing
 from kit.backend.comparing import Candidate
 from kit.export import llama_cpp, vocabulary
 from kit.export.prompts import Prompts
-from kit.progress import Show
 from kit.prompt import ChatFormat
+from kit.support.progress import Show
 
 LAST_TOKENS = 16  # of each prompt: their logits are compared
 RECORD, MARKER = "parity.json", "NOT-VERIFIED"

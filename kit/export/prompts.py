@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kit import prompt
-from kit.errors import KitError
 from kit.export.adapters import Tuned
 from kit.models import SMALL_FILES, Model, read_json
 from kit.prompt import ChatFormat
+from kit.support.errors import KitError
 
 # One for each thing that goes wrong on the way into another format: system text, turns, other scripts, signs beyond
 # the basic plane, blanks and line ends, digits, marks that look like the template's own.

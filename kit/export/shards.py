@@ -8,10 +8,10 @@ from typing import Any
 
 from kit.backend import merging
 from kit.backend.merging import Weight
-from kit.errors import KitError, problem
 from kit.export.base import INDEX, SINGLE, Base
 from kit.export.writer import Planned, Writer
 from kit.models import read_json
+from kit.support.errors import KitError, problem
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

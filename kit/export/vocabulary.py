@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from kit.errors import KitError, problem
+from kit.support.errors import KitError, problem
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types of the format
 # How text is cut before the merges. The file holds only the name; the patterns are compiled into llama.cpp.

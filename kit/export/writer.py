@@ -1,6 +1,6 @@
 """A writer of safetensors files that takes the weights piece by piece. No torch.
 
-The table of a file comes first (kit.tensors), so sizes must be known before the first weight is.
+The table of a file comes first (kit.models.headers), so sizes must be known before the first weight is.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.tensors import LENGTH_BYTES, METADATA, WIDTH_BYTES
+from kit.models.headers import LENGTH_BYTES, METADATA, WIDTH_BYTES
 
 ALIGNMENT_BYTES = 8  # of the first weight
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from kit.backend import merging
 from kit.backend.merging import Combination, Weight
-from kit.errors import KitError, problem
-from kit.progress import Show
+from kit.support.errors import KitError, problem
+from kit.support.progress import Show
 
 
 class Sink(Protocol):

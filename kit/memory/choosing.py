@@ -4,10 +4,11 @@ from bisect import bisect_left
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from kit.errors import USAGE, KitError, problem
-from kit.memory.planning import GIB, plan, shape_of
+from kit.memory.planning import plan, shape_of
 from kit.memory.weights import can_offload_embedding
 from kit.options import Run
+from kit.support.errors import USAGE, KitError, problem
+from kit.support.units import GIB
 
 if TYPE_CHECKING:
     from kit.data import DataReport

@@ -26,11 +26,11 @@ from kit.memory.weights import (
     width_bytes,
 )
 from kit.options import Run
+from kit.support.units import GIB
 
 if TYPE_CHECKING:
     from kit.data import DataReport
 
-GIB = 1 << 30
 TOLERANCE = 1.1  # of the formula of the activations: 1.00 to 1.05 on a CPU (benchmarks/results/planner.json)
 # What a process holds before the model: Python and the libraries on a CPU; on a card kernels and cuBLAS' workspaces
 # beyond the CUDA context, which envcheck.settings has taken off already (an estimate, not measured).

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from envcheck import probe
-from kit import config
 from kit import train as training
 from kit.data.preview import Preview
 from kit.memory import Plan
@@ -19,6 +18,7 @@ from kit.models import read_json
 from kit.notebook.live import train, train_all
 from kit.notebook.pictures import Picture, memory_bar, on_paper, picture, stacked
 from kit.notebook.tables import Table, before_and_after, data, report, settings
+from kit.options import resolve
 from kit.train import Prepared
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
 def prepare(**options: Any) -> Prepared:
     """The run that these options of kit.train mean, checked and planned: prepare(preset="cpu", data="my.jsonl")."""
     facts = probe.collect()
-    return training.prepare(config.given(options, lambda: facts), facts)
+    return training.prepare(resolve.given(options, lambda: facts), facts)
 
 
 def rows(prepared: Prepared, *numbers: int) -> Preview:
@@ -53,8 +53,8 @@ def rows(prepared: Prepared, *numbers: int) -> Preview:
 
 def plan(model_config: Path, vram_gib: float, **options: Any) -> Plan:
     """What training a model with these options needs on a card of that size, by its config.json alone."""
-    facts = config.with_card(probe.collect(), vram_gib)
-    command = config.given(options | {"plan": True, "vram_gib": vram_gib}, lambda: facts)
-    run, facts = config.planned_for(command, facts)
-    run, _ = config.settle(run, facts)
+    facts = resolve.with_card(probe.collect(), vram_gib)
+    command = resolve.given(options | {"plan": True, "vram_gib": vram_gib}, lambda: facts)
+    run, facts = resolve.planned_for(command, facts)
+    run, _ = resolve.settle(run, facts)
     return training.plan_of(command, run, facts, read_json(model_config), None)[2]

@@ -8,14 +8,14 @@ from typing import Any
 
 from envcheck import probe
 from envcheck.facts import Finding
-from kit import screen, servers
 from kit.chat import target as targets
 from kit.chat.asking import Answer, Speaker, load, prompt_ids
 from kit.chat.options import ChatCommand
 from kit.chat.prompts import asked
 from kit.chat.serve import check_server
-from kit.errors import KitError, problem
 from kit.notebook.tables import Table
+from kit.support import console, servers
+from kit.support.errors import KitError, problem
 
 READY_S = 300.0  # a server loads its model first
 
@@ -29,7 +29,7 @@ class Talk:
         command = ChatCommand(what=tuple(map(str, what)), **options)
         self.target = targets.find(command, probe.collect())
         for text in self.target.notes:
-            screen.note(text)
+            console.note(text)
         sampling = targets.sampling(command, self.target.model)
         loaded, untuned = load(self.target)
         self.speaker = Speaker(loaded, self.target, sampling, command.max_tokens, untuned)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from IPython.display import display, update_display
 
-from kit import screen
 from kit import train as training
 from kit.notebook.pictures import Picture, progress_bar
-from kit.progress import Show
-from kit.record import Result
 from kit.report import plots
-from kit.report.reading import read
+from kit.run.reading import read
+from kit.run.record import Result
+from kit.support import console
+from kit.support.progress import Show
+from kit.support.units import clock
 from kit.train import Prepared
 
 REDRAW_S, REPLOT_S = 0.4, 2.0  # a plot costs about 0.1 s of the training
@@ -46,7 +47,7 @@ class Live:
         if now_s - self.drawn_s < REDRAW_S and done < total:
             return
         self.drawn_s = now_s
-        left = f"{screen.clock((now_s - begun_s) / (done - 1) * (total - done))} left" if 1 < done < total else ""
+        left = f"{clock((now_s - begun_s) / (done - 1) * (total - done))} left" if 1 < done < total else ""
         if now_s - self.plotted_s >= REPLOT_S:
             self.plotted_s = now_s
             self._read_losses()
@@ -55,7 +56,7 @@ class Live:
 
     def end(self, result: Result) -> None:
         self._read_losses()
-        time_and_speed = f"{screen.clock(result.train_s)}   {result.tokens_per_s:,.0f} tokens/s"
+        time_and_speed = f"{clock(result.train_s)}   {result.tokens_per_s:,.0f} tokens/s"
         self.sheet.draw(f"trained {result.steps} steps   {time_and_speed}", 1, self.plot)
 
     def _read_losses(self) -> None:
@@ -99,7 +100,7 @@ def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
 
     drawn_s = 0.0
     for name, prepared in runs.items():
-        with screen.saying_to(screen.QUIET):
+        with console.saying_to(console.QUIET):
             results[name] = training.train(prepared, progress)
-    draw(f"trained {len(runs)} runs   {screen.clock(sum(result.train_s for result in results.values()))}", 1)
+    draw(f"trained {len(runs)} runs   {clock(sum(result.train_s for result in results.values()))}", 1)
     return results

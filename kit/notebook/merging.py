@@ -7,15 +7,14 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from kit import merge as merging
-from kit.errors import KitError, problem
 from kit.export import prompts
 from kit.export.job import MergeCommand
 from kit.export.parity import Parity
 from kit.notebook.pictures import Picture, stacked
 from kit.notebook.tables import Table
 from kit.report import plots
-
-MIB = 1 << 20
+from kit.support.errors import KitError, problem
+from kit.support.units import MIB
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,8 +8,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from kit.memory import GIB, Part, Plan
+from kit.memory import Part, Plan
 from kit.report import plots
+from kit.support.units import GIB
 
 PAPER = {
     "--c1": "#0072b2",

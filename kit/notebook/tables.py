@@ -6,8 +6,8 @@ from IPython.display import display
 
 from envcheck.card import Table
 from kit.notebook.pictures import Picture, stacked
-from kit.record import Answer, Result
 from kit.report import page, plots
+from kit.run.record import Answer, Result
 from kit.train import Prepared
 
 

@@ -21,10 +21,10 @@ import tokenizers
 from tokenizers import Tokenizer
 
 from envcheck.facts import Finding
-from kit.errors import KitError, nearest, problem, stop_on_errors
 from kit.models import Model, read_json
 from kit.prompt.rendering import ChatTemplate, TemplateError
 from kit.prompt.tokens import Encoder, Segment
+from kit.support.errors import KitError, nearest, problem, stop_on_errors
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 IGNORED = -100  # torch's and transformers' label for "not trained"

@@ -15,7 +15,7 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from kit.errors import RowError
+from kit.support.errors import RowError
 
 # Some templates write the day into the prompt. Data must not change overnight: it is always the day that Llama 3.1's
 # template itself falls back to.

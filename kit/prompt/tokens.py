@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from kit.errors import RowError
+from kit.support.errors import RowError
 
 NONCE = secrets.token_hex(8)  # letters and digits only: no escaping in a template changes them
 

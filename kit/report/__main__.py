@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from envcheck.facts import Finding
-from kit import screen
-from kit.adapters import CONFIG
-from kit.errors import USAGE, KitError, problem
+from kit.models.adapters import CONFIG
 from kit.report import comparing, listing, page
 from kit.report.page import REPORT, Shown
-from kit.report.reading import is_run
+from kit.run.reading import is_run
+from kit.support import console
+from kit.support.errors import USAGE, KitError, problem
 
 
 class Command(BaseModel):
@@ -43,7 +43,7 @@ class Command(BaseModel):
 
 
 def main(argv: list[str] | None = None) -> int:
-    return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
+    return console.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
 
 
 def command_line(argv: list[str]) -> int:
@@ -66,7 +66,7 @@ def report(command: Command) -> int:
     wrong = [finding for folder in command.runs if (finding := _not_a_run(folder))]
     if wrong:
         raise KitError(*wrong)
-    with screen.busy("reading"):
+    with console.busy("reading"):
         seen = [page.look(folder) for folder in command.runs]
         if len(seen) == 1:
             path, text = command.output or command.runs[0] / REPORT, page.of_run(seen[0])
@@ -75,15 +75,15 @@ def report(command: Command) -> int:
     page.save(path, text)
     for one in seen:
         for told in one.run.unread:
-            screen.note(f"{one.run.name}: {told}")
+            console.note(f"{one.run.name}: {told}")
     if command.json_output:
         print(json.dumps({"report": str(path), "runs": [_to_json(one) for one in seen]}, ensure_ascii=False, indent=1))
         return 0
     for one in seen:
-        screen.out.print(Text(f"{one.run.name}: {page.WORDS[one.run.status]}. {page.verdict(one.run)}"))
+        console.stdout.print(Text(f"{one.run.name}: {page.WORDS[one.run.status]}. {page.verdict(one.run)}"))
         for told in one.learnt.advice() if one.learnt else (one.why_not,):
-            screen.out.print(Text(f"  {told}"))
-    screen.out.print(Text(f"{path}  ({path.stat().st_size / 1e6:.2f} MB)"))
+            console.stdout.print(Text(f"  {told}"))
+    console.stdout.print(Text(f"{path}  ({path.stat().st_size / 1e6:.2f} MB)"))
     return 0
 
 
@@ -136,7 +136,7 @@ def _not_a_run(folder: Path) -> Finding | None:
 def show_list(command: Command) -> int:
     found, unread = listing.items(command.list)
     for place in unread:
-        screen.note(f"{place} cannot be looked into")
+        console.note(f"{place} cannot be looked into")
     if command.json_output:
         print(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=1))
         return 0
@@ -151,7 +151,7 @@ def show_list(command: Command) -> int:
         what = (item.path, item.status or item.kind, item.base, item.method or "–", str(item.rank or "–"))
         cells = (*what, item.data or "–", loss, size)
         table.add_row(*map(Text, cells), words[item.verified])
-    screen.out.print(table)
+    console.stdout.print(table)
     return 0
 
 

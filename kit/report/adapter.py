@@ -16,10 +16,11 @@ from typing import Any
 import numpy
 from threadpoolctl import threadpool_limits
 
-from kit import adapters, models, tensors
-from kit.adapters import CONFIG, WEIGHTS, Pair
+from kit import models
+from kit.models import adapters, headers
+from kit.models.adapters import CONFIG, WEIGHTS, Pair
+from kit.models.headers import Tensor
 from kit.report import arrays
-from kit.tensors import Tensor
 
 MOST = 1e100  # its square is still a number
 LOOKED_INTO = ("lora", "rslora")
@@ -111,7 +112,7 @@ def learnt(folder: Path, base: Path | None = None) -> Learnt:
         raise ValueError(
             f"only plain LoRA is looked at, not {'DoRA' if config.get('use_dora') else config['peft_type']}"
         )
-    pairs, others = _linear(*adapters.pairs_in(tensors.headers(folder / WEIGHTS)))
+    pairs, others = _linear(*adapters.pairs_in(headers.headers(folder / WEIGHTS)))
     if not pairs:
         raise ValueError(f"{WEIGHTS} holds no LoRA update of a linear layer")
     base = base or _base_folder(str(config.get("base_model_name_or_path") or ""))
@@ -136,7 +137,7 @@ def held(folder: Path) -> str:
     if method in (*LOOKED_INTO, ""):
         return ""
     files = folder.glob("*.safetensors") if whole else [folder / WEIGHTS]
-    found = {name: tensor for file in files for name, tensor in tensors.headers(file).items()}
+    found = {name: tensor for file in files for name, tensor in headers.headers(file).items()}
     count = sum(math.prod(tensor.shape) for tensor in found.values())
     what = "every weight of the model," if whole else "the adapter holds"
     return (
@@ -221,7 +222,7 @@ def _base_weights(folder: Path | None) -> tuple[dict[str, Tensor], str]:
     found: dict[str, Tensor] = {}
     try:
         for file in files:
-            found |= tensors.headers(file)
-    except tensors.Unreadable as error:
+            found |= headers.headers(file)
+    except headers.Unreadable as error:
         return {}, f"the base model's weights cannot be read ({error})"
     return found, ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy
 
-from kit.tensors import Tensor
+from kit.models.headers import Tensor
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 PIECE = 1 << 16  # values at once: small enough that a sum of float32 stays exact to five digits

@@ -6,7 +6,7 @@ from pathlib import Path
 from kit.report import plots
 from kit.report.adapter import HELD
 from kit.report.page import WORDS, Shown, figures, render, verdict
-from kit.report.reading import RunRecord
+from kit.run.reading import RunRecord
 
 PAGE = "comparison.html"
 PLACES = {"output"}  # options that say where, not what

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.adapters import ADAPTER, CONFIG, MODEL, method_of
-from kit.errors import KitError, problem
+from kit.models.adapters import ADAPTER, CONFIG, MODEL, method_of
 from kit.options import METHODS_WITH
-from kit.report.reading import MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
+from kit.run.reading import MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
+from kit.support.errors import KitError, problem
 
 NOT_VERIFIED = "NOT-VERIFIED"  # a file that kit.merge leaves beside a model until it is proven equal
 WEIGHTS = {".safetensors", ".gguf"}

@@ -11,14 +11,15 @@ from typing import Any
 import jinja2
 
 from envcheck.facts import Finding
-from kit.adapters import ADAPTER, CONFIG, MODEL
-from kit.errors import KitError, problem
-from kit.files import write_whole
-from kit.memory import GIB, Part
+from kit.memory import Part
+from kit.models.adapters import ADAPTER, CONFIG, MODEL
 from kit.options import VIRTUAL_TOKEN_KINDS
 from kit.report import plots
 from kit.report.adapter import Learnt, held, learnt
-from kit.report.reading import RunRecord, number, private, read, rows, shown, table, texts
+from kit.run.reading import RunRecord, number, private, read, rows, shown, table, texts
+from kit.support.errors import KitError, problem
+from kit.support.files import write_whole
+from kit.support.units import GIB
 
 REPORT = "report.html"
 REFRESH_S = 60

@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-from kit.memory import GIB, Part
+from kit.memory import Part
 from kit.options import LINEAR_LAYERS
 from kit.report.adapter import HELD, Learnt, Update
-from kit.report.reading import RunRecord, items, number
+from kit.run.reading import RunRecord, items, number
+from kit.support.units import GIB
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells about its font cache in the middle of a run
 

@@ -15,14 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from envcheck import probe
-from kit import screen
-from kit.errors import FAILED
+from kit.support import console
+from kit.support.errors import FAILED
+from kit.support.units import gib
 from kit.sweep import planning, running, showing
 from kit.sweep.options import SweepCommand, load
 
 
 def main(argv: list[str] | None = None) -> int:
-    return screen.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
+    return console.status_of(lambda: command_line(sys.argv[1:] if argv is None else argv))
 
 
 def command_line(argv: list[str]) -> int:
@@ -34,9 +35,9 @@ def command_line(argv: list[str]) -> int:
     if command.json_output:
         print(json.dumps(done.to_json(), ensure_ascii=False, indent=1, default=str))
     else:
-        showing.show(screen.out, done)
+        showing.show(console.stdout, done)
         for text in (*done.told(), f"{done.folder / showing.PAGE} shows it"):
-            screen.out.print(Text(text))
+            console.stdout.print(Text(text))
     return 0 if done.best else FAILED
 
 
@@ -51,14 +52,17 @@ def show_plans(command: SweepCommand, found: planning.Plans) -> None:
         table.add_column(name, justify="left" if name in ("target_modules", "verdict") else "right", overflow="fold")
     for trial in found.trials:
         plan = trial.plan
-        sizes = (f"{plan.trained_params:,}", f"{screen.gib(plan.low_bytes)} to {screen.gib(plan.high_bytes)}") if plan \
-            else ("unknown",) * 2  # fmt: skip
+        sizes = (
+            (f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}")
+            if plan
+            else ("unknown", "unknown")
+        )
         steps = f"{trial.steps:,}" if trial.steps else "–"
         cells = (*trial.values.values(), sizes[0], steps, sizes[1], plan.verdict if plan else "unknown")
         table.add_row(*map(Text, cells))
-    showing.wide(screen.out, table)
+    showing.wide(console.stdout, table)
     for note in found.notes:
-        screen.note(note)
+        console.note(note)
 
 
 if __name__ == "__main__":

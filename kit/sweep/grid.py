@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from envcheck.facts import Finding
-from kit.errors import USAGE, KitError, nearest, problem
-from kit.folder import FREE
 from kit.options import LINEAR_LAYERS, Rows, Run
+from kit.run.folder import FREE
+from kit.support.errors import USAGE, KitError, nearest, problem
 
 LAYERS = {"attention": LINEAR_LAYERS[:4], "mlp": LINEAR_LAYERS[4:], "all": LINEAR_LAYERS}
 SAME_ROWS = frozenset(Rows.model_fields) - {"seed"}

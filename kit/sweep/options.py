@@ -8,9 +8,8 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from envcheck.facts import Facts
-from kit import config
-from kit.errors import USAGE, KitError, problem
-from kit.options import Run
+from kit.options import Run, resolve
+from kit.support.errors import USAGE, KitError, problem
 
 DEFAULT_OVER = ("lora_rank=4,16,64", "lora_alpha=1r", "target_modules=attention,all")
 
@@ -36,7 +35,7 @@ class SweepCommand(BaseModel):
     """Share of the trials that goes on at each rung; the steps of a rung are that share of the next one's."""
 
     run: Annotated[Run, tyro.conf.arg(name="")]
-    config: Path | None = None
+    resolve: Path | None = None
     """A TOML or YAML file of the options; its `output` is not used."""
     plan: bool = False
     """Say which trials there are and whether each fits, and stop."""
@@ -50,14 +49,14 @@ class SweepCommand(BaseModel):
 
 def load(argv: list[str], facts: Callable[[], Facts]) -> SweepCommand:
     """Flags over file over preset. Raises KitError (status 2) as config.load; --output, which is each trial's own."""
-    return _checked(config.load(argv, facts, SweepCommand, "kit.sweep"))
+    return _checked(resolve.load(argv, facts, SweepCommand, "kit.sweep"))
 
 
 def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> SweepCommand:
     """The same of options given in Python: given(dict(data="my.jsonl", over=["lora_rank=4,16"]), probe.collect)."""
     over = options.get("over", ())
     lines = (over,) if isinstance(over, str) else tuple(over)
-    return _checked(config.given({**options, "over": lines}, facts, SweepCommand))
+    return _checked(resolve.given({**options, "over": lines}, facts, SweepCommand))
 
 
 def _checked(command: SweepCommand) -> SweepCommand:

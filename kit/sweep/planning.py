@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envcheck.facts import Facts, Finding
-from kit import record, train
-from kit.adapters import no_such_layer, stored
-from kit.errors import FAILED, USAGE, KitError, problem, stop_on_errors
-from kit.folder import RunFolder
-from kit.memory import GIB, Plan
+from kit import train
+from kit.memory import Plan
 from kit.models import Model
+from kit.models.adapters import no_such_layer, stored
 from kit.options import LINEAR_LAYERS, Command, Run
+from kit.run import record
+from kit.run.folder import RunFolder
+from kit.support.errors import FAILED, USAGE, KitError, problem, stop_on_errors
+from kit.support.units import GIB
 from kit.sweep import grid
 from kit.sweep.grid import SAME_ROWS, Point
 from kit.sweep.options import DEFAULT_OVER, SweepCommand

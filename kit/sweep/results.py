@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kit.files import write_whole
-from kit.folder import FREE
 from kit.options import Run
-from kit.report.reading import RunRecord, number, read
-from kit.runner import PAUSED
+from kit.run.fit import PAUSED
+from kit.run.folder import FREE
+from kit.run.reading import RunRecord, number, read
+from kit.support.files import write_whole
 from kit.sweep import grid
 from kit.sweep.halving import mean_loss
 from kit.sweep.planning import Planned, Plans, run_there

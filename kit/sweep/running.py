@@ -8,12 +8,14 @@ from pathlib import Path
 
 from envcheck import probe
 from envcheck.facts import Facts
-from kit import screen, train
-from kit.errors import KitError, problem
-from kit.folder import LOCK
-from kit.progress import Show
-from kit.record import Result
-from kit.report.reading import RunRecord, read
+from kit import train
+from kit.run.folder import LOCK
+from kit.run.reading import RunRecord, read
+from kit.run.record import Result
+from kit.support import console
+from kit.support.errors import KitError, problem
+from kit.support.progress import Show
+from kit.support.units import clock
 from kit.sweep import halving, showing
 from kit.sweep.options import SweepCommand
 from kit.sweep.planning import Planned, Plans, check_any_fits, plans
@@ -32,7 +34,7 @@ def sweep(command: SweepCommand) -> Sweep:
     found = plans(command, facts)
     check_any_fits(found)
     for note in found.notes:
-        screen.note(note)
+        console.note(note)
     with _alone_in(found.folder):
         running = Running(found, command, _trainer(facts))
         try:
@@ -41,8 +43,8 @@ def sweep(command: SweepCommand) -> Sweep:
             done = collect(found, running.failed, [*found.notes, *running.notes], running.is_over)
             showing.save(done)
             if not running.is_over:
-                showing.show(screen.console, done)
-                screen.note(f"{found.folder} holds what is done; the same command goes on from there")
+                showing.show(console.stderr, done)
+                console.note(f"{found.folder} holds what is done; the same command goes on from there")
     return done
 
 
@@ -99,11 +101,11 @@ class Running:
         if trial.folder in self.failed or _is_there(record, end):
             return
         progress.begins(trial, record.last_step)
-        with screen.saying_to(screen.QUIET):
+        with console.saying_to(console.QUIET):
             error = self._error_of(trial, end if end < trial.steps else None, progress.show)
         if error:
             self.failed[trial.folder] = error
-            screen.say(f"{trial.name}: failed: {error}", style="red")
+            console.say(f"{trial.name}: failed: {error}", style="red")
         else:
             progress.ended(trial, read(trial.folder))
 
@@ -146,7 +148,7 @@ class Running:
         ]
         text = f"rung {rung + 1} of {rungs}: {len(stay)} of {len(settings)} settings go on"
         self.notes.append(f"{text}; stopped: {'; '.join(gone)}" if gone else text)
-        screen.note(self.notes[-1])
+        console.note(self.notes[-1])
 
 
 class Progress:
@@ -157,11 +159,11 @@ class Progress:
         self.done = self.last_step = 0
         self.name = ""
         self.best: float | None = None
-        self.loud = screen.console
+        self.loud = console.stderr
         self.start_s = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        self.bars: AbstractContextManager[Show] = screen.progress()
+        self.bars: AbstractContextManager[Show] = console.progress()
         self.shown = self.bars.__enter__()
         return self
 
@@ -181,7 +183,7 @@ class Progress:
         for _ in range(max(0, done - self.last_step)):  # one at a time: a bar begins with the first
             if self.done < self.steps - 1:  # how many there are is an estimate; the last is told at the end
                 self.done += 1
-                with screen.saying_to(self.loud):
+                with console.saying_to(self.loud):
                     self.shown("sweep", self.done, self.steps, self.name)
         self.last_step = max(done, self.last_step)
 
@@ -196,8 +198,8 @@ class Progress:
             return
         self.compare(record)
         best = "" if self.best is None else f", best of those at their end {self.best:.3f}"
-        seconds = screen.clock(time.monotonic() - self.start_s)
-        screen.say(f"{trial.name}: held-out loss {loss:.3f} at step {step} of {trial.steps}{best}  ({seconds})")
+        seconds = clock(time.monotonic() - self.start_s)
+        console.say(f"{trial.name}: held-out loss {loss:.3f} at step {step} of {trial.steps}{best}  ({seconds})")
 
 
 def _is_there(record: RunRecord, end: int) -> bool:

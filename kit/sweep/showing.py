@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kit.errors import KitError
-from kit.files import write_whole
-from kit.folder import cannot_write
 from kit.report import page, plots
+from kit.run.folder import cannot_write
+from kit.support.errors import KitError
+from kit.support.files import write_whole
 from kit.sweep.results import Setting, Sweep, as_number
 
 PAGE, PLOT = "sweep.html", "plot.svg"

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-TINY = ROOT / "kit" / "assets" / "tiny"
+TINY = ROOT / "kit" / "models" / "assets" / "tiny"
 TARGETS = {"q_proj": (256, 256), "v_proj": (256, 128), "gate_proj": (256, 448), "down_proj": (448, 256)}
 RANK = 4
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import scenarios
 
-from kit import backend, checkpoints, memory, models, prompt
+from kit import backend, memory, models, prompt
 from kit.backend import methods
-from kit.checkpoints import About
 from kit.options import Run
+from kit.run import checkpoints
+from kit.run.checkpoints import About
 
 PROMPT = [{"role": "user", "content": "Who are you?"}]
 ANSWER_TOKENS = 12

@@ -9,10 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kit import backend, checkpoints, data, models, prompt
-from kit.checkpoints import About
-from kit.errors import KitError
+from kit import backend, data, models, prompt
 from kit.options import Run
+from kit.run import checkpoints
+from kit.run.checkpoints import About
+from kit.support.errors import KitError
 
 STEPS = 4
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from kit import tensors
+from kit.models import headers
 from kit.report import arrays, page
 from kit.report.adapter import Learnt, Update, effective_rank, held, learnt
 from tests.kit.exports import METHODS, made_by_peft
@@ -141,7 +141,7 @@ def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "BF16", "shape": [256, 256], "data_offsets": [0, 1 << 17]}}).encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bits.tobytes())
-    found = arrays.values(tensors.headers(path)["w"]).ravel()
+    found = arrays.values(headers.headers(path)["w"]).ravel()
     sign = numpy.where(bits >> 15, -1.0, 1.0)
     exponent, fraction = (bits >> 7 & 0xFF).astype(int), (bits & 0x7F) / 128
     exact = sign * numpy.where(exponent, (1 + fraction) * 2.0 ** (exponent - 127), fraction * 2.0**-126)
@@ -153,7 +153,7 @@ def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
 def test_a_norm_in_pieces_is_the_norm(tmp_path: Path) -> None:
     weight = numpy.random.default_rng(2).standard_normal((300, 1000)).astype("float32")  # several pieces and a rest
     save_file({"w": weight}, tmp_path / "w.safetensors")
-    stored = tensors.headers(tmp_path / "w.safetensors")["w"]
+    stored = headers.headers(tmp_path / "w.safetensors")["w"]
     assert arrays.norm(stored) == pytest.approx(numpy.linalg.norm(weight.astype(float)), rel=1e-6)
     assert (arrays.values(stored) == weight).all()
 
@@ -210,7 +210,7 @@ def test_what_other_methods_hold_is_counted(method: str, tmp_path_factory) -> No
 
 
 def shapes_of(folder: Path) -> list[tuple[int, ...]]:
-    return [tensor.shape for tensor in tensors.headers(folder / "model.safetensors").values()]
+    return [tensor.shape for tensor in headers.headers(folder / "model.safetensors").values()]
 
 
 def test_factors_that_do_not_fit_or_hold_nan_are_named(make) -> None:

@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from envcheck import probe
-from kit import adapters, models, tensors
+from kit import models
 from kit.chat.__main__ import main
 from kit.chat.options import parse
 from kit.chat.target import find
-from kit.errors import KitError
 from kit.export.job import MergeCommand, prepare
+from kit.models import adapters, headers
+from kit.support.errors import KitError
 from tests.kit.exports import METHODS, made_by_peft
 
 RANK = 4
@@ -27,7 +28,7 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("adapters") / "whole"
     folder.mkdir()
     matrices = {}
-    for name, tensor in tensors.headers(models.TINY / "model.safetensors").items():
+    for name, tensor in headers.headers(models.TINY / "model.safetensors").items():
         shape = tensor.shape
         if name.split(".")[-2] in CONFIG["target_modules"]:
             layer = f"base_model.model.{name.removesuffix('.weight')}"

@@ -116,7 +116,7 @@ def test_the_adapter_is_plain_peft(tmp_path) -> None:
     five_steps("unsloth", tmp_path)
     code = (
         "import sys, torch; from peft import PeftModel; from transformers import AutoModelForCausalLM;"
-        "base = AutoModelForCausalLM.from_pretrained('kit/assets/tiny');"
+        "base = AutoModelForCausalLM.from_pretrained('kit/models/assets/tiny');"
         "ids = torch.tensor([[1, 5, 9]]); before = base(ids).logits;"
         "tuned = PeftModel.from_pretrained(base, sys.argv[1]); print(float((tuned(ids).logits - before).abs().max()))"
     )

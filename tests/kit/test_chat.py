@@ -15,13 +15,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from envcheck import probe
-from kit import adapters, models
+from kit import models
 from kit.chat.__main__ import main
 from kit.chat.asking import Answer
 from kit.chat.options import parse
 from kit.chat.session import Session
 from kit.chat.target import find, sampling
-from kit.errors import KitError
+from kit.models import adapters
+from kit.support.errors import KitError
 from tests.kit import exports
 from tests.kit.exports import ANSWER_TOKENS, METHODS, QUESTIONS, made_by_peft
 
@@ -309,7 +310,7 @@ def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
         (("tiny", "--template", "nope"), "unknown-template", 1),
         (("tiny", "--adapters", "x=no/such/folder"), "no-adapter", 1),
         (("tests",), "no-adapter", 1),
-        (("tiny", "--adapters", "x=kit/assets/tiny"), "not-an-adapter", 1),
+        (("tiny", "--adapters", "x=kit/models/assets/tiny"), "not-an-adapter", 1),
         (("tiny", "--prompts", "no/such/file"), "prompts-unreadable", 1),
         (("tiny", "--prompt", "word " * 2000), "conversation-too-long", 1),
     ],

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from kit import checkpoints
-from kit.checkpoints import About
-from kit.errors import KitError
+from kit.run import checkpoints
+from kit.run.checkpoints import About
+from kit.support.errors import KitError
 
 
 def fill(text: str):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.errors import RowError
-from kit.rows import checks, formats
-from kit.rows.checks import ADVICE, ERRORS, WARNINGS, WHY, check, check_text
-from kit.rows.formats import Conversation
+from kit.data.rows import checks, formats
+from kit.data.rows.checks import ADVICE, ERRORS, WARNINGS, WHY, check, check_text
+from kit.data.rows.formats import Conversation
+from kit.support.errors import RowError
 
 ADD = {"name": "add", "parameters": {"type": "object"}}
 LETTERS = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "c": "assistant"}

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from envcheck.facts import Facts, Gpu
-from kit import config, options
-from kit.errors import USAGE, KitError
-from kit.options import Run
+from kit import options
+from kit.options import Run, resolve
+from kit.support.errors import USAGE, KitError
 
 
-def load(*argv: str, facts: Facts | None = None) -> config.Command:
-    return config.load(list(argv), lambda: facts or Facts(gpu=()))
+def load(*argv: str, facts: Facts | None = None) -> resolve.Command:
+    return resolve.load(list(argv), lambda: facts or Facts(gpu=()))
 
 
 def problems(*argv: str) -> tuple[list[str], int]:
@@ -42,7 +42,7 @@ def test_yaml_file_and_hyphens(tmp_path) -> None:
     assert load("--config", str(file)).run.lora_rank == 8
 
 
-@pytest.mark.parametrize("name", config.preset_names())
+@pytest.mark.parametrize("name", resolve.preset_names())
 def test_every_preset_is_complete_and_valid(name: str) -> None:
     assert load("--preset", name).run.preset == name
 
@@ -65,14 +65,14 @@ def test_a_card_takes_the_values_of_its_class() -> None:
 def test_a_card_known_by_its_size_only() -> None:
     command = load("--vram-gib", "24", "--plan", "--fit", "seq")
     assert command.run.model == "Qwen/Qwen3-8B"
-    run, facts = config.planned_for(load("--preset", "cpu", "--vram-gib", "24", "--plan"), Facts(gpu=()))
-    assert config.settle(run, facts)[0].device == "cuda"
+    run, facts = resolve.planned_for(load("--preset", "cpu", "--vram-gib", "24", "--plan"), Facts(gpu=()))
+    assert resolve.settle(run, facts)[0].device == "cuda"
 
 
 @pytest.mark.parametrize("flag", [("--vram-gib", "16"), ("--fit", "batch")])
 def test_what_only_plans_needs_plan(flag: tuple[str, str]) -> None:
     with pytest.raises(KitError) as error:
-        config.planned_for(load("--preset", "cpu", *flag), Facts(gpu=()))
+        resolve.planned_for(load("--preset", "cpu", *flag), Facts(gpu=()))
     assert error.value.status == USAGE
     assert error.value.findings[0].fix[0] == f"{' '.join(flag)} --plan"
 
@@ -82,7 +82,7 @@ def test_run_toml_gives_the_same_run_again(tmp_path) -> None:
         "--preset", "cpu", "--data", "a b.jsonl", "--prompts", 'say "hi"\n\x7f', "你是谁", "--max-steps", "3"
     )
     file = tmp_path / "run.toml"
-    file.write_text(config.to_toml(command.run, command.origins), encoding="utf-8")
+    file.write_text(resolve.to_toml(command.run, command.origins), encoding="utf-8")
     tomllib.loads(file.read_text(encoding="utf-8"))
     assert load("--config", str(file)).run == command.run
 
@@ -144,21 +144,21 @@ def test_a_broken_file_is_a_finding(tmp_path, text: str) -> None:
 
 
 def test_settle_replaces_auto_with_reasons() -> None:
-    run, reasons = config.settle(Run(), Facts(gpu=(), cpu_flags=("avx512_bf16",)))
+    run, reasons = resolve.settle(Run(), Facts(gpu=(), cpu_flags=("avx512_bf16",)))
     assert (run.device, run.precision, run.optimizer) == ("cpu", "bf16", "adamw_torch_fused")
     assert (run.gradient_checkpointing, run.micro_batch_size, run.pin_memory) == ("auto", "auto", "off")
     assert set(reasons) == {"device", "precision", "optimizer", "pin_memory"}
     card = Facts(gpu=(Gpu(name="NVIDIA GeForce RTX 5080", compute_capability="12.0", vram_gib=15.9),))
-    run, _ = config.settle(Run(), card)
+    run, _ = resolve.settle(Run(), card)
     assert (run.device, run.precision, run.optimizer) == ("cuda", "bf16", "adamw_8bit")
     assert run.pin_memory == "on"
-    run, _ = config.settle(Run(), replace(card, os="Windows 11"))
+    run, _ = resolve.settle(Run(), replace(card, os="Windows 11"))
     assert run.pin_memory == "off"
 
 
 def test_a_card_asked_for_and_not_there_is_a_finding() -> None:
     with pytest.raises(KitError) as error:
-        config.settle(Run(device="cuda"), Facts(gpu=()))
+        resolve.settle(Run(device="cuda"), Facts(gpu=()))
     assert error.value.findings[0].id == "no-usable-gpu"
 
 
@@ -180,17 +180,17 @@ class TestRowsOptions:
     """python -m kit.data takes the options that concern rows, and the file of a run."""
 
     def test_files_stand_for_themselves(self) -> None:
-        command = config.load_rows(["a.jsonl", "b.jsonl", "--show", "2"])
+        command = resolve.load_rows(["a.jsonl", "b.jsonl", "--show", "2"])
         assert (command.rows.data, command.show) == (("a.jsonl", "b.jsonl"), 2)
 
     def test_a_runs_file_gives_its_rows(self, tmp_path) -> None:
         file = tmp_path / "run.toml"
         file.write_text('data = "a.jsonl"\nlearning_rate = 1e-3\nmax_length_tokens = 77\n')
-        command = config.load_rows(["--config", str(file), "--long-rows", "cut"])
+        command = resolve.load_rows(["--config", str(file), "--long-rows", "cut"])
         assert (command.rows.data, command.rows.max_length_tokens, command.rows.long_rows) == (("a.jsonl",), 77, "cut")
 
     @pytest.mark.parametrize("argv", [["a.jsonl", "--learning-rate", "1"], ["a.jsonl", "--data-weights", "1", "2"]])
     def test_other_options_are_findings(self, argv: list[str]) -> None:
         with pytest.raises(KitError) as error:
-            config.load_rows(argv)
+            resolve.load_rows(argv)
         assert error.value.status == 2

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from kit import data, models, prompt
 from kit.data import encode, store
 from kit.data.report import finding_on_rows
-from kit.errors import KitError
+from kit.data.rows import sources
 from kit.options import Rows
 from kit.prompt import IGNORED
-from kit.rows import sources
+from kit.support.errors import KitError
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"question": "How much is 2+2?", "answer": "4"}

@@ -43,8 +43,8 @@ FIND = """
 import sys, json
 import kit, datasets.config  # kit first: it turns off what phones home
 datasets.config.S3_DATASETS_BUCKET_PREFIX = datasets.config.HF_ENDPOINT + "/counted"
-from kit.rows import sources
-from kit.errors import KitError
+from kit.data.rows import sources
+from kit.support.errors import KitError
 try:
     found = sources.find(sys.argv[1:])
     print(json.dumps([[file.name, file.kind, [raw.value for raw in sources.rows(file)]] for file in found]))

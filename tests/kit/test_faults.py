@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import faults, inject
-from kit import backend, checkpoints, runner
+from kit import backend
 from kit.backend import out_of_memory
-from kit.checkpoints import About
 from kit.data import Question
-from kit.errors import KitError
-from kit.folder import RunFolder
 from kit.options import Command, Run
-from kit.watch import NO_ANSWER, Watch
+from kit.run import checkpoints, fit
+from kit.run.checkpoints import About
+from kit.run.folder import RunFolder
+from kit.run.watch import NO_ANSWER, Watch
+from kit.support.errors import KitError
 
 OUT_OF_MEMORY = RuntimeError(inject.OUT_OF_MEMORY)
 
@@ -39,7 +40,14 @@ def watch(tmp_path, freed) -> Watch:
     data = SimpleNamespace(train=range(48), held_out=[], questions=[Question(text, [1]) for text in "abc"])
     run = Run(max_steps=6, checkpoint_minutes=1000)
     made = Watch(
-        SimpleNamespace(device="cpu"), run, data, None, RunFolder(tmp_path / "x"), lambda *_: None, told.append
+        SimpleNamespace(device="cpu"),
+        run,
+        data,
+        None,
+        RunFolder(tmp_path / "x"),
+        lambda *_: None,
+        told.append,
+        lambda: None,
     )
     made.told, made.step = told, 2
     with made.folder.open(Command(run=run)):
@@ -122,7 +130,7 @@ def test_answers_that_memory_does_not_suffice_for_are_named(watch, monkeypatch, 
 
 def test_lines_that_cannot_be_written_are_told_once_and_wait(watch, monkeypatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr("kit.folder.append_whole", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+        full.setattr("kit.run.folder.append_whole", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
         for step in (1, 2, 3):
             watch.write_down("metrics.jsonl", {"step": step})
     assert len(watch.told) == 1
@@ -138,7 +146,7 @@ def test_an_adapter_that_cannot_be_saved_is_no_loss_with_a_checkpoint(watch, mon
     saving(monkeypatch, "save_adapter", SafetensorError("No space left on device"))
     watch.keep()
     with pytest.raises(KitError) as error:
-        runner._save_adapter(watch)
+        fit._save_adapter(watch)
     finding = error.value.findings[0]
     assert finding.id == "adapter-not-saved"
     assert "the checkpoint of step 2 holds all of it" in finding.why
@@ -148,10 +156,10 @@ def test_an_adapter_that_cannot_be_saved_is_no_loss_with_a_checkpoint(watch, mon
 
 
 def test_an_adapter_that_nothing_else_holds_is_saved_elsewhere(watch, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(runner.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(fit.Path, "home", lambda: tmp_path)
     saving(monkeypatch, "save_adapter", OSError(errno.EROFS, "Read-only file system"), None)
     with pytest.raises(KitError) as error:
-        runner._save_adapter(watch)
+        fit._save_adapter(watch)
     (folder,) = tmp_path.glob("kit-adapter-*")
     assert error.value.findings[0].details == (("adapter saved in", str(folder)),)
     assert (folder / "weights").read_text() == "all of it"
@@ -159,14 +167,14 @@ def test_an_adapter_that_nothing_else_holds_is_saved_elsewhere(watch, monkeypatc
 
 def test_saving_the_adapter_is_tried_again_where_memory_was_freed(watch, monkeypatch, freed) -> None:
     saving(monkeypatch, "save_adapter", OUT_OF_MEMORY, None)
-    runner._save_adapter(watch)
+    fit._save_adapter(watch)
     assert freed == [True]
     assert (watch.folder.path / "adapter" / "weights").exists()
 
 
 def end(watch: Watch, error: Exception) -> str:
     """Id of the finding that the error of a run becomes."""
-    with pytest.raises(KitError) as told, runner._told_in_words(watch):
+    with pytest.raises(KitError) as told, fit._told_in_words(watch):
         raise error
     return told.value.findings[0].id
 
@@ -177,7 +185,7 @@ def test_memory_and_disk_end_in_words_and_a_defect_does_not(watch, monkeypatch) 
     assert end(watch, OUT_OF_MEMORY) == end(watch, MemoryError()) == "out-of-memory"
     assert end(watch, OSError(errno.ENOSPC, "No space left")) == "output-cannot-be-written"
     assert all("the checkpoint of step 2 is kept" in text for text in watch.told)
-    with pytest.raises(RuntimeError, match="shapes"), runner._told_in_words(watch):
+    with pytest.raises(RuntimeError, match="shapes"), fit._told_in_words(watch):
         raise RuntimeError("shapes do not fit")
 
 
@@ -185,7 +193,7 @@ def test_a_run_without_a_checkpoint_writes_no_step_twice(watch) -> None:
     """Killed between a step's line and its checkpoint, or with every checkpoint broken since."""
     watch.folder.add_line("metrics.jsonl", {"step": 1, "loss": 1.0})
     (watch.folder.checkpoints / "step-00000001").mkdir(parents=True)
-    assert runner._newest(watch) is None
+    assert fit._newest(watch) is None
     assert (watch.folder.path / "metrics.jsonl").read_text() == ""
     assert [event["kind"] for event in events(watch)] == ["checkpoint-broken", "begun-again"]
 
@@ -205,16 +213,16 @@ def test_a_deleted_run_folder_is_made_again(watch, monkeypatch) -> None:
 
 
 def test_a_run_that_another_took_the_folder_from_saves_its_adapter_elsewhere(watch, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(runner.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(fit.Path, "home", lambda: tmp_path)
     saving(monkeypatch, "save_adapter", None)
     shutil.rmtree(watch.folder.path)
     with RunFolder(watch.folder.path).open(Command(run=watch.run)):
         with pytest.raises(KitError) as error:
-            runner._save_adapter(watch)
+            fit._save_adapter(watch)
         assert error.value.findings[0].id == "output-in-use"
         assert {path.name for path in watch.folder.path.iterdir()} == {".lock", "run.toml"}
     with pytest.raises(KitError) as error:
-        runner._save_adapter(watch)
+        fit._save_adapter(watch)
     assert error.value.findings[0].id == "output-taken"
     assert len(list(tmp_path.glob("kit-adapter-*/weights"))) == len(watch.told) == 2
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kit.errors import KitError
-from kit.folder import RunFolder
 from kit.options import Command, Run
-from kit.record import Answer, Result
+from kit.run.folder import RunFolder
+from kit.run.record import Answer, Result
+from kit.support.errors import KitError
 
 ROOT = Path(__file__).parents[2]
 RESULT = Result(
@@ -100,8 +100,8 @@ def test_a_second_process_is_refused(tmp_path) -> None:
     with folder.open(command()):
         code = (
             "import sys; from pathlib import Path\n"
-            "from kit.folder import RunFolder; from kit.options import Command, Run\n"
-            "from kit.errors import KitError\n"
+            "from kit.run.folder import RunFolder; from kit.options import Command, Run\n"
+            "from kit.support.errors import KitError\n"
             "command = Command(run=Run())\n"
             "try:\n    with RunFolder(Path(sys.argv[1])).open(command): pass\n"
             "except KitError as error: print(error.findings[0].id)"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.errors import KitError, RowError
-from kit.rows import checks, formats
-from kit.rows.formats import Example, Format, by_name, convert, detect
+from kit.data.rows import checks, formats
+from kit.data.rows.formats import Example, Format, by_name, convert, detect
+from kit.support.errors import KitError, RowError
 
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
 WORSE = {"role": "assistant", "content": "5"}

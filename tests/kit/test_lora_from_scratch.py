@@ -12,10 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kit import adapters, models
-from kit.errors import KitError
+from kit import models
 from kit.memory import Shape
+from kit.models import adapters
 from kit.options import LINEAR_LAYERS
+from kit.support.errors import KitError
 from tests.kit.exports import write_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +139,7 @@ class Lesson:
         """Both matrices random: every product counts."""
         import torch
 
-        from kit import lora_from_scratch as lora
+        from notebooks import lora_from_scratch as lora
 
         torch.manual_seed(seed)
         model = model or self.model()
@@ -177,7 +178,7 @@ def largest(difference) -> float:
 def starts(lesson):
     import torch
 
-    from kit import lora_from_scratch as lora
+    from notebooks import lora_from_scratch as lora
 
     found, spread, first = {}, {}, {}
     for precision in ("float32", "bfloat16"):
@@ -204,7 +205,7 @@ def beside_peft(lesson):
     import torch
     from peft import PeftModel
 
-    from kit import lora_from_scratch as lora
+    from notebooks import lora_from_scratch as lora
 
     mine = lesson.adapted()
     lora.save(mine, lesson.folder / "mine")
@@ -241,7 +242,7 @@ def kept(lesson):
     from peft import PeftModel
     from safetensors.torch import load_file
 
-    from kit import lora_from_scratch as lora
+    from notebooks import lora_from_scratch as lora
 
     model, again = lesson.adapted(), lesson.model()
     before = lesson.logits(model)
@@ -273,7 +274,7 @@ def kept(lesson):
 def several(lesson):
     import torch
 
-    from kit import lora_from_scratch as lora
+    from notebooks import lora_from_scratch as lora
 
     alone = [lesson.logits(lesson.adapted(seed)) for seed in (1, 2)]
     model = lesson.adapted(2, "two", lesson.adapted(1, "one"))
@@ -304,7 +305,7 @@ def several(lesson):
 
 
 def refused(lesson):
-    from kit import lora_from_scratch as lora
+    from notebooks import lora_from_scratch as lora
 
     folder = lesson.folder
     write_adapter(folder / "rslora", use_rslora=True)

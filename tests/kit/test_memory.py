@@ -12,13 +12,14 @@ import pytest
 from benchmarks import planner
 from envcheck import known, settings
 from envcheck.facts import Facts, Gpu
-from kit import config, memory
-from kit.errors import KitError
-from kit.memory import GIB, Shape
+from kit import memory
+from kit.memory import Shape
 from kit.memory.activations import evaluation_bytes
 from kit.memory.weights import nf4_bytes
 from kit.models import TINY
-from kit.options import LINEAR_LAYERS, Run
+from kit.options import LINEAR_LAYERS, Run, resolve
+from kit.support.errors import KitError
+from kit.support.units import GIB
 
 ROOT = Path(__file__).parents[2]
 QWEN3 = ROOT / "tests" / "data" / "qwen3"
@@ -245,18 +246,18 @@ def machine_of(vram_gib: float, name: str = "NVIDIA card") -> Facts:
     return Facts(gpu=(Gpu(name=name, vram_gib=vram_gib, compute_capability="8.6", display=True),))
 
 
-CARDS = [name for name in config.preset_names() if name not in ("cpu", *config.CLASSES)]
+CARDS = [name for name in resolve.preset_names() if name not in ("cpu", *resolve.CLASSES)]
 
 
-@pytest.mark.parametrize("name", config.preset_names())
+@pytest.mark.parametrize("name", resolve.preset_names())
 def test_every_preset_fits_its_card(name: str) -> None:
-    run = config.load(["--preset", name], lambda: Facts(gpu=())).run
+    run = resolve.load(["--preset", name], lambda: Facts(gpu=())).run
     if name == "cpu":
         return
-    named = tomllib.loads((config.PRESETS / f"{name}.toml").read_text())
+    named = tomllib.loads((resolve.PRESETS / f"{name}.toml").read_text())
     size = named.get("class", name).removeprefix("vram-")
     facts = machine_of(float(size))
-    run, _ = config.settle(run, facts)
+    run, _ = resolve.settle(run, facts)
     room = settings.choose(facts).memory_bytes.value
     model = config_of(run.model.removeprefix("Qwen/"))
     run, _ = memory.choose(model, run, None, room)
@@ -268,9 +269,9 @@ def test_auto_takes_the_preset_of_a_card_of_its_class(name: str) -> None:
     """Sizes as the driver reports them: a little under the marketed ones, and 15 GiB for a T4."""
     card = next(card for card in known.table("gpus")["gpus"] if short(card["name"]) == name)
     sizes = [15] if name == "t4" else [size - 0.1 for size in card["memory_gib"]]
-    found = {config.preset_for(machine_of(size, f"NVIDIA {card['name']}")) for size in sizes}
+    found = {resolve.preset_for(machine_of(size, f"NVIDIA {card['name']}")) for size in sizes}
     assert name in found
-    assert all(found_name == name or found_name in config.CLASSES for found_name in found)
+    assert all(found_name == name or found_name in resolve.CLASSES for found_name in found)
 
 
 def short(name: str) -> str:
@@ -282,7 +283,7 @@ def short(name: str) -> str:
     [(None, "vram-8"), (6, "vram-8"), (11.6, "vram-12"), (22.5, "vram-16"), (23.7, "vram-24"), (139, "vram-32")],
 )
 def test_auto_takes_the_largest_class_that_a_card_holds(vram_gib: float | None, preset: str) -> None:
-    assert config.preset_for(machine_of(vram_gib)) == preset
+    assert resolve.preset_for(machine_of(vram_gib)) == preset
 
 
 @pytest.mark.slow

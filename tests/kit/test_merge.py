@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kit import checkpoints, merge
-from kit.errors import KitError
+from kit import merge
 from kit.export import adapters, shards, writer, writing
 from kit.export.job import MergeCommand, prepare
+from kit.run import checkpoints
+from kit.support.errors import KitError
 from tests.kit.exports import METHODS, ROOT, TINY, made_by_peft, parts, write_adapter
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks import planner
 from envcheck.facts import Facts
-from kit import config, memory, models, train
+from kit import memory, models, train
 from kit.backend.steps import Ladder
 from kit.backend.training import _example
-from kit.errors import KitError
-from kit.options import VIRTUAL_TOKEN_KINDS, Run
+from kit.options import VIRTUAL_TOKEN_KINDS, Run, resolve
 from kit.prompt import IGNORED, Sample
+from kit.support.errors import KitError
 
 ROOT = Path(__file__).parents[2]
 QWEN3 = ROOT / "tests" / "data" / "qwen3"
@@ -114,7 +114,7 @@ def test_the_first_token_is_never_trained() -> None:
 
 
 def settled(**options: object) -> tuple[Run, dict[str, str]]:
-    return config.settle(Run(**options), Facts(gpu=()))
+    return resolve.settle(Run(**options), Facts(gpu=()))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_nearest_layer_is_named() -> None:
 @pytest.mark.parametrize("pair", ["q_proj", "q_proj=0", "q_proj=-3", "=8", "q_proj=8=9"])
 def test_ranks_are_checked(pair: str) -> None:
     with pytest.raises(KitError, match="rank_pattern takes name=rank"):
-        config.load(["--rank-pattern", pair], lambda: Facts(gpu=()))
+        resolve.load(["--rank-pattern", pair], lambda: Facts(gpu=()))
 
 
 def test_auto_takes_peft_for_what_unsloth_has_not_and_says_why() -> None:
@@ -163,8 +163,8 @@ def test_learnt_keys_and_values_leave_nothing_to_compute_again(method: str) -> N
 
 
 def notes(*flags: str) -> list[str]:
-    command = config.load(["--preset", "cpu", *flags], lambda: Facts(gpu=()))
-    run, _ = config.settle(command.run, Facts(gpu=()))
+    command = resolve.load(["--preset", "cpu", *flags], lambda: Facts(gpu=()))
+    run, _ = resolve.settle(command.run, Facts(gpu=()))
     made = train.Prepared(command, run, {}, Facts(gpu=()), (), models.find("tiny"), None, None, None)
     return train.notes_of(made, SimpleNamespace(name="hf", reason=""), None)
 
@@ -177,7 +177,7 @@ def test_an_option_without_effect_is_noted() -> None:
 
 def test_a_file_that_repeats_the_defaults_is_no_reason_for_a_note(tmp_path) -> None:
     file = tmp_path / "run.toml"
-    file.write_text(config.to_toml(Run(method="prompt"), {}))
+    file.write_text(resolve.to_toml(Run(method="prompt"), {}))
     assert not any("no effect" in note for note in notes("--config", str(file)))
 
 

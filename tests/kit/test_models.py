@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from envcheck.facts import Finding
 from kit import models, prompt
-from kit.errors import KitError
+from kit.support.errors import KitError
 
 
-def problem(name) -> models.Finding:
+def problem(name) -> Finding:
     with pytest.raises(KitError) as error:
         models.find(str(name))
     return error.value.findings[0]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from kit import config, notebook
-from kit.errors import KitError
+from kit import notebook
 from kit.notebook import live
 from kit.notebook.pictures import progress_bar
-from kit.options import Run
-from kit.record import Answer, Result
+from kit.options import Run, resolve
 from kit.report import plots
+from kit.run.record import Answer, Result
+from kit.support.errors import KitError
 
 QWEN3_4B = Path(__file__).parents[1] / "data" / "qwen3" / "Qwen3-4B.config.json"
 
@@ -66,7 +66,7 @@ def test_a_table_is_text_not_markup() -> None:
 
 
 def test_options_of_a_call_go_before_those_of_a_preset(facts_of_a_cpu) -> None:
-    command = config.given({"preset": "rtx5080", "lora_rank": 8, "fresh": True}, facts_of_a_cpu)
+    command = resolve.given({"preset": "rtx5080", "lora_rank": 8, "fresh": True}, facts_of_a_cpu)
     assert (command.run.lora_rank, command.run.lora_alpha, command.fresh) == (8, 32, True)
     assert command.origins["lora_rank"] == "call"
     assert command.origins["lora_alpha"].startswith("preset")
@@ -75,7 +75,7 @@ def test_options_of_a_call_go_before_those_of_a_preset(facts_of_a_cpu) -> None:
 @pytest.mark.parametrize("options", [{"lora_rnak": 8}, {"lora_rank": -1}, {"preset": "rtx9999"}])
 def test_a_wrong_option_is_a_finding_without_a_traceback(options: dict, facts_of_a_cpu) -> None:
     with pytest.raises(KitError) as error:
-        config.given(options, facts_of_a_cpu)
+        resolve.given(options, facts_of_a_cpu)
     said = "\n".join(error.value._render_traceback_())
     assert "fix:" in said
     assert "Traceback" not in said
@@ -120,4 +120,4 @@ def test_a_run_is_drawn_while_it_goes_on(monkeypatch, tmp_path) -> None:
 
 def test_every_option_of_a_run_can_be_given(facts_of_a_cpu) -> None:
     given = {name: value for name, value in Run().model_dump().items() if value is not None}
-    assert config.given(given, facts_of_a_cpu).run == Run()
+    assert resolve.given(given, facts_of_a_cpu).run == Run()

@@ -11,8 +11,8 @@ import pytest
 
 from kit.backend import serving as server
 from kit.chat.asking import Answer
-from kit.errors import KitError
 from kit.notebook import chatting
+from kit.support.errors import KitError
 
 ROOT = Path(__file__).parents[2]
 # In a process of its own: it imports torch.
@@ -21,7 +21,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, "tests/kit")
 import exports
-from kit.errors import KitError
+from kit.support.errors import KitError
 from kit.notebook.chatting import Talk
 from kit.notebook.merging import merge, sizes_and_agreement
 folder = Path(sys.argv[1])

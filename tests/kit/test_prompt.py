@@ -8,9 +8,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from kit import models, prompt
-from kit.errors import KitError, RowError
 from kit.models import Model
 from kit.prompt import IGNORED, ChatFormat, Sample
+from kit.support.errors import KitError, RowError
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

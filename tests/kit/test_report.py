@@ -18,7 +18,7 @@ from kit import report
 from kit.export import parity
 from kit.report import comparing, listing, page, plots
 from kit.report.__main__ import main
-from kit.report.reading import private, read
+from kit.run.reading import private, read
 from tests.kit.exports import made_by_peft
 
 MOST_BYTES = 1_500_000

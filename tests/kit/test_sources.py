@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kit.errors import KitError, RowError
-from kit.rows import readers, sources
+from kit.data.rows import readers, sources
+from kit.support.errors import KitError, RowError
 
 ROWS = [{"question": "How much is 2+2?", "answer": "4"}, {"question": "你是谁？\u2028", "answer": "a\x0bb"}]
 TABLE = pa.table({"question": ["a", "b", "c"], "answer": ["1", "2", "3"]})

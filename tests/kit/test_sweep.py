@@ -15,10 +15,11 @@ from xml.etree import ElementTree
 import pytest
 
 from envcheck.facts import Facts
-from kit import backend, config, screen
-from kit.errors import KitError, problem
-from kit.options import LINEAR_LAYERS, Run
-from kit.runner import PAUSED
+from kit import backend
+from kit.options import LINEAR_LAYERS, Run, resolve
+from kit.run.fit import PAUSED
+from kit.support import console
+from kit.support.errors import KitError, problem
 from kit.sweep import grid, halving, options, planning, results, running, showing
 from kit.sweep.options import SweepCommand
 
@@ -181,7 +182,7 @@ class Machine:
         self.asked.append((trial.name, begin, end))
         loss = self.loss(run, end)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.toml").write_text(config.to_toml(run, {}))
+        (folder / "run.toml").write_text(resolve.to_toml(run, {}))
         with (folder / "metrics.jsonl").open("a") as file:
             for step in range(begin + 1, end + 1):
                 shown("training", step, trial.steps, "")
@@ -467,7 +468,7 @@ def test_alpha_that_follows_the_rank_makes_one_line(swept) -> None:
 def test_the_plot_of_other_options(swept, over: str) -> None:
     done, _ = swept(by_rank, "--over", over, "--rungs", 1)
     ElementTree.fromstring(showing.plot(done))
-    showing.show(screen.console, done)
+    showing.show(console.stderr, done)
 
 
 def test_words_of_the_user_are_escaped(swept) -> None:

@@ -10,9 +10,9 @@ import pytest
 from benchmarks import trl_masks
 from benchmarks.trl_masks import runs
 from kit import prompt
+from kit.data.rows.formats import Conversation
 from kit.models import Model
 from kit.prompt import IGNORED, ChatFormat, Sample, TemplateError
-from kit.rows.formats import Conversation
 
 LLAMA_TOKENS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 TAKE_TOOLS = ("qwen3", "qwen3-thinking", "qwen3-no-thinking", "qwen3-instruct-2507")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from kit import models, tensors
+from kit import models
+from kit.models import headers
 
 VALUES = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((5, 4), np.float16), "none": np.zeros((0, 3))}
 
@@ -29,7 +30,7 @@ def write(path: Path, table: object, data: bytes = b"") -> Path:
 
 
 def test_tensors_lie_where_it_says(path: Path) -> None:
-    found = tensors.headers(path)
+    found = headers.headers(path)
     assert list(found) == sorted(VALUES)
     content = path.read_bytes()
     for name, value in VALUES.items():
@@ -40,7 +41,7 @@ def test_tensors_lie_where_it_says(path: Path) -> None:
 
 def test_a_model_is_read_as_the_library_reads_it() -> None:
     path = models.TINY / "model.safetensors"
-    found = tensors.headers(path)
+    found = headers.headers(path)
     with safe_open(path, framework="np") as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         assert {name: (one.dtype, list(one.shape)) for name, one in found.items()} == {
@@ -50,21 +51,21 @@ def test_a_model_is_read_as_the_library_reads_it() -> None:
 
 def test_a_file_without_tensors_is_whole(tmp_path: Path) -> None:
     save_file({}, tmp_path / "x")
-    assert tensors.headers(tmp_path / "x") == {}
+    assert headers.headers(tmp_path / "x") == {}
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.999])
 def test_a_file_cut_short_is_refused(path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(tensors.Unreadable):
-        tensors.headers(path)
+    with pytest.raises(headers.Unreadable):
+        headers.headers(path)
 
 
 def test_bytes_behind_the_last_tensor_are_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(tensors.Unreadable, match="bytes, and its header tells of"):
-        tensors.headers(path)
+    with pytest.raises(headers.Unreadable, match="bytes, and its header tells of"):
+        headers.headers(path)
 
 
 def one(**fields: object) -> dict:
@@ -98,22 +99,22 @@ def one(**fields: object) -> dict:
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, table: object, said: str) -> None:
-    with pytest.raises(tensors.Unreadable, match=said):
-        tensors.headers(write(tmp_path / "x", table, bytes(8)))
+    with pytest.raises(headers.Unreadable, match=said):
+        headers.headers(write(tmp_path / "x", table, bytes(8)))
 
 
 def test_a_header_that_lies_about_its_length_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
-    with pytest.raises(tensors.Unreadable, match="cut short"):
-        tensors.headers(path)
+    with pytest.raises(headers.Unreadable, match="cut short"):
+        headers.headers(path)
 
 
 @pytest.mark.parametrize("make", [lambda path: None, Path.mkdir], ids=["absent", "folder"])
 def test_what_cannot_be_opened_is_refused(tmp_path: Path, make) -> None:
     make(tmp_path / "x")
-    with pytest.raises(tensors.Unreadable, match=r"cannot be opened|cut short"):
-        tensors.headers(tmp_path / "x")
+    with pytest.raises(headers.Unreadable, match=r"cannot be opened|cut short"):
+        headers.headers(tmp_path / "x")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -125,7 +126,7 @@ def test_changed_bytes_are_read_or_refused(path: Path, changes: list[tuple[int, 
         content[place % len(content)] = value
     path.write_bytes(content)
     try:
-        found = tensors.headers(path)
-    except tensors.Unreadable:
+        found = headers.headers(path)
+    except headers.Unreadable:
         return
     assert all(tensor.start_bytes + tensor.nbytes <= len(content) for tensor in found.values())

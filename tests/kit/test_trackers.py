@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kit import trackers
 from kit.backend.tracking import _guarded
-from kit.errors import KitError
+from kit.run import trackers
+from kit.support.errors import KitError
 
 
 def test_none_needs_nothing() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kit import checkpoints
+from kit.run import checkpoints
 
 ROOT = Path(__file__).parents[2]
 QUICK = (

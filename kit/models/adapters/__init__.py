@@ -4,8 +4,8 @@ shapes. No torch.
 folder (which one a name means) -> parts (what it changes in each layer) -> checking (does that fit the base).
 """
 
-from kit.adapters.checking import broken, check, check_fit, no_such_layer, read_parts, stored
-from kit.adapters.folder import (
+from kit.models.adapters.checking import broken, check, check_fit, no_such_layer, read_parts, stored
+from kit.models.adapters.folder import (
     ADAPTER,
     CONFIG,
     MODEL,
@@ -18,7 +18,7 @@ from kit.adapters.folder import (
     run_method,
     whole_model,
 )
-from kit.adapters.parts import BlockSum, Factors, Pair, Part, pairs_in, scale
+from kit.models.adapters.parts import BlockSum, Factors, Pair, Part, pairs_in, scale
 
 __all__ = [
     "ADAPTER",

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envcheck.facts import Finding
-from kit.errors import KitError, nearest, problem
 from kit.models import HUB_TIMEOUT_S
+from kit.support.errors import KitError, nearest, problem
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder

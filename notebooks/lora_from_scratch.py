@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kit import adapters
-from kit.errors import KitError, problem
+from kit.models import adapters
 from kit.options import LINEAR_LAYERS
+from kit.support.errors import KitError, problem
 
 START = {"kaiming": partial(nn.init.kaiming_uniform_, a=math.sqrt(5)), "normal": partial(nn.init.normal_, std=0.02)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.errors import KitError, nearest, problem
+from kit.support.errors import KitError, nearest, problem
 
 TINY = Path(__file__).parent / "assets" / "tiny"
 # Names that exist, for "did you mean": tutorials invent others (Qwen3-1.7B-Instruct gives 401).

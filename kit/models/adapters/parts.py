@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kit.adapters.folder import CONFIG
-from kit.tensors import Tensor
+from kit.models.adapters.folder import CONFIG
+from kit.models.headers import Tensor
 
 LORA_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>A|B|magnitude_vector)(?P<weight>\.weight)?")
 # One tensor a layer.

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kit.errors import KitError, problem
+from kit.support.errors import KitError, problem
 
 NONE = "none"
 # Name of --report-to, which is also the package's -> where the figures go.

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit import tensors
-from kit.adapters.folder import CONFIG, WEIGHTS, Adapter
-from kit.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, Part, by, parts_in
-from kit.errors import KitError, nearest, problem
-from kit.models import Model
+from kit.models import Model, headers
+from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
+from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, Part, by, parts_in
+from kit.models.headers import Tensor
 from kit.options import VIRTUAL_TOKEN_KINDS
-from kit.tensors import Tensor
+from kit.support.errors import KitError, nearest, problem
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,8 +48,8 @@ def check_fit(adapter: Adapter, parts: Mapping[str, Part], model: str, base: Sha
 def stored(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises KitError: it is none, or not whole."""
     try:
-        return tensors.headers(path)
-    except tensors.Unreadable as error:
+        return headers.headers(path)
+    except headers.Unreadable as error:
         raise KitError(
             problem("weights-unreadable", f"{path} cannot be read.", f"{error}.", "copy or download the file again")
         ) from None

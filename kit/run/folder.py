@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
-from kit import config
-from kit.adapters import ADAPTER, MODEL
-from kit.errors import KitError, named, problem
-from kit.files import append_whole, write_whole
-from kit.options import Command, Run
-from kit.record import Result
+from kit.models.adapters import ADAPTER, MODEL
+from kit.options import Command, Run, resolve
+from kit.run.record import Result
+from kit.support.errors import KitError, named, problem
+from kit.support.files import append_whole, write_whole
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -102,7 +101,7 @@ class RunFolder:
         try:
             if command.fresh:
                 self._empty()
-            self.write_text("run.toml", config.to_toml(command.run, command.origins))
+            self.write_text("run.toml", resolve.to_toml(command.run, command.origins))
             yield
         finally:
             self.hold.lock.release()

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from envcheck import settings
 from envcheck.facts import Facts, Finding, Gpu
-from kit.errors import USAGE, KitError, nearest, problem
 from kit.options import METHODS_WITH, PREFIX_KINDS, UNSLOTH_KINDS, Command, DataCommand, Rows, Run
+from kit.support.errors import USAGE, KitError, nearest, problem
 
 PRESETS = Path(__file__).parent / "presets"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB

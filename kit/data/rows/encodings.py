@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from envcheck.facts import Finding
-from kit.errors import KitError, problem
+from kit.support.errors import KitError, problem
 
 GUESSED_BYTES = 1 << 16
 BROKEN_LINES = 2

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from kit.errors import RowError
-from kit.rows.formats import Conversation
+from kit.data.rows.formats import Conversation
+from kit.support.errors import RowError
 
 REPEATED_CHARACTERS, REPEATS, LONGEST_UNIT_CHARACTERS = 8, 4, 4
 HEAD_CHARACTERS, KINDS_OF_SPACE = 32, 4

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.report import redact_text
-from kit import adapters
-from kit.folder import LOCK
+from kit.models import adapters
+from kit.run.folder import LOCK
 
 MARKS = ("run.toml", "manifest.json")  # one of them makes a folder a run
 METRICS = ("loss", "grad_norm", "learning_rate", "tokens", "elapsed_s", "memory_bytes")

@@ -1,22 +1,23 @@
 """Loaded model + samples -> Result: measure, train, measure again; from where an earlier try broke off."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from envcheck.facts import Finding
-from kit import backend, checkpoints
+from kit import backend
 from kit.backend import Loaded
-from kit.checkpoints import Checkpoint
 from kit.data import Data
-from kit.errors import KitError, problem, said
-from kit.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
 from kit.options import Run
-from kit.progress import Show
 from kit.prompt import ChatFormat
-from kit.record import Answer, Result
-from kit.watch import Say, Watch
+from kit.run import checkpoints
+from kit.run.checkpoints import Checkpoint
+from kit.run.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
+from kit.run.record import Answer, Result
+from kit.run.watch import Say, Watch
+from kit.support.errors import KitError, problem, said
+from kit.support.progress import Show
 
 BEGUN = "begun.json"  # what was measured before the first step
 PAUSED = "paused"  # kind of the event that holds the loss where the run was to stop for a while
@@ -42,6 +43,7 @@ def fit(
     folder: RunFolder,
     show: Show,
     say: Say,
+    write_page: Callable[[], None],
     pause_step: int | None = None,
 ) -> Result:
     """Train `loaded` and save its adapter to folder/adapter, or all of it to folder/model; from the newest whole
@@ -52,7 +54,7 @@ def fit(
     Raises KitError: out of memory at the last rung, a number that is none, a disk that takes nothing; Interrupted:
     stopped on request, with a checkpoint and the adapter saved; Paused: the same after pause_step.
     """
-    watch = Watch(loaded, run, data, chat, folder, show, say, pause_step)
+    watch = Watch(loaded, run, data, chat, folder, show, say, write_page, pause_step)
     with _told_in_words(watch):
         checkpoint = _newest(watch)
         trainer = watch.trainer = backend.trainer(loaded, run, data.train, folder.checkpoints, watch)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envcheck.facts import Finding
-from kit.errors import RowError
+from kit.support.errors import RowError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kit.errors import USAGE, KitError, RowError, nearest, problem
+from kit.support.errors import USAGE, KitError, RowError, nearest, problem
 
 SAMPLE_ROWS = 100
 DEEPEST_LEVELS = 50  # of tools and their arguments; deeper JSON is broken, and templates that walk it run out of stack

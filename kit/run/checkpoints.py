@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from envcheck.facts import Finding
-from kit.errors import KitError, problem
+from kit.support.errors import KitError, problem
+from kit.support.units import MIB
 
 SUMS, ABOUT = "checksums.json", "about.json"
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)

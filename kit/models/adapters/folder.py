@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.errors import KitError, problem
 from kit.models import read_json
 from kit.options import VIRTUAL_TOKEN_KINDS
+from kit.support.errors import KitError, problem
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RUN = "run.toml"

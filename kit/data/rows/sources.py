@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from envcheck.facts import Finding
-from kit.errors import KitError, RowError, nearest, problem
-from kit.rows import encodings, hub
-from kit.rows.readers import (
+from kit.data.rows import encodings, hub
+from kit.data.rows.readers import (
     DECODER,
     UNREADABLE,
     Raw,
@@ -27,6 +26,7 @@ from kit.rows.readers import (
     sha256,
     start_of,
 )
+from kit.support.errors import KitError, RowError, nearest, problem
 
 __all__ = ["Raw", "Source", "find", "rows", "sha256"]
 

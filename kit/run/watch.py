@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kit import backend, checkpoints
+from kit import backend
 from kit.backend import Loaded
-from kit.checkpoints import MIB, About, Checkpoint
 from kit.data import Data, Question
-from kit.errors import named, said
-from kit.folder import RunFolder
-from kit.memory import GIB
 from kit.options import Run
-from kit.progress import Show
 from kit.prompt import ChatFormat
-from kit.record import Answer
+from kit.run import checkpoints
+from kit.run.checkpoints import About, Checkpoint
+from kit.run.folder import RunFolder
+from kit.run.record import Answer
+from kit.support.errors import said
+from kit.support.progress import Show
+from kit.support.units import GIB, MIB
 
 REPORT_SECONDS = 120  # a report takes one or two
 Say = Callable[[str], None]
@@ -36,16 +37,6 @@ def _span(seconds: float) -> str:
     )
 
 
-def write_report(folder: RunFolder, say: Say) -> None:
-    """The page of what is written down so far. No error in it ends a run."""
-    try:
-        from kit import report  # here, not above: plots take half a second to import
-
-        report.write(folder.path)
-    except Exception as error:
-        say(f"no report.html: {named(error)}; python -m kit.report {folder.path} tries again")
-
-
 class Watch:
     """Listens to the trainer. The first Ctrl-C or SIGTERM lets the step finish, so that all is whole; the second stops
     at once."""
@@ -59,10 +50,11 @@ class Watch:
         folder: RunFolder,
         show: Show,
         say: Say,
+        write_page: Callable[[], None],
         pause_step: int | None = None,
     ):
         self.loaded, self.run, self.data, self.chat = loaded, run, data, chat
-        self.folder, self.show, self.say = folder, show, say
+        self.folder, self.show, self.say, self.write_page = folder, show, say, write_page
         self.trainer: Any = None  # made with this listener, so set afterwards
         self.steps = run.steps(len(data.train))
         self.measured_steps = {
@@ -135,7 +127,7 @@ class Watch:
             self.keep(loss)
         if time.perf_counter() - self.reported_s >= REPORT_SECONDS:
             start_s = time.perf_counter()
-            write_report(self.folder, self.say)
+            self.write_page()
             self.reported_s = time.perf_counter()
             self.started_s += self.reported_s - start_s  # is no time of training
 

@@ -1,0 +1,15 @@
+"""What can be loaded, base or tuned, known by its files alone. No torch."""
+
+from kit.models.find import HUB_TIMEOUT_S, KNOWN_ON_HUB, NEEDED, SMALL_FILES, TINY, Model, find, near_on_hub, read_json
+
+__all__ = [
+    "HUB_TIMEOUT_S",
+    "KNOWN_ON_HUB",
+    "NEEDED",
+    "SMALL_FILES",
+    "TINY",
+    "Model",
+    "find",
+    "near_on_hub",
+    "read_json",
+]

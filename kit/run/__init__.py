@@ -1,0 +1,1 @@
+"""A run: its folder, what is written into it, and the one reader of it."""

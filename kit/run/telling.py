@@ -1,0 +1,80 @@
+"""What the data, the plan and the result of a run look like in the terminal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from kit.memory import Plan
+from kit.models.adapters import ADAPTER, MODEL
+from kit.run.record import Result
+from kit.support import console
+from kit.support.units import clock, gib
+
+if TYPE_CHECKING:
+    from kit.data import Data
+
+
+def data(data: "Data") -> None:
+    """Where every row went."""
+    seen = data.report
+    for file in seen.files:
+        weight = {0: " (to measure on)", 1: ""}.get(file["weight"], f" (weight {file['weight']:g})")
+        console.say(f"data      {file['name']}: {file['format']} rows{weight}")
+    left_out = "".join(f" + {count:,} left out ({code})" for code, count in seen.rows_left_out.items())
+    kept = f"{seen.rows_trained:,} to train + {seen.rows_held_out:,} held out"
+    console.say(f"          {seen.rows_read:,} read = {kept}{left_out}")
+    share_pct = 100 * seen.trained_tokens / max(1, seen.tokens)
+    console.say(f"          {seen.samples} samples of {seen.median_tokens} (median) to {seen.longest_tokens} tokens;")
+    console.say(f"          {seen.tokens:,} tokens, {share_pct:.0f} % of them trained (the answers)")
+
+
+def plan(plan: Plan, where: str) -> None:
+    """The parts, and the verdict against the memory that may be taken."""
+    table = Table(title=f"memory on the {where}, GiB", title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("part", "left"), ("low", "right"), ("high", "right")):
+        table.add_column(name, justify=justify)
+    for part in plan.parts:
+        table.add_row(part.name, gib(part.low_bytes), gib(part.high_bytes))
+    table.add_row("total", gib(plan.low_bytes), gib(plan.high_bytes), style="bold")
+    available = "unknown" if plan.available_bytes is None else f"{gib(plan.available_bytes)} GiB may be used"
+    console.stderr.print(table)
+    console.say(f"verdict   {plan.verdict}: {available}")
+    share_pct = 100 * plan.trained_params / plan.params
+    console.say(f"          {plan.params:,} weights, {plan.trained_params:,} trained ({share_pct:.2f} %)")
+    if plan.steps and plan.tokens:
+        console.say(f"          {plan.steps} steps, about {plan.tokens:,} tokens")
+    for reason in plan.reasons:
+        console.say(f"          {reason}")
+    if plan.fit:
+        name = plan.fit["solved_for"]
+        rest = ", ".join(f"{other} {plan.fit[other]}" for other in plan.fit if other not in (name, "solved_for"))
+        most = f"{name} {plan.fit[name]} is the most that fits" if plan.fit[name] else f"no {name} fits"
+        console.say(f"fit       {most}, with {rest}")
+
+
+def result(result: Result, folder: object) -> None:
+    """Before and after, side by side, and the figures."""
+    if result.after:
+        table = Table(show_lines=True)
+        for name in ("question", "before", "after"):
+            table.add_column(name, overflow="fold", ratio=1)
+        for before, after in zip(result.before, result.after, strict=True):
+            table.add_row(Text(after.question), Text(before.text), Text(after.text))
+        console.stderr.print(table)
+    speed = f"{result.tokens_per_s:,.0f} tokens/s"
+    rows = [f"{result.steps} steps, {result.tokens:,} tokens in {clock(result.train_s)} ({speed})"]
+    if result.loss_before is not None and result.loss_after is not None:
+        fall_pct = 100 * (1 - result.loss_after / result.loss_before)
+        losses = f"held-out loss {result.loss_before:.3f} -> {result.loss_after:.3f}"
+        rows.append(f"{losses} ({fall_pct:.0f} % lower)")
+    if result.after:
+        speeds = [answer.tokens_per_s for answer in result.after if answer.tokens]
+        answered = f"answers at {sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "no answers"
+        rows.append(f"{answered}; peak memory {gib(result.peak_memory_bytes)} GiB")
+    made = MODEL if (Path(folder) / MODEL).is_dir() else ADAPTER
+    rows.append(f"{made}: {folder}/{made}     what happened: {folder}/report.html")
+    console.stderr.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))

@@ -1,0 +1,1 @@
+"""What every room stands on and that knows nothing of them: errors, files, the console, progress, servers."""
