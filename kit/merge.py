@@ -29,7 +29,7 @@ from kit.export.parity import MARKER, RECORD, Exported, Parity
 from kit.export.prompts import Prompts
 from kit.run.folder import cannot_write
 from kit.support import console
-from kit.support.errors import FAILED, KitError, problem, said
+from kit.support.errors import FAILED, KitError, first_line, problem
 from kit.support.files import write_whole
 from kit.support.units import GIB
 
@@ -275,7 +275,7 @@ def _no_memory(job: Job, error: Exception) -> Finding:
     return problem(
         "parity-no-memory",
         f"{job.output} is written, and could not be verified: memory ran out.",
-        said(error),
+        first_line(error),
         "close what else takes memory, and merge again into a new folder",
         details={"marked": MARKER},
     )

@@ -25,8 +25,8 @@ from kit.run import record, telling, trackers
 from kit.run.folder import RunFolder
 from kit.run.record import Result
 from kit.support import console
-from kit.support.errors import KitError, named, problem, stop_on_errors
-from kit.support.progress import Progressing
+from kit.support.errors import KitError, describe_error, problem, stop_on_errors
+from kit.support.progress import ProgressBars
 from kit.support.units import GIB
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     return chat, rows
 
 
-def train(prepared: Prepared, progress: Progressing = console.progress, pause_step: int | None = None) -> Result:
+def train(prepared: Prepared, progress: ProgressBars = console.progress, pause_step: int | None = None) -> Result:
     """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier.
 
     pause_step: stop after it, with a checkpoint and the held-out loss; the next call goes on from there.
@@ -160,7 +160,7 @@ def run_in(
     chosen: Any,
     loaded: Any,
     notes: list[str],
-    progress: Progressing,
+    progress: ProgressBars,
     pause_step: int | None = None,
 ) -> Result:
     """The run itself, every outcome of it on record."""
@@ -211,7 +211,7 @@ def _write_page(folder: Path) -> None:
 
         report.write(folder)
     except Exception as error:
-        console.note(f"no report.html: {named(error)}; python -m kit.report {folder} tries again")
+        console.note(f"no report.html: {describe_error(error)}; python -m kit.report {folder} tries again")
 
 
 def why(error: BaseException) -> str:

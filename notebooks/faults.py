@@ -15,13 +15,13 @@ from kit.prompt import IGNORED, ChatFormat
 from kit.run.reading import read
 from kit.run.record import Result
 from kit.support import console
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 from kit.train import Prepared, train
 
 PLAN = ("-m", "kit.train", "--plan", "--preset", "cpu", "--data", "examples/identity.jsonl", "--model")
 
 
-def silent() -> AbstractContextManager[Show]:
+def silent() -> AbstractContextManager[OnProgress]:
     """For kit.train.train: no bar; what happened is in the run folder."""
     return nullcontext(lambda *_: None)
 

@@ -13,7 +13,7 @@ from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
-from kit.support.errors import KitError, problem, said
+from kit.support.errors import KitError, first_line, problem
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _cannot_load(name: str, folder: Path, error: Exception) -> Any:
     return problem(
         "out-of-memory-at-load" if short else "adapter-cannot-be-loaded",
         f"The adapter {name} ({folder}) cannot be loaded.",
-        said(error),
+        first_line(error),
         "--load-in-4bit, or fewer adapters at once" if short else "--base MODEL        (the model it was trained on)",
     )
 
@@ -124,7 +124,7 @@ def write(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        text = said(error)
+        text = first_line(error)
     else:
         reason = "stop" if new and new[-1] in ends else "interrupted" if stopped() else "length"
         return Written(new, time.perf_counter() - start_s, reason)

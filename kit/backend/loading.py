@@ -12,7 +12,7 @@ from kit.backend.silence import silence
 from kit.models import Model
 from kit.options import Run, resolve
 from kit.prompt import ChatFormat
-from kit.support.errors import KitError, named, problem, said
+from kit.support.errors import KitError, describe_error, first_line, problem
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _cannot_load(model: Model, run: Run, error: Exception) -> Finding:
     return problem(
         "model-cannot-be-loaded",
         f"{model.name} cannot be loaded.",
-        named(error),
+        describe_error(error),
         f"hf download OWNER/NAME --local-dir {model.location}" if model.is_local else f"hf download {model.location}",
         "python -m envcheck                    (checks the libraries)",
     )
@@ -126,7 +126,7 @@ def no_room(what: str, run: Run, error: Exception) -> Finding:
     return problem(
         "out-of-memory-at-load",
         f"{what} does not fit into memory.",
-        said(error),
+        first_line(error),
         "python -m kit.train ... --plan        (shows the parts)",
         "--load-in-4bit" if not run.load_in_4bit else "--model with a smaller size",
     )

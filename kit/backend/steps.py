@@ -17,7 +17,7 @@ from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_bat
 from kit.data.store import Samples
 from kit.options import PREFIX_KINDS, VIRTUAL_TOKEN_KINDS, Run
 from kit.prompt import IGNORED
-from kit.support.errors import KitError, problem, said
+from kit.support.errors import KitError, first_line, problem
 
 SPIKE = 1.5  # times the loss of guessing evenly among all tokens (ln of their number): no trained model is that bad
 Event = Callable[..., None]  # kind, text, further facts
@@ -75,7 +75,7 @@ def with_less(ladder: Ladder, phase: str, step: int, work: Callable[[], Any], un
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            text = said(error)
+            text = first_line(error)
         undo()  # outside of `except`: the error holds on to the tensors of the failed try
         free_memory()
         ladder.down(phase, step, text)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kit.support.errors import named
+from kit.support.errors import describe_error
 
 EVENTS = ("on_train_begin", "on_log", "on_train_end")
 
@@ -48,5 +48,5 @@ def _guarded(tracker: Any, name: str, on_event: Callable[..., None]) -> Any:
 
 
 def _say(on_event: Callable[..., None], name: str, error: Exception) -> None:
-    text = f"{name} hears nothing more of this run ({named(error)}); metrics.jsonl has every step"
+    text = f"{name} hears nothing more of this run ({describe_error(error)}); metrics.jsonl has every step"
     on_event("tracker-failed", text, error=type(error).__name__)

@@ -6,7 +6,7 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.backend.out_of_memory import free_memory, is_out_of_memory
-from kit.support.errors import KitError, problem, said
+from kit.support.errors import KitError, first_line, problem
 
 
 class UpdateCutShort(KitError):
@@ -24,7 +24,7 @@ def guard_update(optimizer: Any, on_event: Callable[..., None]) -> None:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            text = said(error)
+            text = first_line(error)
         free_memory()
         if _changes(optimizer) != before:
             raise UpdateCutShort(_cut_short(text))

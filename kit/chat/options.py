@@ -8,7 +8,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
 from envcheck.facts import Finding
-from kit.support.errors import USAGE, KitError, nearest, problem
+from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 
 class ChatCommand(BaseModel):
@@ -137,7 +137,7 @@ def _plain(argv: list[str]) -> list[str]:
 def _unknown(word: str) -> Finding:
     name = word.split("=")[0]
     flags = [f"--{field.replace('_', '-')}" for field in ChatCommand.model_fields if field != "json_output"]
-    near = nearest(name, [*flags, "--json", "--help"])
+    near = did_you_mean(name, [*flags, "--json", "--help"])
     return problem(
         "unknown-option",
         f"There is no option {name}. {near}".rstrip(),

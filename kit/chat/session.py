@@ -16,7 +16,7 @@ from kit.chat.asking import CLOSED, OPEN, Answer, Conversation, Speaker, prompt_
 from kit.chat.options import ChatCommand
 from kit.chat.target import UNTUNED, Target
 from kit.support import console
-from kit.support.errors import KitError, nearest, problem
+from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.files import append_whole
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a model writes must not steer the terminal
@@ -278,7 +278,7 @@ def _split(line: str) -> tuple[str, str]:
 def _unknown_command(name: str, known: dict) -> object:
     return problem(
         "unknown-command",
-        f"There is no command {name}. {nearest(name, known)}".rstrip(),
+        f"There is no command {name}. {did_you_mean(name, known)}".rstrip(),
         "It was not sent to the model.",
         "/help",
         f"/{name}        (sends it as a question)",

@@ -16,7 +16,7 @@ from kit.models import Model, adapters, read_json
 from kit.models.adapters import Adapter
 from kit.options import UNSLOTH_KINDS, Run, resolve
 from kit.prompt import ChatFormat
-from kit.support.errors import USAGE, KitError, nearest, problem
+from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 UNTUNED = "base"  # what the untuned model is called
 # What the makers of Qwen3 advise (model card, "Best Practices"), for models whose generation_config.json says nothing.
@@ -80,7 +80,7 @@ class Target:
         raise KitError(
             problem(
                 "unknown-adapter",
-                f"There is no adapter {name}. {nearest(name, self.names)}".rstrip(),
+                f"There is no adapter {name}. {did_you_mean(name, self.names)}".rstrip(),
                 f"Loaded are {', '.join(self.names)}." if self.names else "None is loaded.",
                 *(f"/adapter {known}" for known in self.names),
             )

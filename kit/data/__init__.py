@@ -21,7 +21,7 @@ from kit.data.store import Samples
 from kit.options import Rows
 from kit.prompt import ChatFormat
 from kit.support.errors import USAGE, KitError, problem, stop_on_errors
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 
 __all__ = ["Data", "DataReport", "Question", "look", "read"]
 
@@ -64,7 +64,7 @@ class Data:
                 }
 
 
-def read(rows: Rows, chat: ChatFormat, show: Show | None = None) -> Data:
+def read(rows: Rows, chat: ChatFormat, show: OnProgress | None = None) -> Data:
     """Everything of rows.data that can be trained on.
 
     Raises KitError with all problems at once: a file that is missing, empty or in no known format, rows that cannot be
@@ -75,7 +75,7 @@ def read(rows: Rows, chat: ChatFormat, show: Show | None = None) -> Data:
     return data
 
 
-def look(rows: Rows, chat: ChatFormat, show: Show | None = None) -> Data:
+def look(rows: Rows, chat: ChatFormat, show: OnProgress | None = None) -> Data:
     """The same, with every problem of a row among `findings` instead of raised."""
     formats.check_columns(rows.columns)
     files, weights = _files(rows)
@@ -130,7 +130,7 @@ def _described(file: Source, weight: float, sha256: str, content: dict[str, Any]
     return named | content
 
 
-def _teller(files: list[Source], show: Show | None) -> encode.Told:
+def _teller(files: list[Source], show: OnProgress | None) -> encode.Told:
     """Progress over all files, in percent of their bytes."""
     total_bytes = sum(file.size_bytes for file in files) or 1
     done = {"bytes": 0, "file": 0, "rows": 0, "before": 0}

@@ -12,7 +12,7 @@ from kit.backend.merging import QUANTISED, STATES, Change, Weight
 from kit.export.adapters import Tuned
 from kit.models import Model, adapters, read_json
 from kit.models.headers import Tensor
-from kit.support.errors import KitError, named, problem
+from kit.support.errors import KitError, describe_error, problem
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head
@@ -179,7 +179,7 @@ def _fetched(model: Model) -> Path:
             problem(
                 "base-not-found",
                 f"The weights of {model.name} are not on this machine and cannot be fetched.",
-                named(error),
+                describe_error(error),
                 f"hf download {model.name} --local-dir models/{Path(model.name).name}",
                 f"--base-model models/{Path(model.name).name}",
             )

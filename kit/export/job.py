@@ -17,7 +17,7 @@ from kit.export import adapters, base, gguf_file, shards
 from kit.export.adapters import Tuned
 from kit.export.base import Base
 from kit.run import checkpoints
-from kit.support.errors import USAGE, KitError, nearest, problem
+from kit.support.errors import USAGE, KitError, did_you_mean, problem
 from kit.support.units import GIB
 
 QUANTIZE = "llama-quantize"
@@ -239,7 +239,7 @@ def _check_quants(command: MergeCommand) -> None:
         raise KitError(
             problem(
                 "gguf-quant-not-here",
-                f"{quant} cannot be written here. {'' if missing else nearest(quant, known)}".rstrip(),
+                f"{quant} cannot be written here. {'' if missing else did_you_mean(quant, known)}".rstrip(),
                 f"It is made by {QUANTIZE} of llama.cpp, which is not on the path."
                 if missing
                 else "It is no number format of GGUF files that the kit knows.",

@@ -10,7 +10,7 @@ from kit.backend.comparing import Candidate
 from kit.export import llama_cpp, vocabulary
 from kit.export.prompts import Prompts
 from kit.prompt import ChatFormat
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 
 LAST_TOKENS = 16  # of each prompt: their logits are compared
 RECORD, MARKER = "parity.json", "NOT-VERIFIED"
@@ -126,7 +126,7 @@ def compare(
     against: str,
     exports: Sequence[Exported],
     prompts: Prompts,
-    show: Show,
+    show: OnProgress,
     trained: Candidate | None = None,
 ) -> Parity:
     """Everything read again from the disk; one model in memory at a time.

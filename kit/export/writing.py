@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from kit.backend import merging
 from kit.backend.merging import Combination, Weight
 from kit.support.errors import KitError, problem
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 
 
 class Sink(Protocol):
@@ -24,7 +24,7 @@ class Sink(Protocol):
     def abort(self) -> None: ...
 
 
-def write(weights: Sequence[Weight], combination: Combination, sinks: Iterable[Sink], show: Show) -> None:
+def write(weights: Sequence[Weight], combination: Combination, sinks: Iterable[Sink], show: OnProgress) -> None:
     """Peak memory: the largest tensor and its update. Raises KitError: a weight that is no number; OSError."""
     with ExitStack() as opened:
         for sink in sinks:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.support.errors import KitError, nearest, problem
+from kit.support.errors import KitError, did_you_mean, problem
 
 TINY = Path(__file__).parent / "assets" / "tiny"
 # Names that exist, for "did you mean": tutorials invent others (Qwen3-1.7B-Instruct gives 401).
@@ -62,14 +62,14 @@ def near_on_hub(name: str) -> str:
     """' Did you mean X?' for a hub name. What answers has no suffix at Qwen3: one that was added goes off first, so
     that the size stays."""
     plain = re.sub(r"(-\d+(?:\.\d+)?B)-\w+$", r"\1", name)
-    return nearest(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
+    return did_you_mean(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
 
 
 def _not_found(name: str) -> Finding:
     known = ("tiny", *KNOWN_ON_HUB)
     return problem(
         "model-not-found",
-        f"There is no model {name}. {nearest(name, known)}".rstrip(),
+        f"There is no model {name}. {did_you_mean(name, known)}".rstrip(),
         "It is no folder here, and hub names have the form owner/name.",
         "--model tiny                  the small model that comes with the kit",
         "--model path/to/folder        with config.json, tokenizer.json and *.safetensors",

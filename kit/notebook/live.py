@@ -13,7 +13,7 @@ from kit.report import plots
 from kit.run.reading import read
 from kit.run.record import Result
 from kit.support import console
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 from kit.support.units import clock
 from kit.train import Prepared
 
@@ -69,7 +69,7 @@ def train(prepared: Prepared) -> Result:
     live: list[Live] = []
 
     @contextmanager
-    def progress() -> Iterator[Show]:
+    def progress() -> Iterator[OnProgress]:
         live.append(Live(prepared.output))
         yield live[0].show
 
@@ -88,7 +88,7 @@ def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
         sheet.draw(words, share, plot)
 
     @contextmanager
-    def progress() -> Iterator[Show]:
+    def progress() -> Iterator[OnProgress]:
         def show(stage: str, done: int, total: int, detail: str) -> None:
             nonlocal drawn_s
             if time.monotonic() - drawn_s >= REPLOT_S:

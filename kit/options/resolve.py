@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from envcheck import settings
 from envcheck.facts import Facts, Finding, Gpu
 from kit.options import METHODS_WITH, PREFIX_KINDS, UNSLOTH_KINDS, Command, DataCommand, Rows, Run
-from kit.support.errors import USAGE, KitError, nearest, problem
+from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 PRESETS = Path(__file__).parent / "presets"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
@@ -142,7 +142,7 @@ def check_method(run: Run) -> None:
         found.append(("method-cannot-recompute", what, f"{NO_RECOMPUTING.capitalize()}.", *fixes))
     if run.method in METHODS_WITH["rank_pattern"]:
         for name in run.other_ranks.keys() - set(run.target_modules):
-            near = nearest(name, run.target_modules)
+            near = did_you_mean(name, run.target_modules)
             what = f"rank_pattern names {name}, which is none of the target_modules. {near}".rstrip()
             fixes = (f"--rank-pattern NAME=RANK with a NAME of {' '.join(run.target_modules)}",)
             found.append(("unknown-layer", what, "Its rank would be left out in silence.", *fixes))
@@ -272,7 +272,7 @@ def _options_in(argv: list[str], command: type[BaseModel], options: type[BaseMod
 
 def _unknown(kind: str, name: str, known: Iterable[str], details: Mapping[str, object] | None = None) -> Finding:
     flags = [f"--{item.replace('_', '-')}" for item in known] if kind == "option" else list(known)
-    near = nearest(name, flags)
+    near = did_you_mean(name, flags)
     return problem(
         f"unknown-{kind}",
         f"There is no {kind} {name}. {near}".rstrip(),
@@ -319,7 +319,7 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
         raise KitError(
             problem(
                 "unknown-preset",
-                f"There is no preset {name}. {nearest(name, names)}".rstrip(),
+                f"There is no preset {name}. {did_you_mean(name, names)}".rstrip(),
                 f"The presets are {', '.join(names)}.",
                 *(f"--preset {known}" for known in names),
             ),

@@ -24,7 +24,7 @@ from envcheck.facts import Finding
 from kit.models import Model, read_json
 from kit.prompt.rendering import ChatTemplate, TemplateError
 from kit.prompt.tokens import Encoder, Segment
-from kit.support.errors import KitError, nearest, problem, stop_on_errors
+from kit.support.errors import KitError, did_you_mean, problem, stop_on_errors
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 IGNORED = -100  # torch's and transformers' label for "not trained"
@@ -256,7 +256,7 @@ def _read(name: str) -> tuple[str, str]:
         raise KitError(
             problem(
                 "unknown-template",
-                f"There is no template {name}. {nearest(name, names())}".rstrip(),
+                f"There is no template {name}. {did_you_mean(name, names())}".rstrip(),
                 "Templates are the files in templates/.",
                 *(f"--template {known}" for known in ("auto", *names())),
             )

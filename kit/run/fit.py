@@ -16,8 +16,8 @@ from kit.run.checkpoints import Checkpoint
 from kit.run.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
 from kit.run.record import Answer, Result
 from kit.run.watch import Say, Watch
-from kit.support.errors import KitError, problem, said
-from kit.support.progress import Show
+from kit.support.errors import KitError, first_line, problem
+from kit.support.progress import OnProgress
 
 BEGUN = "begun.json"  # what was measured before the first step
 PAUSED = "paused"  # kind of the event that holds the loss where the run was to stop for a while
@@ -41,7 +41,7 @@ def fit(
     data: Data,
     chat: ChatFormat,
     folder: RunFolder,
-    show: Show,
+    show: OnProgress,
     say: Say,
     write_page: Callable[[], None],
     pause_step: int | None = None,
@@ -130,7 +130,7 @@ def _no_memory(watch: Watch, error: Exception) -> Finding:
     return problem(
         "out-of-memory",
         f"Memory ran out after step {watch.step}, in no step or evaluation.",
-        said(error),
+        first_line(error),
         "close what else takes memory, then the same command",
         "--micro-batch-size 1 --gradient-checkpointing on      (a run may go on with these)",
     )

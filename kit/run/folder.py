@@ -15,7 +15,7 @@ from envcheck.facts import Finding
 from kit.models.adapters import ADAPTER, MODEL
 from kit.options import Command, Run, resolve
 from kit.run.record import Result
-from kit.support.errors import KitError, named, problem
+from kit.support.errors import KitError, describe_error, problem
 from kit.support.files import append_whole, write_whole
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def cannot_write(path: Path, error: Exception) -> Finding:
     return problem(
         "output-cannot-be-written",
         f"{path} cannot be written.",
-        named(error),
+        describe_error(error),
         f"free some room on the disk of {path.parent}" if full else f"ls -ld {path.parent}       (shows who may write)",
         "then the same command: it goes on from the newest checkpoint",
     )

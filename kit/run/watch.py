@@ -16,8 +16,8 @@ from kit.run import checkpoints
 from kit.run.checkpoints import About, Checkpoint
 from kit.run.folder import RunFolder
 from kit.run.record import Answer
-from kit.support.errors import said
-from kit.support.progress import Show
+from kit.support.errors import first_line
+from kit.support.progress import OnProgress
 from kit.support.units import GIB, MIB
 
 REPORT_SECONDS = 120  # a report takes one or two
@@ -48,7 +48,7 @@ class Watch:
         data: Data,
         chat: ChatFormat,
         folder: RunFolder,
-        show: Show,
+        show: OnProgress,
         say: Say,
         write_page: Callable[[], None],
         pause_step: int | None = None,
@@ -234,7 +234,7 @@ class Watch:
             return
         free_bytes = checkpoints.free_bytes(self.folder.path)
         where = f"{self.folder.path} has {free_bytes / MIB:,.0f} MiB free"
-        text = f"no checkpoint at step {self.step}: {said(error)}; {where}; the run goes on and tries again later"
+        text = f"no checkpoint at step {self.step}: {first_line(error)}; {where}; the run goes on and tries again later"
         self.on_event("checkpoint-failed", text, step=self.step, error=type(error).__name__, free_bytes=free_bytes)
 
     def _write(self, about: About) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from envcheck import report
 from envcheck.facts import Finding
 from kit.support.errors import INTERRUPTED, KitError
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 from kit.support.units import clock
 
 LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
@@ -82,7 +82,7 @@ def busy(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Show]:
+def progress() -> Iterator[OnProgress]:
     """Yields show(stage, done, total, detail): one bar a stage with time left, or about ten plain lines a stage."""
     started_s: dict[str, float] = {}
     if not stderr.is_terminal:

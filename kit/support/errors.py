@@ -37,20 +37,25 @@ def stop_on_errors(findings: Iterable[Finding]) -> None:
         raise KitError(*errors)
 
 
-def said(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says; its kind where it says nothing, as Python's own MemoryError."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Its kind, and the first line of what it says."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean X?' for a misspelt name, or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"Did you mean {near[0]}?" if near else ""
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one is nearest to, if any is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'Did you mean X?' for a misspelt name, '' where no known name is near."""
+    near = near_name(name, known)
+    return f"Did you mean {near}?" if near else ""
 
 
 class RowError(ValueError):

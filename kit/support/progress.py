@@ -3,5 +3,5 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-Show = Callable[[str, int, int, str], None]  # what is being done, how much is done, of how much, a word on it
-Progressing = Callable[[], AbstractContextManager[Show]]
+OnProgress = Callable[[str, int, int, str], None]  # stage, done, total, detail
+ProgressBars = Callable[[], AbstractContextManager[OnProgress]]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from envcheck.facts import Finding
 from kit.options import LINEAR_LAYERS, Rows, Run
 from kit.run.folder import FREE
-from kit.support.errors import USAGE, KitError, nearest, problem
+from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 LAYERS = {"attention": LINEAR_LAYERS[:4], "mlp": LINEAR_LAYERS[4:], "all": LINEAR_LAYERS}
 SAME_ROWS = frozenset(Rows.model_fields) - {"seed"}
@@ -100,7 +100,7 @@ def _no_values(line: str) -> Finding:
 def _wrong_name(name: str) -> Finding | None:
     known = [field for field in Run.model_fields if can_vary(field)]
     if name not in Run.model_fields:
-        near = nearest(name, known)
+        near = did_you_mean(name, known)
         fix = near.removeprefix("Did you mean ").rstrip("?")
         return problem(
             "unknown-option",

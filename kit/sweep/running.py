@@ -14,14 +14,14 @@ from kit.run.reading import RunRecord, read
 from kit.run.record import Result
 from kit.support import console
 from kit.support.errors import KitError, problem
-from kit.support.progress import Show
+from kit.support.progress import OnProgress
 from kit.support.units import clock
 from kit.sweep import halving, showing
 from kit.sweep.options import SweepCommand
 from kit.sweep.planning import Planned, Plans, check_any_fits, plans
 from kit.sweep.results import Sweep, collect, reached
 
-TrainOne = Callable[[Planned, int | None, Show], Result]
+TrainOne = Callable[[Planned, int | None, OnProgress], Result]
 
 
 def sweep(command: SweepCommand) -> Sweep:
@@ -51,7 +51,7 @@ def sweep(command: SweepCommand) -> Sweep:
 def _trainer(facts: Facts) -> TrainOne:
     """One trial by kit.train's own path."""
 
-    def train_one(trial: Planned, pause_step: int | None, shown: Show) -> Result:
+    def train_one(trial: Planned, pause_step: int | None, shown: OnProgress) -> Result:
         prepared = train.prepare(trial.command, facts)
         return train.train(prepared, lambda: nullcontext(shown), pause_step)
 
@@ -109,7 +109,7 @@ class Running:
         else:
             progress.ended(trial, read(trial.folder))
 
-    def _error_of(self, trial: Planned, pause_step: int | None, shown: Show) -> str:
+    def _error_of(self, trial: Planned, pause_step: int | None, shown: OnProgress) -> str:
         """Why it failed, in words; "" if it did not. One trial's error is no reason to end the others."""
         from kit import backend
 
@@ -163,7 +163,7 @@ class Progress:
         self.start_s = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        self.bars: AbstractContextManager[Show] = console.progress()
+        self.bars: AbstractContextManager[OnProgress] = console.progress()
         self.shown = self.bars.__enter__()
         return self
 

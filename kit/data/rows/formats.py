@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kit.support.errors import USAGE, KitError, RowError, nearest, problem
+from kit.support.errors import USAGE, KitError, RowError, did_you_mean, problem
 
 SAMPLE_ROWS = 100
 DEEPEST_LEVELS = 50  # of tools and their arguments; deeper JSON is broken, and templates that walk it run out of stack
@@ -65,7 +65,7 @@ def by_name(name: str) -> Format:
     raise KitError(
         problem(
             "unknown-format",
-            f"There is no format {name}. {nearest(name, known)}".rstrip(),
+            f"There is no format {name}. {did_you_mean(name, known)}".rstrip(),
             "A format says which keys of a row are the question and the answer.",
             *(f"--data-format {option:<18}({form.shape})" for option, form in known.items()),
         ),
@@ -81,7 +81,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
             raise KitError(
                 problem(
                     "data-column-unknown",
-                    f"No format has a key {key}. {nearest(key, known)}".rstrip(),
+                    f"No format has a key {key}. {did_you_mean(key, known)}".rstrip(),
                     f"--data-columns {key}={column} reads ours=theirs, and {key} is none of ours.",
                     f"our keys: {', '.join(sorted(known))}",
                 ),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from envcheck.facts import Finding
 from kit.models import HUB_TIMEOUT_S
-from kit.support.errors import KitError, nearest, problem
+from kit.support.errors import KitError, did_you_mean, problem
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -124,7 +124,7 @@ def _unreachable(repo: str, error: Exception) -> Finding:
 def _no_such(kind: str, name: str | None, known: list[str], repo: str, fix: list[str]) -> Finding:
     return problem(
         "data-hub-split",
-        f"{repo} has no {kind} {name}. {nearest(name, known)}".rstrip()
+        f"{repo} has no {kind} {name}. {did_you_mean(name, known)}".rstrip()
         if name
         else f"{repo} has several {kind}s, and none is the default.",
         "Data sets on the hub are named owner/name, owner/name:split or owner/name:configuration:split.",

@@ -26,7 +26,7 @@ from kit.data.rows.readers import (
     sha256,
     start_of,
 )
-from kit.support.errors import KitError, RowError, nearest, problem
+from kit.support.errors import KitError, RowError, did_you_mean, problem
 
 __all__ = ["Raw", "Source", "find", "rows", "sha256"]
 
@@ -169,7 +169,7 @@ def _missing(name: str, path: Path) -> Finding:
     near = difflib.get_close_matches(path.name, there) or there
     return problem(
         "data-file-missing",
-        f"There is no file {name}. {nearest(path.name, there)}".rstrip(),
+        f"There is no file {name}. {did_you_mean(path.name, there)}".rstrip(),
         "The path is taken as it is typed, from the folder you are in."
         if folder.is_dir()
         else f"There is no folder {folder} either.",

@@ -11,7 +11,7 @@ from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
 from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, Part, by, parts_in
 from kit.models.headers import Tensor
 from kit.options import VIRTUAL_TOKEN_KINDS
-from kit.support.errors import KitError, nearest, problem
+from kit.support.errors import KitError, did_you_mean, problem
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -165,7 +165,7 @@ def no_such_layer(name: str, present: Iterable[str], fix: str) -> Finding:
     """A target module that is none of the model's linear layers."""
     return problem(
         "lora-target-missing",
-        f"The model has no linear layer {name}. {nearest(name, present)}".rstrip(),
+        f"The model has no linear layer {name}. {did_you_mean(name, present)}".rstrip(),
         "An adapter on nothing would train nothing.",
         fix,
     )
