@@ -36,7 +36,6 @@ WANTED = {
     "python-calamine",
     "threadpoolctl",
     "ruff",
-    "pytest",
     "pytest-xdist",
     "mypy",
     "types-pyyaml",

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from envcheck.facts import Facts, Gpu
-from kit import options
 from kit.options import Run, resolve
+from kit.options import run as options
 from kit.support.errors import USAGE, KitError
 
 
