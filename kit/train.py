@@ -32,6 +32,7 @@ from kit.support.units import GIB
 if TYPE_CHECKING:
     from kit.data import Data, DataReport
     from kit.prompt import ChatFormat
+    from kit.run.watch import OnEvaluation
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,16 @@ def _rows(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     return chat, rows
 
 
-def train(prepared: Prepared, progress: ProgressBars = console.progress, pause_step: int | None = None) -> Result:
+def train(
+    prepared: Prepared,
+    progress: ProgressBars = console.progress,
+    pause_step: int | None = None,
+    on_evaluation: "OnEvaluation | None" = None,
+) -> Result:
     """Load -> adapt -> train -> save -> record. Returns the result, also of an equal run that finished earlier.
+
+    on_evaluation: hears step and held-out loss (nats a token) of each evaluation during the run; True stops the run
+    there, with a checkpoint and its adapter: it counts as interrupted, and the next call goes on from there.
 
     pause_step: stop after it, with a checkpoint and the held-out loss; the next call goes on from there.
     """
@@ -151,7 +160,7 @@ def train(prepared: Prepared, progress: ProgressBars = console.progress, pause_s
     with console.busy(f"loading {model.name}"):
         loaded = backend.adapt(backend.load(model, run, chosen, prepared.chat), run)
     with folder.open(prepared.command):
-        return run_in(folder, prepared, chosen, loaded, notes, progress, pause_step)
+        return run_in(folder, prepared, chosen, loaded, notes, progress, pause_step, on_evaluation)
 
 
 def run_in(
@@ -162,6 +171,7 @@ def run_in(
     notes: list[str],
     progress: ProgressBars,
     pause_step: int | None = None,
+    on_evaluation: "OnEvaluation | None" = None,
 ) -> Result:
     """The run itself, every outcome of it on record."""
     from kit.run import fit
@@ -182,7 +192,16 @@ def run_in(
     try:
         with progress() as shown:
             result = fit.fit(
-                loaded, prepared.run, rows, prepared.chat, folder, shown, console.note, write_page, pause_step
+                loaded,
+                prepared.run,
+                rows,
+                prepared.chat,
+                folder,
+                shown,
+                console.note,
+                write_page,
+                pause_step,
+                on_evaluation,
             )
     except fit.Paused as stop:
         keep("interrupted", stop.result)

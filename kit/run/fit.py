@@ -15,7 +15,7 @@ from kit.run import checkpoints
 from kit.run.checkpoints import Checkpoint
 from kit.run.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
 from kit.run.record import Answer, Result
-from kit.run.watch import Say, Watch
+from kit.run.watch import OnEvaluation, Say, Watch
 from kit.support.errors import KitError, first_line, problem
 from kit.support.progress import OnProgress
 
@@ -45,16 +45,18 @@ def fit(
     say: Say,
     write_page: Callable[[], None],
     pause_step: int | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Result:
     """Train `loaded` and save its adapter to folder/adapter, or all of it to folder/model; from the newest whole
     checkpoint if there is one.
 
     pause_step: stop after it, with a checkpoint; learning rate and order of the rows stay those of the whole run.
+    on_evaluation: hears the held-out loss of each evaluation and may stop the run there in the same way.
 
     Raises KitError: out of memory at the last rung, a number that is none, a disk that takes nothing; Interrupted:
     stopped on request, with a checkpoint and the adapter saved; Paused: the same after pause_step.
     """
-    watch = Watch(loaded, run, data, chat, folder, show, say, write_page, pause_step)
+    watch = Watch(loaded, run, data, chat, folder, show, say, write_page, pause_step, on_evaluation)
     with _told_in_words(watch):
         checkpoint = _newest(watch)
         trainer = watch.trainer = backend.trainer(loaded, run, data.train, folder.checkpoints, watch)

@@ -22,6 +22,7 @@ from kit.support.units import GIB, MIB
 
 REPORT_SECONDS = 120  # a report takes one or two
 Say = Callable[[str], None]
+OnEvaluation = Callable[[int, float], bool]  # step, held-out loss in nats a token -> True: stop now
 
 
 NO_ANSWER = "(no answer: memory ran out)"
@@ -52,6 +53,7 @@ class Watch:
         say: Say,
         write_page: Callable[[], None],
         pause_step: int | None = None,
+        on_evaluation: OnEvaluation | None = None,
     ):
         self.loaded, self.run, self.data, self.chat = loaded, run, data, chat
         self.folder, self.show, self.say, self.write_page = folder, show, say, write_page
@@ -69,6 +71,8 @@ class Watch:
         self.worse_in_a_row = 0
         self.interrupted = False
         self.pause_step = pause_step  # the run stops after it, with a checkpoint, to go on another time
+        self.on_evaluation = on_evaluation
+        self.caller_stops = False
 
     def goes_on_from(self, checkpoint: Checkpoint) -> None:
         """The state of this listener after the checkpoint's step, from what the run wrote down until then."""
@@ -158,8 +162,9 @@ class Watch:
 
     @property
     def is_paused(self) -> bool:
-        """The step to stop after is done, and others are left."""
-        return self.pause_step is not None and self.step >= self.pause_step and not self.is_over
+        """The caller has the run stop after this step, and others are left."""
+        is_there = self.pause_step is not None and self.step >= self.pause_step
+        return (is_there or self.caller_stops) and not self.is_over
 
     # what is done then
 
@@ -181,6 +186,8 @@ class Watch:
         if self.run.report_to != "none":
             backend.tell_tracker(self.trainer, {"eval_loss": loss})
         self._compare(loss)
+        if self.on_evaluation and self.on_evaluation(self.step, loss):
+            self.caller_stops = True
         if self.stopped_early:
             text = (
                 f"stopped early: no lower held-out loss in {self.worse_in_a_row} evaluations; best {self.best_loss:.3f}"

@@ -109,6 +109,22 @@ def test_the_last_step_has_a_checkpoint(watch, monkeypatch) -> None:
     assert [one.about.step for one in checkpoints.whole(watch.folder.checkpoints)[0]] == [6]
 
 
+@pytest.mark.parametrize("stop_at", [0, 2, 6])
+def test_a_caller_hears_each_held_out_loss_and_may_stop_the_run_there(watch, monkeypatch, stop_at) -> None:
+    """After the last step there is nothing to stop."""
+    saving(monkeypatch, "save_state", None)
+    heard: list[tuple[int, float]] = []
+    monkeypatch.setattr(Watch, "held_out_loss", lambda self, name: 2.0 / self.step)
+    monkeypatch.setattr(Watch, "answers", lambda self: ())
+    watch.measured_steps, watch.step = {2, 4, 6}, 0
+    watch.on_evaluation = lambda step, loss: heard.append((step, loss)) or step == stop_at
+    while watch.step < 6 and not watch.stop_requested():
+        watch.on_step(watch.step + 1, {"loss": 1.0})
+    last = stop_at or 6
+    assert heard == [(step, 2.0 / step) for step in (2, 4, 6) if step <= last]
+    assert (watch.step, watch.kept_step, watch.is_paused) == (last, last, last < 6)
+
+
 def test_answers_that_memory_does_not_suffice_for_are_named(watch, monkeypatch, freed) -> None:
     given = iter([("yes", 1, 0.5)])
 
