@@ -13,17 +13,8 @@ from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
+from kit.options.sampling import Sampling
 from kit.support.errors import KitError, first_line, problem
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn. Temperature 0: always the likeliest one; top_k 0: among all."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.backend.merging import LINEAR, Combination, combined
+from kit.backend.merging import combined
 from kit.backend.silence import silence
+from kit.models.change import LINEAR, Combination
 
 COPIES = 2  # of a model in memory while transformers reads a GGUF file
 

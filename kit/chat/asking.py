@@ -7,8 +7,9 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from kit.backend import Loaded
-from kit.backend.chatting import Sampling, add_adapters, use, write
+from kit.backend.chatting import add_adapters, use, write
 from kit.chat.target import Target
+from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError, RowError, problem
 

@@ -10,11 +10,11 @@ from typing import Any
 from envcheck import settings
 from envcheck.facts import Facts, Finding
 from kit import models, prompt
-from kit.backend.chatting import Sampling
 from kit.chat.options import ChatCommand
 from kit.models import Model, adapters, read_json
 from kit.models.adapters import Adapter
 from kit.options import UNSLOTH_KINDS, Run, resolve
+from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 

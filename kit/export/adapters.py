@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.backend.merging import Change, Update
 from kit.models import adapters
-from kit.models.adapters import Part
+from kit.models.adapters import LayerChange
+from kit.models.change import Change, Update
 from kit.options import VIRTUAL_TOKEN_KINDS, Run
 from kit.support.errors import KitError, problem
 
@@ -47,7 +47,7 @@ class Tuned(adapters.Adapter):
     base model. Both are empty for the whole model of a run of `full`, which is its own base.
     """
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, LayerChange]
     changes: Mapping[str, Change]
     run: Run | None
 
@@ -137,11 +137,11 @@ def _changes_no_weight(adapter: adapters.Adapter) -> Finding:
     )
 
 
-def _is_of_a_matrix(part: Part) -> bool:
+def _is_of_a_matrix(part: LayerChange) -> bool:
     return not isinstance(part, adapters.Pair) or {len(part.a.shape), len(part.b.shape)} == {2}
 
 
-def _change(adapter: adapters.Adapter, layer: str, part: Part) -> Change:
+def _change(adapter: adapters.Adapter, layer: str, part: LayerChange) -> Change:
     if not isinstance(part, adapters.Pair):
         return part
     scale, shape = adapters.scale(adapter.config, layer, part.rank), (part.b.shape[0], part.a.shape[1])

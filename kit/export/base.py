@@ -8,9 +8,9 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit import models
-from kit.backend.merging import QUANTISED, STATES, Change, Weight
 from kit.export.adapters import Tuned
 from kit.models import Model, adapters, read_json
+from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, describe_error, problem
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.backend.merging import Weight
 from kit.export.vocabulary import Vocabulary
+from kit.models.change import Weight
 from kit.support.errors import KitError, problem
 
 ARCHITECTURES = {"qwen3": "QWEN3", "llama": "LLAMA"}  # model_type of config.json -> name in gguf.MODEL_ARCH

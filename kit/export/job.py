@@ -12,10 +12,10 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from envcheck.facts import Finding
-from kit.backend.merging import Combination, Weight
 from kit.export import adapters, base, gguf_file, shards
 from kit.export.adapters import Tuned
 from kit.export.base import Base
+from kit.models.change import Combination, Weight
 from kit.run import checkpoints
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 from kit.support.units import GIB

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kit.backend import merging
-from kit.backend.merging import Weight
 from kit.export.base import INDEX, SINGLE, Base
 from kit.export.writer import Planned, Writer
 from kit.models import read_json
+from kit.models.change import Weight
 from kit.support.errors import KitError, problem
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from kit.backend import merging
-from kit.backend.merging import Combination, Weight
+from kit.models.change import Combination, Weight
 from kit.support.errors import KitError, problem
 from kit.support.progress import OnProgress
 

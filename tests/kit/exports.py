@@ -205,10 +205,11 @@ def merged(pairs, four_bit=False, model=TINY, **combination):
 
     from kit.backend import merging
     from kit.export import adapters, base
+    from kit.models.change import Combination
 
     found = [(adapters.find(path), share) for path, share in pairs]
     weights = base.find(str(model), found[0][0]).weights(found, four_bit, "bf16")
-    way = merging.Combination(**combination)
+    way = Combination(**combination)
     return {weight.name: torch.cat(list(merging.pieces(weight, way))) for weight in weights}
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from kit import merge, models, prompt
-from kit.backend.merging import Weight
 from kit.export import gguf_file, llama_cpp, modelfile, vocabulary
 from kit.export.gguf_file import GgufFile
 from kit.export.job import MergeCommand, prepare
+from kit.models.change import Weight
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError
 from tests.kit.exports import TINY, write_adapter

@@ -18,7 +18,7 @@ from kit.models.adapters.folder import (
     run_method,
     whole_model,
 )
-from kit.models.adapters.parts import BlockSum, Factors, Pair, Part, pairs_in, scale
+from kit.models.adapters.parts import BlockSum, Factors, LayerChange, Pair, pairs_in, scale
 
 __all__ = [
     "ADAPTER",
@@ -29,8 +29,8 @@ __all__ = [
     "Adapter",
     "BlockSum",
     "Factors",
+    "LayerChange",
     "Pair",
-    "Part",
     "broken",
     "check",
     "check_fit",

@@ -8,7 +8,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models import Model, headers
 from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
-from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, Part, by, parts_in
+from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, by, parts_in
 from kit.models.headers import Tensor
 from kit.options import VIRTUAL_TOKEN_KINDS
 from kit.support.errors import KitError, did_you_mean, problem
@@ -30,7 +30,9 @@ def check(adapter: Adapter, model: Model) -> None:
         check_fit(adapter, parts, model.name, base)
 
 
-def check_fit(adapter: Adapter, parts: Mapping[str, Part], model: str, base: Shapes, option: str = "--base") -> None:
+def check_fit(
+    adapter: Adapter, parts: Mapping[str, LayerChange], model: str, base: Shapes, option: str = "--base"
+) -> None:
     """The same against the shapes of the model's weights; `option` of the command names another model.
 
     Raises KitError: tensors that do not belong to this model, or are missing.
@@ -55,7 +57,7 @@ def stored(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def read_parts(adapter: Adapter) -> tuple[dict[str, Part], list[str]]:
+def read_parts(adapter: Adapter) -> tuple[dict[str, LayerChange], list[str]]:
     """What the adapter's file holds for each layer, and the names of what is of none; nothing is known of its base
     here.
 
@@ -123,11 +125,11 @@ def _base_shapes(model: Model) -> Shapes:
     return {name: tensor.shape for file in files for name, tensor in stored(file).items()}
 
 
-def _misfit(part: Part, there: tuple[int, ...] | None) -> str:
+def _misfit(part: LayerChange, there: tuple[int, ...] | None) -> str:
     return "the model has no such layer" if there is None else part.misfit(there)
 
 
-def _missing(adapter: Adapter, parts: Mapping[str, Part], base: Shapes) -> list[str]:
+def _missing(adapter: Adapter, parts: Mapping[str, LayerChange], base: Shapes) -> list[str]:
     """Layers that the config names and the weights lack: PEFT leaves those untuned, with a warning at most."""
     targets = adapter.config.get("target_modules")
     limited = ("layers_to_transform", "layers_pattern", "exclude_modules")

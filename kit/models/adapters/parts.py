@@ -21,7 +21,7 @@ LAYER_TENSOR = {
 PROMPT_TENSOR = "prompt_embeddings"
 
 
-class Part(Protocol):
+class LayerChange(Protocol):
     """What is held for one layer."""
 
     def wrong(self, config: Mapping[str, Any], layer: str) -> str:
@@ -130,7 +130,7 @@ class BlockSum:
         return f"a block of {by(self.block.shape)} in the adapter, {by(there)} in the model"
 
 
-def parts_in(kind: str, found: Mapping[str, Tensor]) -> tuple[dict[str, Part], list[str]]:
+def parts_in(kind: str, found: Mapping[str, Tensor]) -> tuple[dict[str, LayerChange], list[str]]:
     """What is held for each layer, by the layer's name in the base model, and the names of all other tensors."""
     if kind == "LORA":
         return pairs_in(found)
