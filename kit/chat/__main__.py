@@ -15,7 +15,7 @@ from typing import Any
 
 from envcheck import probe
 from kit.chat import target as targets
-from kit.chat.asking import Answer, Speaker, load, prompt_ids
+from kit.chat.asking import Reply, Speaker, load, prompt_ids
 from kit.chat.options import ChatCommand, parse
 from kit.chat.prompts import Messages, asked, read_prompts, with_system
 from kit.chat.session import Printer, Session, footer, side_by_side
@@ -104,7 +104,7 @@ def _show(speaker: Speaker, target: Target, messages: Messages, ids: dict[int | 
     console.say(footer(target, place, answer), style="dim")
 
 
-def _json(target: Target, place: int | None, line: int, messages: Messages, answer: Answer) -> str:
+def _json(target: Target, place: int | None, line: int, messages: Messages, answer: Reply) -> str:
     record = {
         "line": line,
         "prompt": messages[-1]["content"],

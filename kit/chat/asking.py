@@ -14,7 +14,7 @@ from kit.prompt import ChatFormat
 from kit.support.errors import KitError, RowError, problem
 
 OPEN, CLOSED = "<think>", "</think>"
-Told = Callable[[str], None]  # hears each piece of text
+OnText = Callable[[str], None]  # hears each piece of text
 
 
 def nobody(piece: str) -> None:
@@ -26,7 +26,7 @@ def never() -> bool:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """`text` is all that was written; the thoughts stand before `</think>`. finish_reason: stop, length (the longest
     answer asked for), context (no more positions in the model) or interrupted."""
 
@@ -49,13 +49,13 @@ class Answer:
 
 
 @dataclass
-class Conversation:
+class Dialogue:
     """The messages so far, the system prompt among them."""
 
     messages: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
-    def begun(cls, system: str) -> "Conversation":
+    def begun(cls, system: str) -> "Dialogue":
         return cls([{"role": "system", "content": system}] if system else [])
 
     def ask(self, text: str) -> list[dict[str, str]]:
@@ -84,8 +84,8 @@ class Speaker:
         self.untuned = untuned
 
     def answer(
-        self, place: int | None, ids: list[int], told: Told = nobody, stopped: Callable[[], bool] = never
-    ) -> Answer:
+        self, place: int | None, ids: list[int], told: OnText = nobody, stopped: Callable[[], bool] = never
+    ) -> Reply:
         """Of the tuned one of that place, or of the untuned model. Raises KitError: not enough memory."""
         chat, loaded = self.target.chat(place), (place is None and self.untuned) or self.loaded
         room = self.target.context_tokens - len(ids)
@@ -104,7 +104,7 @@ class Speaker:
         if reason == "length" and room <= self.longest_tokens:
             reason = "context"
         text = (begun + chat.tokenizer.decode(written.ids, skip_special_tokens=True)).strip()
-        return Answer(text, len(written.ids), round(written.tokens_per_s, 1), reason)
+        return Reply(text, len(written.ids), round(written.tokens_per_s, 1), reason)
 
 
 def _opened(chat: ChatFormat, ids: list[int]) -> str:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kit.chat.asking import CLOSED, OPEN, Answer, Conversation, Speaker, prompt_ids
+from kit.chat.asking import CLOSED, OPEN, Dialogue, Reply, Speaker, prompt_ids
 from kit.chat.options import ChatCommand
 from kit.chat.target import UNTUNED, Target
 from kit.support import console
@@ -45,7 +45,7 @@ class Session:
         self.reset()
 
     def reset(self) -> None:
-        self.talks = {place: Conversation.begun(self.system) for place in self.places}
+        self.talks = {place: Dialogue.begun(self.system) for place in self.places}
 
     @property
     def places(self) -> list[int | None]:
@@ -74,20 +74,20 @@ class Session:
         with self._stoppable():
             answers = self._side_by_side(ids) if self.compare else {self.place: self._streamed(ids[self.place])}
         for place, answer in answers.items():
-            talk = Conversation([*asked[place], {"role": "assistant", "content": answer.text}])
+            talk = Dialogue([*asked[place], {"role": "assistant", "content": answer.text}])
             if self.compare:
                 self.talks[place] = talk
             else:  # whoever is asked next knows what was said
-                self.talks = {other: Conversation(list(talk.messages)) for other in self.places}
+                self.talks = {other: Dialogue(list(talk.messages)) for other in self.places}
 
-    def _streamed(self, ids: list[int]) -> Answer:
+    def _streamed(self, ids: list[int]) -> Reply:
         printer = Printer()
         answer = self.speaker.answer(self.place, ids, printer, lambda: self.interrupted)
         printer.end()
         console.say(footer(self.target, self.place, answer), style="dim")
         return answer
 
-    def _side_by_side(self, ids: dict[int | None, list[int]]) -> dict[int | None, Answer]:
+    def _side_by_side(self, ids: dict[int | None, list[int]]) -> dict[int | None, Reply]:
         return side_by_side(self.speaker, self.target, ids, lambda: self.interrupted)
 
     @contextlib.contextmanager
@@ -187,7 +187,7 @@ class Printer:
 
 def side_by_side(
     speaker: Speaker, target: Target, ids: dict[int | None, list[int]], stopped: Callable[[], bool]
-) -> dict[int | None, Answer]:
+) -> dict[int | None, Reply]:
     """Each one's answer in a column of its own, drawn while it is written where there is a terminal."""
     texts, answers = dict.fromkeys(ids, ""), {}
     live = Live(console=console.stdout, auto_refresh=False, transient=True)  # shows what the screen holds of it
@@ -204,7 +204,7 @@ def side_by_side(
     return answers
 
 
-def _columns(target: Target, texts: dict[int | None, str], answers: dict[int | None, Answer]) -> Table:
+def _columns(target: Target, texts: dict[int | None, str], answers: dict[int | None, Reply]) -> Table:
     table = Table(expand=True)
     for place in texts:
         done = answers.get(place)
@@ -222,12 +222,12 @@ def _marked(text: str) -> Text:
     return Text.assemble((thoughts + "\n\n" * bool(closed and thoughts), "dim"), after.strip())
 
 
-def footer(target: Target, place: int | None, answer: Answer) -> str:
+def footer(target: Target, place: int | None, answer: Reply) -> str:
     who = f"{target.name(place)}: " if target.names else ""
     return f"{who}{_figures(answer)}"
 
 
-def _figures(answer: Answer) -> str:
+def _figures(answer: Reply) -> str:
     words = {
         "stop": "",
         "length": "; cut here by --max-tokens",

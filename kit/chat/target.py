@@ -25,7 +25,7 @@ ADAPTER_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json
 
 
 @dataclass(frozen=True)
-class Source:
+class ChatSource:
     """What one word of the command line stands for: `run` is that of its run.toml, and `settled` what its machine
     chose; `adapter` is None for a bare model. whole: the model's folder of a run that trained every weight."""
 
@@ -121,12 +121,12 @@ def find(command: ChatCommand, facts: Facts) -> Target:
     for adapter in found:
         adapters.check(adapter, model)
     chats = tuple(_chat(model, source, command.template) for source in sources if source.adapter)
-    run = next((source for source in sources if source.run), Source(base, None))
+    run = next((source for source in sources if source.run), ChatSource(base, None))
     settled, notes = _how_to_load(command, run, model, facts, {adapter.method for adapter in found})
     return Target(model, found, chats or (prompt.load(model, command.template),), settled, notes)
 
 
-def _whole(command: ChatCommand, source: Source, facts: Facts) -> Target:
+def _whole(command: ChatCommand, source: ChatSource, facts: Facts) -> Target:
     """The model of a run that trained every weight, and with --compare the one that it was trained from."""
     model = _model(str(source.whole), False)
     untuned = _model(command.base or source.base, True) if command.compare else None
@@ -150,7 +150,7 @@ def _model(name: str, is_base: bool) -> Model:
         raise KitError(*found) from None
 
 
-def _sources(command: ChatCommand) -> list[Source]:
+def _sources(command: ChatCommand) -> list[ChatSource]:
     named = [pair.partition("=") for pair in command.adapters]
     sources = [_source(what) for what in command.what] + [_source(path, name) for name, _, path in named]
     found = [source.adapter.name for source in sources if source.adapter]
@@ -173,18 +173,18 @@ def _sources(command: ChatCommand) -> list[Source]:
     return sources
 
 
-def _source(what: str, name: str = "") -> Source:
+def _source(what: str, name: str = "") -> ChatSource:
     path = Path(what).expanduser()
     run_folder = adapters.run_folder(path)
     if run_folder:
         run = _run(run_folder)
         if whole := adapters.whole_model(path):
-            return Source(run.model, None, run, _settled(run_folder), whole, name or run_folder.resolve().name)
-        return Source(run.model, adapters.find(path, name), run, _settled(run_folder))
+            return ChatSource(run.model, None, run, _settled(run_folder), whole, name or run_folder.resolve().name)
+        return ChatSource(run.model, adapters.find(path, name), run, _settled(run_folder))
     if not name and (not path.is_dir() or (path / "config.json").is_file()):
-        return Source(what, None)
+        return ChatSource(what, None)
     adapter = adapters.find(path, name)
-    return Source(adapter.base, adapter)
+    return ChatSource(adapter.base, adapter)
 
 
 def _run(path: Path) -> Run:
@@ -209,7 +209,7 @@ def _settled(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _one_base(sources: list[Source]) -> str:
+def _one_base(sources: list[ChatSource]) -> str:
     """The base that all of them name. Raises KitError: none, or several."""
     bases = [source.base for source in sources]
     if "" in bases or not bases:
@@ -238,7 +238,7 @@ def _is_path(base: str) -> bool:
     return base.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", base) is not None
 
 
-def _not_alone(source: Source) -> Finding:
+def _not_alone(source: ChatSource) -> Finding:
     return problem(
         "whole-model-stands-alone",
         f"{source.name} is a whole model, and was named with others.",
@@ -292,7 +292,7 @@ def _two_bases(bases: list[str]) -> Finding:
     )
 
 
-def _chat(model: Model, source: Source, template: str) -> ChatFormat:
+def _chat(model: Model, source: ChatSource, template: str) -> ChatFormat:
     """The format of training: what was saved with the adapter wins over what the base model brings."""
     own = {name: source.adapter.path / name for name in ADAPTER_FILES if (source.adapter.path / name).is_file()}
     if template == "auto" and "chat_template.jinja" not in own and source.run:
@@ -303,7 +303,7 @@ def _chat(model: Model, source: Source, template: str) -> ChatFormat:
 
 
 def _how_to_load(
-    command: ChatCommand, source: Source, model: Model, facts: Facts, methods: set[str] = frozenset()
+    command: ChatCommand, source: ChatSource, model: Model, facts: Facts, methods: set[str] = frozenset()
 ) -> tuple[Run, tuple[str, ...]]:
     """A Run that says how the base is loaded, for adapters of those methods, and what is not as it was in training."""
     trained, before = source.run, source.settled or {}

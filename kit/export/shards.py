@@ -8,7 +8,7 @@ from typing import Any
 
 from kit.backend import merging
 from kit.export.base import INDEX, SINGLE, Base
-from kit.export.writer import Planned, Writer
+from kit.export.writer import PlannedTensor, TensorWriter
 from kit.models import read_json
 from kit.models.change import Weight
 from kit.support.errors import KitError, problem
@@ -39,7 +39,7 @@ class Shards:
     """The weights of a model folder, in files of at most `most_bytes` (a larger tensor has a file of its own)."""
 
     def __init__(self, folder: Path, weights: Sequence[Weight], base: Base, precision: str, most_bytes: int):
-        tensors = [Planned(weight.name, dtype_of(weight, base, precision), weight.shape) for weight in weights]
+        tensors = [PlannedTensor(weight.name, dtype_of(weight, base, precision), weight.shape) for weight in weights]
         self.folder, self.tensors = folder, {tensor.name: tensor for tensor in tensors}
         shards = _grouped(tensors, most_bytes)
         self.names = [SINGLE] if len(shards) == 1 else [
@@ -67,7 +67,7 @@ class Shards:
             if self.writer:
                 self.writer.close()
             self.current = number
-            self.writer = Writer(self.folder / self.names[number], self.shards[number])
+            self.writer = TensorWriter(self.folder / self.names[number], self.shards[number])
 
     def write(self, piece: Any) -> None:
         if merging.overflows(piece, self.tensor.dtype):
@@ -96,8 +96,8 @@ class Shards:
             self.writer.abort()
 
 
-def _grouped(tensors: list[Planned], most_bytes: int) -> list[list[Planned]]:
-    groups: list[list[Planned]] = [[]]
+def _grouped(tensors: list[PlannedTensor], most_bytes: int) -> list[list[PlannedTensor]]:
+    groups: list[list[PlannedTensor]] = [[]]
     for tensor in tensors:
         if groups[-1] and sum(one.nbytes for one in groups[-1]) + tensor.nbytes > most_bytes:
             groups.append([])

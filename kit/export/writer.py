@@ -16,7 +16,7 @@ ALIGNMENT_BYTES = 8  # of the first weight
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTensor:
     """A tensor that will be written: dtype as safetensors writes it (BF16, F32, U8, ...)."""
 
     name: str
@@ -28,10 +28,10 @@ class Planned:
         return WIDTH_BYTES[self.dtype] * math.prod(self.shape)
 
 
-class Writer:
+class TensorWriter:
     """A file of tensors whose bytes are handed over in the order of the table, in pieces of any size."""
 
-    def __init__(self, path: Path, tensors: Iterable[Planned]):
+    def __init__(self, path: Path, tensors: Iterable[PlannedTensor]):
         table, end = {METADATA: {"format": "pt"}}, 0
         for tensor in tensors:
             start, end = end, end + tensor.nbytes

@@ -9,7 +9,7 @@ from typing import Any
 from envcheck import probe
 from envcheck.facts import Finding
 from kit.chat import target as targets
-from kit.chat.asking import Answer, Speaker, load, prompt_ids
+from kit.chat.asking import Reply, Speaker, load, prompt_ids
 from kit.chat.options import ChatCommand
 from kit.chat.prompts import asked
 from kit.chat.serve import check_server
@@ -43,7 +43,7 @@ class Talk:
     def names(self) -> list[str]:
         return [self.target.name(place) for place in self.target.places]
 
-    def ask(self, question: str, name: str = targets.UNTUNED) -> Answer:
+    def ask(self, question: str, name: str = targets.UNTUNED) -> Reply:
         """Raises KitError: no such adapter, no room for an answer."""
         from kit.backend import answering
 

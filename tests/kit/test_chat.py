@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from envcheck import probe
 from kit import models
 from kit.chat.__main__ import main
-from kit.chat.asking import Answer
+from kit.chat.asking import Reply
 from kit.chat.options import parse
 from kit.chat.session import Session
 from kit.chat.target import find, sampling
@@ -385,7 +385,7 @@ def test_adapters_of_two_bases_are_refused(tmp_path: Path, capsys) -> None:
     ],
 )
 def test_thoughts_stand_apart_from_the_answer(text: str, thoughts: str, said: str) -> None:
-    answer = Answer(text, 1, 1.0, "stop")
+    answer = Reply(text, 1, 1.0, "stop")
 
     assert (answer.thoughts, answer.said) == (thoughts, said)
 

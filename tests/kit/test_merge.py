@@ -122,8 +122,8 @@ def test_a_writer_that_is_read_by_safetensors(tmp_path) -> None:
 
     values = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((5, 4), np.float16)}
     kinds = {"b": "F32", "a": "F16"}
-    planned = [writer.Planned(name, kinds[name], values[name].shape) for name in values]
-    file = writer.Writer(tmp_path / "x", planned)
+    planned = [writer.PlannedTensor(name, kinds[name], values[name].shape) for name in values]
+    file = writer.TensorWriter(tmp_path / "x", planned)
     for value in values.values():
         for row in value:
             file.write(memoryview(row.tobytes()))
@@ -133,7 +133,7 @@ def test_a_writer_that_is_read_by_safetensors(tmp_path) -> None:
 
 
 def test_a_writer_notices_what_is_missing(tmp_path) -> None:
-    file = writer.Writer(tmp_path / "x", [writer.Planned("a", "F32", (2,))])
+    file = writer.TensorWriter(tmp_path / "x", [writer.PlannedTensor("a", "F32", (2,))])
     file.write(memoryview(bytes(4)))
     with pytest.raises(ValueError, match="announced"):
         file.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kit.backend import serving as server
-from kit.chat.asking import Answer
+from kit.chat.asking import Reply
 from kit.notebook import chatting
 from kit.support.errors import KitError
 
@@ -92,9 +92,9 @@ class Told:
     def __init__(self, *answers: tuple[int, float]):
         self.answers = list(answers)
 
-    def ask(self, question: str, name: str) -> Answer:
+    def ask(self, question: str, name: str) -> Reply:
         tokens, tokens_per_s = self.answers.pop(0)
-        return Answer("", tokens, tokens_per_s, "stop")
+        return Reply("", tokens, tokens_per_s, "stop")
 
 
 def test_speed_is_all_tokens_over_all_seconds_without_the_first_round() -> None:
