@@ -120,7 +120,7 @@ def _beside(output: Path) -> Iterator[Path]:
 def _fill(part: Path, job: Job, asked: Prompts, show: Any) -> Made:
     chat, command, sinks, notes = asked.chat, job.command, [], []
     end = chat.tokenizer.token_to_id(chat.end_token) if chat else None
-    ends = shards.end_ids(job.base, end)
+    ends = job.base.model.end_ids(end)
     plain = None
     if "hf" in command.to:
         plain = shards.Shards(part, job.weights, job.base, command.precision, int(command.shard_gib * GIB))
@@ -179,11 +179,11 @@ def _write_modelfiles(
     found = modelfile.turns(chat, bos) if chat else None
     run = job.first.run
     wanted = max(modelfile.CONTEXT_TOKENS, run.max_length_tokens if run else 0)
-    settings = job.base.folder / "generation_config.json"
-    sampling = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
     stops = [words.tokens[number] for number in ends]
     for number, name in enumerate(files.values()):
-        text = modelfile.text(name, found, stops, min(wanted, config["max_position_embeddings"]), sampling)
+        text = modelfile.text(
+            name, found, stops, min(wanted, config["max_position_embeddings"]), job.base.model.generation
+        )
         for target in [f"Modelfile.{name.removesuffix('.gguf')}", *(["Modelfile"] if number == 0 else [])]:
             (part / target).write_text(text, encoding="utf-8")
     if chat and not found:

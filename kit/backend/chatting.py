@@ -13,6 +13,7 @@ from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
+from kit.models import end_ids
 from kit.options.sampling import Sampling
 from kit.support.errors import KitError, first_line, problem
 
@@ -80,7 +81,7 @@ def use(loaded: Loaded, place: int | None) -> Iterator[None]:
 def write(
     loaded: Loaded,
     prompt: Sequence[int],
-    end_id: int,
+    end_id: int | None,
     longest_tokens: int,
     sampling: Sampling,
     told: Callable[[int], None],
@@ -96,7 +97,7 @@ def write(
 
     ids = torch.tensor([list(prompt)], device=loaded.model.device)
     new: list[int] = []
-    ends = {end_id, *_own_ends(loaded)}
+    ends = end_ids(end_id, loaded.model.generation_config.eos_token_id)
     if sampling.temperature and sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     start_s = time.perf_counter()
@@ -120,11 +121,6 @@ def write(
         reason = "stop" if new and new[-1] in ends else "interrupted" if stopped() else "length"
         return Written(new, time.perf_counter() - start_s, reason)
     raise KitError(_no_room(len(ids[0]), text))
-
-
-def _own_ends(loaded: Loaded) -> list[int]:
-    own = loaded.model.generation_config.eos_token_id
-    return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def _drawn(sampling: Sampling) -> dict[str, Any]:

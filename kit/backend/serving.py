@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kit.backend.loading import Loaded
+from kit.models import end_ids
 
 NEEDED = ("fastapi", "uvicorn", "openai")  # what transformers[serving] asks for beyond the kit's own packages
 HOST = "127.0.0.1"  # this machine only: the server knows no passwords
@@ -16,7 +17,7 @@ def missing_packages() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def server(loaded: Loaded, name: str, end_id: int, template_options: Mapping[str, Any], port: int) -> Any:
+def server(loaded: Loaded, name: str, end_id: int | None, template_options: Mapping[str, Any], port: int) -> Any:
     """A uvicorn server, to be run; clients ask for the model by that name.
 
     It is put together as in transformers.cli.serve.Serve, which loads a model by its folder: that knows neither the
@@ -32,7 +33,8 @@ def server(loaded: Loaded, name: str, end_id: int, template_options: Mapping[str
 
     # PEFT would say with every prompt that virtual words move the positions, which they are to do
     warnings.filterwarnings("ignore", "Position ids are not supported")
-    _add_end(loaded.model.generation_config, end_id)
+    settings = loaded.model.generation_config
+    settings.eos_token_id = sorted(end_ids(end_id, settings.eos_token_id))
     manager, state, options = _manager(loaded, name), GenerationState(), dict(template_options)
     app = build_server(
         manager,
@@ -43,13 +45,6 @@ def server(loaded: Loaded, name: str, end_id: int, template_options: Mapping[str
         generation_state=state,
     )
     return uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_level="warning"))
-
-
-def _add_end(settings: Any, end_id: int) -> None:
-    """Answers end with the token of training, and with those of the model itself."""
-    own = settings.eos_token_id
-    known = own if isinstance(own, list) else [] if own is None else [own]
-    settings.eos_token_id = sorted({end_id, *known})
 
 
 def _manager(loaded: Loaded, name: str) -> Any:

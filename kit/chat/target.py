@@ -11,7 +11,7 @@ from envcheck import settings
 from envcheck.facts import Facts, Finding
 from kit import models, prompt
 from kit.chat.options import ChatCommand
-from kit.models import Model, adapters, read_json
+from kit.models import Model, adapters
 from kit.models.adapters import Adapter
 from kit.options import UNSLOTH_KINDS, Run, resolve
 from kit.options.sampling import Sampling
@@ -19,6 +19,7 @@ from kit.prompt import ChatFormat
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 UNTUNED = "base"  # what the untuned model is called
+BY_NAME = "python -m kit.chat"  # names a model without an option
 # What the makers of Qwen3 advise (model card, "Best Practices"), for models whose generation_config.json says nothing.
 ADVISED = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)}
 ADAPTER_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
@@ -115,7 +116,7 @@ def find(command: ChatCommand, facts: Facts) -> Target:
     if sources[0].whole:
         return _whole(command, sources[0], facts)
     base = command.base or _one_base(sources)
-    model = _model(base, any(source.adapter for source in sources))
+    model = models.find(base, "--base" if any(source.adapter for source in sources) else BY_NAME)
     found = tuple(source.adapter for source in sources if source.adapter)
     _check_one_kind(found)
     for adapter in found:
@@ -128,26 +129,13 @@ def find(command: ChatCommand, facts: Facts) -> Target:
 
 def _whole(command: ChatCommand, source: ChatSource, facts: Facts) -> Target:
     """The model of a run that trained every weight, and with --compare the one that it was trained from."""
-    model = _model(str(source.whole), False)
-    untuned = _model(command.base or source.base, True) if command.compare else None
+    model = models.find(str(source.whole), BY_NAME)
+    untuned = models.find(command.base or source.base, "--base") if command.compare else None
     template = command.template
     if template == "auto" and "chat_template.jinja" not in model.files and source.run:
         template = source.run.template
     settled, notes = _how_to_load(command, source, model, facts, {"full"})
     return Target(model, (), (prompt.load(model, template),), settled, notes, source.name, untuned)
-
-
-def _model(name: str, is_base: bool) -> Model:
-    """models.find, which words its advice for kit.train."""
-    try:
-        return models.find(name)
-    except KitError as error:
-        option = "--base " if is_base else "python -m kit.chat "
-        found = (
-            replace(finding, fix=tuple(re.sub("^--model ", option, line) for line in finding.fix))
-            for finding in error.findings
-        )
-        raise KitError(*found) from None
 
 
 def _sources(command: ChatCommand) -> list[ChatSource]:
@@ -380,8 +368,7 @@ def sampling(command: ChatCommand, model: Model) -> Sampling:
     asked = {name: value for name, value in asked.items() if value is not None}
     if not (command.sample or asked) or asked.get("temperature") == 0:
         return Sampling()
-    path = model.files.get("generation_config.json")
-    own = read_json(path) if path else {}
+    own = model.generation
     advised = vars(ADVISED[command.thinking])
     advised |= {name: own[name] for name in asked.keys() | {"temperature", "top_p", "top_k"} if own.get(name)}
     return Sampling(**(advised | asked | {"seed": command.seed}))

@@ -1,7 +1,7 @@
 """The base model's files: which tensor lies where, and what an adapter changes of which of them. No torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit import models
 from kit.export.adapters import Tuned
-from kit.models import Model, adapters, read_json
+from kit.models import Model, ModelNotHere, adapters, read_json
 from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, describe_error, problem
@@ -88,14 +88,14 @@ def find(name: str, adapter: Tuned) -> Base:
     be merged into.
     """
     if not name:
-        raise KitError(_missing(None, name, adapter))
+        raise KitError(_missing("An adapter is only the change to a model.", name, adapter))
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_index(folder)
     try:
         model = models.find(name)
-    except KitError as error:
-        raise KitError(*(_missing(finding, name, adapter) for finding in error.findings)) from None
+    except ModelNotHere as error:
+        raise KitError(_missing(error.findings[0].what, name, adapter)) from None
     if model.config.get("num_experts"):
         raise KitError(
             problem(
@@ -105,7 +105,10 @@ def find(name: str, adapter: Tuned) -> Base:
                 "merge it with PEFT: model.merge_and_unload()",
             )
         )
-    folder = Path(model.location) if model.is_local else _fetched(model)
+    folder = Path(model.location)
+    if not model.is_local:
+        folder = _fetched(model)
+        model = replace(model, files=models.small_files(folder))
     files = _files(folder)
     headers = {}
     for path in dict.fromkeys(files.values()):
@@ -116,14 +119,11 @@ def find(name: str, adapter: Tuned) -> Base:
     return Base(model, folder, headers)
 
 
-def _missing(finding: Finding | None, name: str, adapter: Tuned) -> Finding:
-    """The same finding, in words of an adapter that looks for its base."""
-    if finding and finding.id not in ("model-not-found", "hub-unreachable", "model-not-on-hub"):
-        return finding
+def _missing(why: str, name: str, adapter: Tuned) -> Finding:
     return problem(
         "base-not-found",
         f"The base of {adapter.path} is not here: {name or 'the adapter does not name it'}.",
-        finding.what if finding else "An adapter is only the change to a model.",
+        why,
         "--base-model FOLDER       (where the model it was trained on lies)",
         details={"it was trained on": adapter.base or "not said"},
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from kit import prompt
 from kit.export.adapters import Tuned
-from kit.models import SMALL_FILES, Model, read_json
+from kit.models import Model, read_json, small_files
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError
 
@@ -48,8 +48,7 @@ def chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""
     if adapter.run:
         return prompt.load(base, adapter.run.template)
-    files = {name: adapter.path / name for name in SMALL_FILES if (adapter.path / name).is_file()}
-    model = Model(adapter.name, str(adapter.path), base.config, base.files | files)
+    model = Model(adapter.name, str(adapter.path), base.config, base.files | small_files(adapter.path))
     settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
     if "chat_template.jinja" not in model.files and not settings.get("chat_template"):
         return None

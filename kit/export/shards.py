@@ -9,7 +9,6 @@ from typing import Any
 from kit.backend import merging
 from kit.export.base import INDEX, SINGLE, Base
 from kit.export.writer import PlannedTensor, TensorWriter
-from kit.models import read_json
 from kit.models.change import Weight
 from kit.support.errors import KitError, problem
 
@@ -117,8 +116,7 @@ def write_small_files(folder: Path, base: Base, adapter_folder: Path, end_ids: l
     config = {key: value for key, value in base.model.config.items() if key != "quantization_config"}
     config.pop("torch_dtype", None)
     config["dtype"] = WORDS[dtype]
-    generation = base.folder / "generation_config.json"
-    settings = read_json(generation) if generation.is_file() else {}
+    settings = dict(base.model.generation)
     if end_ids:
         config["eos_token_id"] = end_ids[0]
         settings["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else end_ids
@@ -126,14 +124,6 @@ def write_small_files(folder: Path, base: Base, adapter_folder: Path, end_ids: l
         settings.setdefault("pad_token_id", config["pad_token_id"])
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", settings)
-
-
-def end_ids(base: Base, trained: int | None) -> list[int]:
-    """The trained end token, then those of the model's own generation_config.json."""
-    path = base.folder / "generation_config.json"
-    own = read_json(path).get("eos_token_id") if path.is_file() else base.model.config.get("eos_token_id")
-    own = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys(one for one in (trained, *own) if isinstance(one, int)))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,19 @@
 """What can be loaded, base or tuned, known by its files alone. No torch."""
 
-from kit.models.find import HUB_TIMEOUT_S, KNOWN_ON_HUB, NEEDED, SMALL_FILES, TINY, Model, find, near_on_hub, read_json
+from kit.models.find import (
+    HUB_TIMEOUT_S,
+    KNOWN_ON_HUB,
+    NEEDED,
+    SMALL_FILES,
+    TINY,
+    Model,
+    ModelNotHere,
+    end_ids,
+    find,
+    near_on_hub,
+    read_json,
+    small_files,
+)
 
 __all__ = [
     "HUB_TIMEOUT_S",
@@ -9,7 +22,10 @@ __all__ = [
     "SMALL_FILES",
     "TINY",
     "Model",
+    "ModelNotHere",
+    "end_ids",
     "find",
     "near_on_hub",
     "read_json",
+    "small_files",
 ]

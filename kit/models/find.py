@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,48 @@ class Model:
     def is_local(self) -> bool:
         return Path(self.location).is_dir()
 
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """Its generation_config.json: end tokens, how answers are drawn; {} where there is none.
+
+        Raises KitError: it cannot be read.
+        """
+        path = self.files.get("generation_config.json")
+        return read_json(path) if path else {}
+
+    def end_ids(self, trained: int | None) -> list[int]:
+        """The tokens that end an answer: the one that was trained, then those of the model itself."""
+        source = self.generation if "generation_config.json" in self.files else self.config
+        return end_ids(trained, source.get("eos_token_id"))
+
+
+def end_ids(first: int | None, others: int | list[int] | None) -> list[int]:
+    """Each once. others: as an eos_token_id of transformers holds them."""
+    own = others if isinstance(others, list) else [others]
+    return list(dict.fromkeys(token for token in (first, *own) if isinstance(token, int)))
+
 
 NEEDED = {"config.json", "tokenizer.json"}
 SMALL_FILES = (*sorted(NEEDED), "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def find(name: str) -> Model:
+class ModelNotHere(KitError):
+    """No folder and no name on the hub, or the hub cannot be asked."""
+
+
+def find(name: str, option: str = "--model") -> Model:
     """The model of that name. A folder always wins over the hub; the hub is asked only for the small files.
 
-    Raises KitError: no such folder or name, a folder without config, tokenizer or safetensors weights, a Git-LFS
-    pointer in place of weights, the hub out of reach.
+    option: with which the command at hand names a model, for its advice.
+    Raises KitError: a folder without config, tokenizer or safetensors weights, a Git-LFS pointer in place of weights;
+    ModelNotHere: no such folder or name, the hub out of reach.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(name, folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise KitError(_not_found(name))
-    return _on_hub(name)
+        raise ModelNotHere(_not_found(name, option))
+    return _on_hub(name, option)
 
 
 def near_on_hub(name: str) -> str:
@@ -65,24 +91,29 @@ def near_on_hub(name: str) -> str:
     return did_you_mean(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
 
 
-def _not_found(name: str) -> Finding:
+def _not_found(name: str, option: str) -> Finding:
     known = ("tiny", *KNOWN_ON_HUB)
     return problem(
         "model-not-found",
         f"There is no model {name}. {did_you_mean(name, known)}".rstrip(),
         "It is no folder here, and hub names have the form owner/name.",
-        "--model tiny                  the small model that comes with the kit",
-        "--model path/to/folder        with config.json, tokenizer.json and *.safetensors",
-        f"--model {KNOWN_ON_HUB[0]}       a name on the hub",
+        f"{option} tiny                  the small model that comes with the kit",
+        f"{option} path/to/folder        with config.json, tokenizer.json and *.safetensors",
+        f"{option} {KNOWN_ON_HUB[0]}       a name on the hub",
     )
 
 
 def _in_folder(name: str, folder: Path) -> Model:
-    files = {file: folder / file for file in SMALL_FILES if (folder / file).is_file()}
+    files = small_files(folder)
     problems = [*_missing(folder, files), *_unusable_weights(folder)]
     if problems:
         raise KitError(*problems)
     return Model(name, str(folder), read_json(files["config.json"]), files)
+
+
+def small_files(folder: Path) -> dict[str, Path]:
+    """Those of a model folder that are there, by name."""
+    return {name: folder / name for name in SMALL_FILES if (folder / name).is_file()}
 
 
 def _missing(folder: Path, files: dict[str, Path]) -> list[Finding]:
@@ -166,28 +197,28 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _on_hub(name: str) -> Model:
+def _on_hub(name: str, option: str) -> Model:
     """A hub model's small files: from the cache where they lie there, else from the network."""
     from huggingface_hub import try_to_load_from_cache
 
     cached = {file: try_to_load_from_cache(name, file) for file in SMALL_FILES}
     files = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
     if not NEEDED.issubset(files):
-        files = _download(name)
+        files = _download(name, option)
     return Model(name, name, read_json(files["config.json"]), files)
 
 
-def _download(name: str) -> dict[str, Path]:
+def _download(name: str, option: str) -> dict[str, Path]:
     """The small files, fetched. The first question has no retries: no network is told in seconds."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
         listed = {file.rfilename for file in HfApi().model_info(name, timeout=HUB_TIMEOUT_S).siblings or ()}
-        _check_listing(name, listed)
+        _check_listing(name, listed, option)
         return {file: Path(hf_hub_download(name, file)) for file in SMALL_FILES if file in listed}
     except (RepositoryNotFoundError, GatedRepoError):
-        raise KitError(
+        raise ModelNotHere(
             problem(
                 "model-not-on-hub",
                 f"The hub has no model {name}, or it is not open to you. {near_on_hub(name)}".rstrip(),
@@ -197,7 +228,7 @@ def _download(name: str) -> dict[str, Path]:
             )
         ) from None
     except (OSError, OfflineModeIsEnabled, HfHubHTTPError, _no_network()) as error:
-        raise KitError(_hub_unreachable(name, error)) from None
+        raise ModelNotHere(_hub_unreachable(name, error, option)) from None
 
 
 def _no_network() -> type[Exception]:
@@ -207,7 +238,7 @@ def _no_network() -> type[Exception]:
     return httpx.HTTPError
 
 
-def _check_listing(name: str, listed: set[str]) -> None:
+def _check_listing(name: str, listed: set[str], option: str) -> None:
     missing = sorted(NEEDED - listed)
     if missing or not any(file.endswith(".safetensors") for file in listed):
         raise KitError(
@@ -215,12 +246,12 @@ def _check_listing(name: str, listed: set[str]) -> None:
                 "model-folder-incomplete",
                 f"{name} has no {' and no '.join(missing) or '*.safetensors weights'}.",
                 "It is no transformers model with a fast tokenizer and safetensors weights.",
-                *(f"--model {known}" for known in KNOWN_ON_HUB[:2]),
+                *(f"{option} {known}" for known in KNOWN_ON_HUB[:2]),
             )
         )
 
 
-def _hub_unreachable(name: str, error: Exception) -> Finding:
+def _hub_unreachable(name: str, error: Exception, option: str) -> Finding:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     folder = f"models/{name.split('/')[1]}"
     unheard_of = "" if name in KNOWN_ON_HUB else near_on_hub(name)
@@ -231,5 +262,5 @@ def _hub_unreachable(name: str, error: Exception) -> Finding:
         *(["unset HF_HUB_OFFLINE"] if offline else []),
         f"hf download {name} --local-dir {folder}     (on a machine with a connection; then copy the folder)",
         f"python -m kit.train --model {folder} ...",
-        "--model tiny                                 (comes with the kit)",
+        f"{option} tiny                                 (comes with the kit)",
     )
