@@ -241,7 +241,7 @@ def protect_at_step() -> None:
 
 
 FAULTS: dict[str, Callable[[], None]] = {
-    "oom-load": lambda: memory_runs_out(loading, "_load_hf"),
+    "oom-load": lambda: memory_runs_out(loading, "_load_by_transformers"),
     "oom-adapt": lambda: memory_runs_out(methods, "_by_peft"),
     "oom-trainer": lambda: memory_runs_out(backend, "trainer"),
     "oom-preflight-once": lambda: memory_runs_out_in_training(0, 1),

@@ -124,8 +124,9 @@ def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, b
     model = models.find(folder)
     chat = prompt.load(model, "auto")
     rows = data.read(run, chat)
-    chosen = backend.start(run)
-    loaded = backend.adapt(backend.load(model, run, chosen, chat), run)
+    loading = backend.Loading.of(run)
+    chosen = backend.start(loading)
+    loaded = backend.adapt(backend.load(model, loading, chosen, chat), run)
     trainer = backend.trainer(loaded, run, rows.train, scratch, Silent())
 
     import torch

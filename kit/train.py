@@ -152,13 +152,14 @@ def train(
 
     from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
 
+    loading = backend.Loading.of(run)
     with console.busy("starting the libraries"):
-        chosen = backend.start(run)
+        chosen = backend.start(loading)
     notes = notes_of(prepared, chosen, folder.different)
     for text in notes:
         console.note(text)
     with console.busy(f"loading {model.name}"):
-        loaded = backend.adapt(backend.load(model, run, chosen, prepared.chat), run)
+        loaded = backend.adapt(backend.load(model, loading, chosen, prepared.chat), run)
     with folder.open(prepared.command):
         return run_in(folder, prepared, chosen, loaded, notes, progress, pause_step, on_evaluation)
 

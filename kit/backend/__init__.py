@@ -5,7 +5,7 @@ Unsloth comes first, because it patches the others, and after everything cheap i
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
 """
 
-from kit.backend.loading import Backend, Loaded, load, start
+from kit.backend.loading import Backend, Loaded, Loading, load, start
 from kit.backend.methods import adapt
 from kit.backend.out_of_memory import error_of, free_memory, is_out_of_memory
 from kit.backend.state import load_weights, state_bytes
@@ -19,6 +19,7 @@ __all__ = [
     "Backend",
     "Listener",
     "Loaded",
+    "Loading",
     "UpdateCutShort",
     "adapt",
     "answer",

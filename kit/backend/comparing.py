@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.backend.merging import combined
+from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.models.change import LINEAR, Combination
 
@@ -71,14 +72,12 @@ def _loaded(candidate: Candidate) -> Iterator[Any]:
 
 def _load(candidate: Candidate) -> Any:
     """With transformers and PEFT only: none of the code that merged has a part in it."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     options: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": "eager"}
     if candidate.device != "cpu" or candidate.four_bit:
         options["device_map"] = {"": candidate.device}
-    arithmetic = dtypes[candidate.arithmetic]
+    arithmetic = torch_dtype(candidate.arithmetic)
     if candidate.gguf:
         config = AutoConfig.from_pretrained(candidate.folder, gguf_file=candidate.gguf)
         config.head_dim = candidate.head_dim  # of the file too, but transformers does not read it for every family
@@ -86,7 +85,7 @@ def _load(candidate: Candidate) -> Any:
     else:
         options["use_safetensors"] = True
     if candidate.four_bit:
-        model = _four_bit(candidate, options, dtypes[candidate.loaded_as], arithmetic)
+        model = _four_bit(candidate, options, torch_dtype(candidate.loaded_as), arithmetic)
     else:
         model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=arithmetic, **options)
     return _with_adapters(model, candidate) if candidate.adapters else model
@@ -95,16 +94,10 @@ def _load(candidate: Candidate) -> Any:
 def _four_bit(candidate: Candidate, options: dict[str, Any], loaded_as: Any, arithmetic: Any) -> Any:
     """The weights as training saw them; only what is computed with them may be more exact."""
     import bitsandbytes
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=arithmetic,
-    )
     if not getattr(AutoConfig.from_pretrained(candidate.folder), "quantization_config", None):
-        options["quantization_config"] = four_bit
+        options["quantization_config"] = nf4_config(arithmetic)
     model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=loaded_as, **options)
     for name, module in list(model.named_modules()):
         if isinstance(module, bitsandbytes.nn.Linear4bit):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
 from kit.models.adapters import BlockSum, Factors
 from kit.models.change import STATES, Combination, Update, Weight
@@ -60,7 +61,7 @@ def _base(weight: Weight) -> Any:
         return found.float().clone()
     with silence():
         import bitsandbytes
-    loaded = found.to(_dtype(weight.loaded_as)).contiguous()
+    loaded = found.to(torch_dtype(weight.loaded_as)).contiguous()
     small = bitsandbytes.nn.Params4bit(loaded, requires_grad=False, compress_statistics=True, quant_type="nf4")
     with silence():  # it looks for faster kernels and says what it lacks
         small = small.to(_device())
@@ -84,12 +85,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _dtype(precision: str) -> Any:
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def _changed(base: Any, weight: Weight, combination: Combination) -> Any:

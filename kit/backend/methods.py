@@ -8,7 +8,7 @@ prefix tuning (Li and Liang 2021, arXiv:2101.00190), P-tuning v2 (Liu et al. 202
 
 from typing import Any
 
-from kit.backend.loading import Loaded, checkpointing, no_room
+from kit.backend.loading import Loaded, no_room, unsloth_checkpointing
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
 from kit.models import adapters
@@ -30,7 +30,7 @@ def adapt(loaded: Loaded, run: Run) -> Loaded:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise KitError(no_room("The adapter", run, error)) from error
+        raise KitError(no_room("The adapter", run.load_in_4bit, error)) from error
     if run.precision != "fp32":
         _share_adapter_inputs(adapted)
     keep_precision(adapted)
@@ -85,12 +85,12 @@ def _check_rank(model: Any, run: Run) -> None:
 
 
 def _all_weights(model: Any, run: Run) -> Any:
-    _checkpoint_activations(model, run)
+    _checkpoint_activations(model, run.gradient_checkpointing)
     return model.requires_grad_(True)
 
 
-def _checkpoint_activations(model: Any, run: Run) -> None:
-    if run.gradient_checkpointing != "off":
+def _checkpoint_activations(model: Any, gradient_checkpointing: str) -> None:
+    if gradient_checkpointing != "off":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
 
@@ -106,7 +106,7 @@ def _by_unsloth(model: Any, run: Run) -> Any:
         target_modules=list(run.target_modules),
         bias="none",
         use_rslora=run.method == "rslora",
-        use_gradient_checkpointing=checkpointing(run),
+        use_gradient_checkpointing=unsloth_checkpointing(run.gradient_checkpointing),
         random_state=run.seed,
         rank_pattern=run.other_ranks,
     )
@@ -116,7 +116,7 @@ def _by_peft(model: Any, run: Run) -> Any:
     import torch
     from peft import get_peft_model
 
-    _checkpoint_activations(model, run)
+    _checkpoint_activations(model, run.gradient_checkpointing)
     torch.manual_seed(run.seed)
     return get_peft_model(model, peft_config(run))
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from kit.backend import state
 from kit.backend.loading import Loaded
+from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
 from kit.backend.steps import trainer_class, with_less
 from kit.backend.tracking import add_tracker
@@ -77,22 +78,19 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
             train_dataset=_dataset(train),
         )
     made.prepare(loaded, run, train, listener.on_event)
-    _set_adapter_precision(loaded.model, run)
+    _set_adapter_precision(loaded.model, run.adapter_precision)
     _replace_printer(made, listener)
     if run.report_to != "none":
         add_tracker(made, run.report_to, listener.on_event)
     return made
 
 
-def _set_adapter_precision(model: Any, run: Run) -> None:
+def _set_adapter_precision(model: Any, precision: str) -> None:
     """TRL casts the adapter of a quantised model to bf16 when it is made, but loads it in fp32 on resume; here it is an
     option that holds throughout. In bf16 an update below 1/256 of a weight is lost."""
-    import torch
-
-    precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[run.adapter_precision]
     for weight in model.parameters():
         if weight.requires_grad:
-            weight.data = weight.data.to(precision)
+            weight.data = weight.data.to(torch_dtype(precision))
 
 
 def _dataset(samples: Samples) -> Any:

@@ -67,9 +67,10 @@ def load(target: Target) -> tuple[Any, Any]:
     """The model with its adapters; and, beside a whole model, the one it was trained from, if it is compared with."""
     from kit import backend  # here, not above: importing it takes seconds and Unsloth must come first
 
-    chosen = backend.start(target.run)
+    loading = backend.Loading.of(target.run)
+    chosen = backend.start(loading)
     models = [target.model, *([target.untuned] if target.untuned else [])]
-    loaded, *others = [backend.load(model, target.run, chosen, target.chat(None)) for model in models]
+    loaded, *others = [backend.load(model, loading, chosen, target.chat(None)) for model in models]
     tuned = add_adapters(loaded, {adapter.name: adapter.path for adapter in target.adapters})
     return tuned, others[0] if others else None
 

@@ -84,7 +84,9 @@ def reloaded(training, folder):
     if run.method == "full":
         anew = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     else:
-        base = backend.load(models.find("tiny"), run, training.loaded.backend, prompt.load(models.find("tiny"), "auto"))
+        model = models.find("tiny")
+        chat = prompt.load(model, "auto")
+        base = backend.load(model, backend.Loading.of(run), training.loaded.backend, chat)
         anew = PeftModel.from_pretrained(base.model, folder).eval()
         methods.keep_precision(anew)
     with backend.answering(training.loaded), torch.no_grad():

@@ -52,8 +52,9 @@ class Training:
         model = models.find("tiny")
         chat = prompt.load(model, "auto")
         self.data = data.read(self.run, chat)
-        chosen = backend.start(self.run)
-        self.loaded = backend.adapt(backend.load(model, self.run, chosen, chat), self.run)
+        loading = backend.Loading.of(self.run)
+        chosen = backend.start(loading)
+        self.loaded = backend.adapt(backend.load(model, loading, chosen, chat), self.run)
         self.listener = listener
         self.trainer = backend.trainer(self.loaded, self.run, self.data.train, Path(folder) / "scratch", listener)
 

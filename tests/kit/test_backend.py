@@ -28,8 +28,9 @@ class Steps:
 model = models.find("tiny")
 chat = prompt.load(model, run.template)
 rows = data.read(run, chat)
-chosen = backend.start(run)
-loaded = backend.adapt(backend.load(model, run, chosen, chat), run)
+loading = backend.Loading.of(run)
+chosen = backend.start(loading)
+loaded = backend.adapt(backend.load(model, loading, chosen, chat), run)
 quantised = sum(type(module).__module__.startswith("bitsandbytes") for module in loaded.model.modules())
 start = {name: value for name, value in loaded.model.state_dict().items() if "lora_" in name}
 digest = float(sum(value.double().abs().sum() for value in start.values()))
