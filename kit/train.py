@@ -20,7 +20,8 @@ from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
 from kit import memory, models
-from kit.options import METHODS_WITH, Command, Run, resolve
+from kit.options import Command, Run, resolve
+from kit.options.methods import TAKEN_BY
 from kit.run import record, telling, trackers
 from kit.run.folder import RunFolder
 from kit.run.record import Result
@@ -269,7 +270,7 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
     if different:
         changes = "; ".join(f"{name}: {change}" for name, change in different.items())
         notes.append(f"going on with another run than it began (--resume-anyway): {changes}")
-    for name, methods in METHODS_WITH.items():
+    for name, methods in TAKEN_BY.items():
         if run.method not in methods and _was_asked_for(prepared.command, name):
             notes.append(f"{name} has no effect: it is for --method {', '.join(methods)}, and this is {run.method}.")
     if chosen.name == "hf" and run.backend == "auto":

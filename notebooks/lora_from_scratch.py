@@ -131,7 +131,8 @@ def load(model: nn.Module, folder: Path | str, name: str = "lora") -> None:
     model, or has more than one rank and one alpha."""
     adapter = adapters.find(folder)
     pairs, others = adapters.read_parts(adapter)
-    if adapter.method != "lora" or others or adapter.config.get("rank_pattern") or adapter.config.get("alpha_pattern"):
+    has_patterns = adapter.config.get("rank_pattern") or adapter.config.get("alpha_pattern")
+    if adapter.method.name != "lora" or others or has_patterns:
         said = f"{folder} is more than LoRA with one rank and one alpha."
         raise KitError(problem("not-plain-lora", said, "This lesson goes no further; PEFT does."))
     plain = {path.removesuffix(".base"): it for path, it in model.named_modules() if isinstance(it, nn.Linear)}

@@ -12,7 +12,7 @@ from kit.backend.loading import Loaded, no_room, unsloth_checkpointing
 from kit.backend.out_of_memory import is_out_of_memory
 from kit.backend.silence import silence
 from kit.models import adapters
-from kit.options import LORA_KINDS, METHODS_WITH, Run
+from kit.options import METHODS, Run
 from kit.support.errors import KitError, problem
 
 
@@ -23,10 +23,12 @@ def adapt(loaded: Loaded, run: Run) -> Loaded:
     """
     _check_targets(loaded.model, run)
     _check_rank(loaded.model, run)
-    give = _all_weights if run.method == "full" else _by_unsloth if loaded.backend.name == "unsloth" else _by_peft
+    make_trainable = _by_unsloth if loaded.backend.name == "unsloth" else _by_peft
+    if METHODS[run.method].trains_whole_model:
+        make_trainable = _all_weights
     try:
         with silence():
-            adapted = give(loaded.model, run)
+            adapted = make_trainable(loaded.model, run)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -56,7 +58,7 @@ def keep_precision(model: Any) -> None:
 def _check_targets(model: Any, run: Run) -> None:
     import torch
 
-    if run.method not in METHODS_WITH["target_modules"]:
+    if not METHODS[run.method].adapts_layers:
         return
     present = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     missing = [name for name in run.target_modules if name not in present]
@@ -69,7 +71,7 @@ def _check_rank(model: Any, run: Run) -> None:
     """MiSS cuts what goes into a layer into blocks of the rank."""
     import torch
 
-    if run.method != "miss":
+    if METHODS[run.method].kind != "MISS":
         return
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     widths = [module.in_features for name, module in linears.items() if name.rsplit(".", 1)[-1] in run.target_modules]
@@ -105,7 +107,7 @@ def _by_unsloth(model: Any, run: Run) -> Any:
         lora_dropout=run.lora_dropout,
         target_modules=list(run.target_modules),
         bias="none",
-        use_rslora=run.method == "rslora",
+        **METHODS[run.method].peft_settings,
         use_gradient_checkpointing=unsloth_checkpointing(run.gradient_checkpointing),
         random_state=run.seed,
         rank_pattern=run.other_ranks,
@@ -123,18 +125,8 @@ def _by_peft(model: Any, run: Run) -> Any:
 
 def peft_config(run: Run) -> Any:
     """PEFT's configuration of the run's method."""
-    import peft
-
-    make = {
-        **dict.fromkeys(LORA_KINDS, _lora),
-        "ia3": _ia3,
-        "miss": _miss,
-        "prefix": lambda run: peft.PrefixTuningConfig(prefix_projection=True, **_virtual(run)),
-        "p-tuning-v2": lambda run: peft.PrefixTuningConfig(prefix_projection=False, **_virtual(run)),
-        # each virtual token begins as some word of the vocabulary, where the model is at home
-        "prompt": lambda run: peft.PromptTuningConfig(prompt_tuning_init="SAMPLE_VOCAB", **_virtual(run)),
-    }[run.method]
-    return make(run)
+    make = {"LORA": _lora, "IA3": _ia3, "MISS": _miss, "PREFIX_TUNING": _prefix, "PROMPT_TUNING": _prompt}
+    return make[METHODS[run.method].kind](run)
 
 
 def _lora(run: Run) -> Any:
@@ -146,8 +138,7 @@ def _lora(run: Run) -> Any:
         lora_dropout=run.lora_dropout,
         target_modules=list(run.target_modules),
         rank_pattern=run.other_ranks,
-        use_rslora=run.method == "rslora",
-        use_dora=run.method == "dora",
+        **METHODS[run.method].peft_settings,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -173,5 +164,17 @@ def _miss(run: Run) -> Any:
     )
 
 
-def _virtual(run: Run) -> dict[str, Any]:
-    return {"num_virtual_tokens": run.virtual_tokens, "task_type": "CAUSAL_LM"}
+def _prefix(run: Run) -> Any:
+    from peft import PrefixTuningConfig
+
+    settings = METHODS[run.method].peft_settings
+    return PrefixTuningConfig(num_virtual_tokens=run.virtual_tokens, task_type="CAUSAL_LM", **settings)
+
+
+def _prompt(run: Run) -> Any:
+    """Each virtual token begins as some word of the vocabulary, where the model is at home."""
+    from peft import PromptTuningConfig
+
+    return PromptTuningConfig(
+        prompt_tuning_init="SAMPLE_VOCAB", num_virtual_tokens=run.virtual_tokens, task_type="CAUSAL_LM"
+    )

@@ -15,7 +15,7 @@ from kit.backend.silence import silence
 from kit.backend.update import guard_update
 from kit.data.batches import EpochSampler, budget_tokens, epoch_order, micro_batches
 from kit.data.store import Samples
-from kit.options import PREFIX_KINDS, VIRTUAL_TOKEN_KINDS, Run
+from kit.options import METHODS, Run
 from kit.prompt import IGNORED
 from kit.support.errors import KitError, first_line, problem
 
@@ -32,8 +32,9 @@ class Ladder:
     def __init__(self, loaded: Loaded, run: Run, samples: Samples, on_event: Event):
         self.loaded = loaded
         self.checkpointing = run.gradient_checkpointing
-        self.can_recompute = run.method not in PREFIX_KINDS
-        self.virtual_tokens = run.virtual_tokens if run.method in VIRTUAL_TOKEN_KINDS else 0  # before each sample
+        method = METHODS[run.method]
+        self.can_recompute = not method.learns_prefix
+        self.virtual_tokens = run.virtual_tokens if method.learns_virtual_tokens else 0  # before each sample
         self.longest_tokens = int(samples.lengths.max()) + self.virtual_tokens
         size = min(run.micro_batch_size, run.batch_size)
         self.budget_tokens = budget_tokens(samples.lengths + self.virtual_tokens, size)

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from kit import models, prompt
 from kit.chat.options import ChatCommand
 from kit.models import Model, adapters
 from kit.models.adapters import Adapter
-from kit.options import UNSLOTH_KINDS, Run, resolve
+from kit.options import Method, Run, resolve
+from kit.options.methods import FULL, IN_UNSLOTH
 from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
@@ -134,7 +136,7 @@ def _whole(command: ChatCommand, source: ChatSource, facts: Facts) -> Target:
     template = command.template
     if template == "auto" and "chat_template.jinja" not in model.files and source.run:
         template = source.run.template
-    settled, notes = _how_to_load(command, source, model, facts, {"full"})
+    settled, notes = _how_to_load(command, source, model, facts, {FULL})
     return Target(model, (), (prompt.load(model, template),), settled, notes, source.name, untuned)
 
 
@@ -249,10 +251,11 @@ def _check_one_kind(found: tuple[Adapter, ...]) -> None:
     Raises KitError: they are of several.
     """
     if len({_setting(adapter) for adapter in found}) > 1:
+        names = [f"{adapter.name} ({adapter.method.name})" for adapter in found]
         raise KitError(
             problem(
                 "adapters-of-two-kinds",
-                f"{' and '.join(f'{adapter.name} ({adapter.method})' for adapter in found)} cannot share one base.",
+                f"{' and '.join(names)} cannot share one base.",
                 "PEFT holds adapters of one kind over a model (lora, rslora and dora are one kind), set alike.",
                 "start kit.chat once for each of them",
             )
@@ -291,7 +294,7 @@ def _chat(model: Model, source: ChatSource, template: str) -> ChatFormat:
 
 
 def _how_to_load(
-    command: ChatCommand, source: ChatSource, model: Model, facts: Facts, methods: set[str] = frozenset()
+    command: ChatCommand, source: ChatSource, model: Model, facts: Facts, methods: Set[Method] = frozenset()
 ) -> tuple[Run, tuple[str, ...]]:
     """A Run that says how the base is loaded, for adapters of those methods, and what is not as it was in training."""
     trained, before = source.run, source.settled or {}
@@ -317,15 +320,15 @@ def _how_to_load(
     return settled, _notes(command, trained, settled, model)
 
 
-def _backend(command: ChatCommand, settled: Run, methods: set[str]) -> str:
+def _backend(command: ChatCommand, settled: Run, methods: Set[Method]) -> str:
     """Raises KitError: Unsloth was asked for a method that it does not know."""
-    others = sorted(methods - {*UNSLOTH_KINDS})
+    others = sorted(method.name for method in methods if not method.in_unsloth)
     if others and command.backend == "unsloth":
         raise KitError(
             problem(
                 "unsloth-without-method",
                 f"Unsloth does not know {' and '.join(others)}.",
-                f"Its model is changed in ways that only {' and '.join(UNSLOTH_KINDS)} were tried with.",
+                f"Its model is changed in ways that only {' and '.join(IN_UNSLOTH)} were tried with.",
                 "--backend hf",
             )
         )

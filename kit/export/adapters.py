@@ -11,7 +11,8 @@ from envcheck.facts import Finding
 from kit.models import adapters
 from kit.models.adapters import LayerChange
 from kit.models.change import Change, Update
-from kit.options import VIRTUAL_TOKEN_KINDS, Run
+from kit.options import Method, Run
+from kit.options.methods import FULL, LORA
 from kit.support.errors import KitError, problem
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
@@ -36,7 +37,6 @@ OF_KIND = {
     "IA3": {},
     "MISS": {"init_weights": (True, False, None)},  # bat and mini: other formulas
 }
-ADDED_UP = ("lora", "rslora")  # several of these can become one
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Tuned(adapters.Adapter):
         return not self.changes
 
     @property
-    def method(self) -> str:
-        return "full" if self.is_whole else super().method
+    def method(self) -> Method:
+        return FULL if self.is_whole else super().method
 
     @property
     def summary(self) -> str:
         """In words."""
         ranks = [change.rank for change in self.changes.values() if isinstance(change, Update)]
-        kind = "" if self.method == "lora" else f"{self.method}, "
+        kind = "" if self.method is LORA else f"{self.method.name}, "
         return f"{kind}{f'rank {max(ranks)}, ' if ranks else ''}{len(self.changes)} layers"
 
     @property
@@ -88,7 +88,7 @@ def find(name: Path) -> Tuned:
     merge would lose; a scale that is none.
     """
     found = adapters.find(name)
-    if found.method in VIRTUAL_TOKEN_KINDS:
+    if found.method.learns_virtual_tokens:
         raise KitError(_changes_no_weight(found))
     _check_config(found)
     parts, others = adapters.read_parts(found)
@@ -128,7 +128,7 @@ def _check_config(adapter: adapters.Adapter) -> None:
 def _changes_no_weight(adapter: adapters.Adapter) -> Finding:
     return problem(
         "adapter-changes-no-weight",
-        f"{adapter.path} ({adapter.method}) cannot become a plain model.",
+        f"{adapter.path} ({adapter.method.name}) cannot become a plain model.",
         f"It holds {adapter.virtual_tokens} virtual tokens that stand before every prompt, and changes no weight: no "
         "model without them answers the same.",
         f"python -m kit.chat {adapter.run_folder or adapter.path}        (--serve: an OpenAI-compatible API)",

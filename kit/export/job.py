@@ -16,6 +16,7 @@ from kit.export import adapters, base, gguf_file, shards
 from kit.export.adapters import Tuned
 from kit.export.base import Base
 from kit.models.change import Combination, Weight
+from kit.options.methods import PLAIN_UPDATES
 from kit.run import checkpoints
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 from kit.support.units import GIB
@@ -161,13 +162,13 @@ def _check_whole(command: MergeCommand, first: Tuned) -> None:
 
 def _check_together(command: MergeCommand, found: Sequence[Tuned]) -> None:
     """Raises KitError: a weight or a combination for what is no sum of updates."""
-    odd = next((one for one in found if not one.is_whole and one.method not in adapters.ADDED_UP), None)
+    odd = next((one for one in found if not one.is_whole and not one.method.is_plain_update), None)
     if odd and (command.weight != 1 or len(found) > 1):
         raise KitError(
             problem(
                 "merge-of-several-kinds",
-                f"{odd.path} is {odd.method}, which is merged alone and whole.",
-                f"Weights and sums were compared with PEFT for {' and '.join(adapters.ADDED_UP)} only.",
+                f"{odd.path} is {odd.method.name}, which is merged alone and whole.",
+                f"Weights and sums were compared with PEFT for {' and '.join(PLAIN_UPDATES)} only.",
                 f"python -m kit.merge {odd.run_folder or odd.path} -o {command.output}",
             ),
             status=USAGE,

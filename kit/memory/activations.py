@@ -9,7 +9,7 @@ kept there); Unsloth's kernels, which need a card, have not been measured.
 from kit.memory.shape import MLP, Shape
 from kit.memory.trained import trained_params
 from kit.memory.weights import adapter_width_bytes, base_width_bytes, width_bytes
-from kit.options import LORA_KINDS, PREFIX_KINDS, Run
+from kit.options import METHODS, Run
 
 UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a card
 UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
@@ -59,23 +59,23 @@ def _plain_block(shape: Shape, run: Run, length_tokens: int) -> int:
 
 def _method_block(shape: Shape, run: Run) -> int:
     """What the method keeps of a block for each token, beyond the block's own."""
-    width = width_bytes(run)
+    method, width = METHODS[run.method], width_bytes(run)
     sides = [
         (name, d_in, d_out, shape.experts_per_token if name in MLP else 1)
         for name, (d_in, d_out) in shape.linears.items()
         if name in run.target_modules
     ]
-    if run.method in LORA_KINDS:  # x A, which B multiplies; DoRA: the results of the base and of the update
+    if method.kind == "LORA":  # x A, which B multiplies; DoRA: the results of the base and of the update
         ranks = sum(run.other_ranks.get(name, run.lora_rank) for name in run.target_modules)
         kept = width * (shape.experts_per_token * ranks + _adapter_inputs(shape, run))
-        return kept + (2 * width * sum(d_out * copies for _, _, d_out, copies in sides) if run.method == "dora" else 0)
-    if run.method == "miss":  # x folded to the rank, and which numbers of it were dropped
+        return kept + (2 * width * sum(d_out * copies for _, _, d_out, copies in sides) if method.has_lengths else 0)
+    if method.kind == "MISS":  # x folded to the rank, and which numbers of it were dropped
         dropped = sum(d_in * copies for _, d_in, _, copies in sides) if run.lora_dropout else 0
         return width * sum(run.lora_rank * copies for *_, copies in sides) + dropped
-    if run.method == "ia3":  # what is multiplied, which PEFT's 4-bit layers have in 32 bit on a CPU
+    if method.kind == "IA3":  # what is multiplied, which PEFT's 4-bit layers have in 32 bit on a CPU
         scaled = sum((d_in if name == "down_proj" else d_out) * copies for name, d_in, d_out, copies in sides)
         return (4 if run.load_in_4bit and run.device == "cpu" else width) * scaled
-    if run.method == "full":
+    if method.trains_whole_model:
         return _full_block(shape, run)
     return 0
 
@@ -121,7 +121,10 @@ def padding_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
 def block_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
     """The same for all tokens of a micro-batch, the block's trained factors in 16 bit, as autocast converts them, and
     the learnt keys and values in front of each sample's own."""
-    factors = shape.linear_params if run.method == "full" else trained_params(shape, run) if has_factors(run) else 0
+    method = METHODS[run.method]
+    factors = shape.linear_params if method.trains_whole_model else 0
+    if "lora_rank" in method.options:  # adapters multiply as matrices
+        factors = trained_params(shape, run)
     kept = tokens * block_bytes_per_token(shape, run, length_tokens)
     kept += width_bytes(run) * factors // shape.layers if is_converted(run) else 0
     return kept + tokens // length_tokens * prefix_tokens(run) * 2 * shape.key * width_bytes(run)
@@ -129,7 +132,7 @@ def block_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
 
 def prefix_tokens(run: Run) -> int:
     """Learnt keys and values in front of every layer's own."""
-    return run.virtual_tokens if run.method in PREFIX_KINDS else 0
+    return run.virtual_tokens if METHODS[run.method].learns_prefix else 0
 
 
 def is_converted(run: Run) -> bool:
@@ -137,19 +140,14 @@ def is_converted(run: Run) -> bool:
     return run.adapter_precision == "fp32" and run.precision != "fp32" and not is_fused(run)
 
 
-def has_factors(run: Run) -> bool:
-    """Whether adapters multiply as matrices."""
-    return run.method in (*LORA_KINDS, "miss")
-
-
 def outside_bytes(shape: Shape, run: Run, tokens: int) -> int:
     """Kept outside of the blocks: the last norm's input, and the gradient of the head's; of every weight, as in a
     block; of prefix tuning, what makes the keys and values."""
-    width = width_bytes(run)
+    method, width = METHODS[run.method], width_bytes(run)
     norm = (2 * width if is_fused(run) else 4) * shape.hidden + 4
-    if run.method == "full":
+    if method.trains_whole_model:
         norm += (adapter_width_bytes(run) + (width if is_converted(run) else 0)) * shape.hidden
-    makers = width * trained_params(shape, run) if run.method == "prefix" and is_converted(run) else 0
+    makers = width * trained_params(shape, run) if method.projects_prefix and is_converted(run) else 0
     return tokens * (norm + width * shape.hidden) + makers
 
 
@@ -206,7 +204,7 @@ def scratch_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> tu
     backward pass keeps of a block that is computed again."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
     largest = width * max(d_in * d_out for d_in, d_out in shape.linears.values()) if run.load_in_4bit else 0
-    if run.method == "full":  # the head as autocast converts it, and its gradient
+    if METHODS[run.method].trains_whole_model:  # the head as autocast converts it, and its gradient
         largest = width * shape.embedding_params
     again = block_bytes(shape, run, tokens, length_tokens) if run.gradient_checkpointing != "off" else 0
     low = largest + again + tokens * width * inner  # at least the gradient of the product

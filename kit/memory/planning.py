@@ -25,7 +25,7 @@ from kit.memory.weights import (
     optimizer_bytes,
     width_bytes,
 )
-from kit.options import Run
+from kit.options import METHODS, Run
 from kit.support.units import GIB
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tig
 
 
 def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
-    length += run.virtual_tokens if run.method == "prompt" else 0
+    length += run.virtual_tokens if METHODS[run.method].kind == "PROMPT_TUNING" else 0
     tokens = run.micro_batch_size * length
     logits, scratch = logits_bytes(shape, run, tokens), scratch_bytes(shape, run, tokens, length)
     step = (
@@ -171,7 +171,7 @@ def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
 
 def _kept_aside(shape: Shape, run: Run) -> Part:
     """The preflight copies what is trained into main memory, to bring it back; of an adapter it is next to nothing."""
-    copied = run.method == "full" and run.device == "cpu"
+    copied = METHODS[run.method].trains_whole_model and run.device == "cpu"
     return _exact("preflight's copy", adapter_width_bytes(run) * trained_params(shape, run) if copied else 0)
 
 
@@ -188,7 +188,7 @@ def _trained(shape: Shape, run: Run) -> tuple[Part, ...]:
     moments = optimizer_bytes(shape, run)
     stays = 0 if run.optimizer.startswith("paged") else moments  # paged states may move to main memory
     return (
-        _exact("adapter", 0 if run.method == "full" else trained),
+        _exact("adapter", 0 if METHODS[run.method].trains_whole_model else trained),
         _exact("gradients", trained),
         Part("optimizer", stays, moments),
     )

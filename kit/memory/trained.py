@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from kit.memory.shape import Shape
-from kit.options import LORA_KINDS, METHODS_WITH, Run
+from kit.options import METHODS, Run
 
 
 class Trained(NamedTuple):
@@ -15,16 +15,17 @@ class Trained(NamedTuple):
 
 
 def trained_tensors(shape: Shape, run: Run) -> list[Trained]:
-    if run.method in METHODS_WITH["target_modules"]:
-        names = [name for name in run.target_modules if name in shape.linears]
-        return [
-            Trained(weights, shape.layers * shape.copies(name))
-            for name in names
-            for weights in _of_layer(run, name, *shape.linears[name])
-        ]
-    if run.method == "full":
+    method = METHODS[run.method]
+    if method.trains_whole_model:
         return _all_weights(shape)
-    return _virtual_tokens(shape, run)
+    if method.learns_virtual_tokens:
+        return _virtual_tokens(shape, run)
+    names = [name for name in run.target_modules if name in shape.linears]
+    return [
+        Trained(weights, shape.layers * shape.copies(name))
+        for name in names
+        for weights in _of_layer(run, name, *shape.linears[name])
+    ]
 
 
 def trained_params(shape: Shape, run: Run) -> int:
@@ -33,10 +34,11 @@ def trained_params(shape: Shape, run: Run) -> int:
 
 def _of_layer(run: Run, name: str, d_in: int, d_out: int) -> tuple[int, ...]:
     """Sizes of the tensors that a linear layer gets."""
-    if run.method in LORA_KINDS:  # A (rank, d_in), B (d_out, rank); DoRA: a length for each row of the sum
+    method = METHODS[run.method]
+    if method.kind == "LORA":  # A (rank, d_in), B (d_out, rank); DoRA: a length for each row of the sum
         rank = run.other_ranks.get(name, run.lora_rank)
-        return (rank * d_in, rank * d_out, *((d_out,) if run.method == "dora" else ()))
-    if run.method == "miss":
+        return (rank * d_in, rank * d_out, *((d_out,) if method.has_lengths else ()))
+    if method.kind == "MISS":
         return (run.lora_rank * d_out,)
     return (d_in if name == "down_proj" else d_out,)  # IA3
 
@@ -45,9 +47,9 @@ def _virtual_tokens(shape: Shape, run: Run) -> list[Trained]:
     """prompt: vectors as the embedding's. p-tuning-v2: keys and values of each layer. prefix: one vector for each
     token, and two layers that make keys and values of it."""
     tokens, made = run.virtual_tokens, shape.layers * 2 * shape.key
-    if run.method == "prompt":
+    if METHODS[run.method].kind == "PROMPT_TUNING":
         return [Trained(tokens * shape.hidden, 1, True)]
-    if run.method == "p-tuning-v2":
+    if not METHODS[run.method].projects_prefix:
         return [Trained(tokens * made, 1, True)]
     linears = ((shape.key * shape.key, shape.key), (shape.key * made, made))  # weights and biases
     return [Trained(tokens * shape.key, 1, True), *(Trained(size, 1) for linear in linears for size in linear)]

@@ -2,7 +2,7 @@
 
 from kit.memory.shape import Shape
 from kit.memory.trained import Trained, trained_params, trained_tensors
-from kit.options import Run
+from kit.options import METHODS, Run
 
 NF4_BLOCK = 64  # weights that share one scale of one byte; Dettmers et al. 2023, arXiv:2305.14314, section 3
 NF4_NESTED_BLOCK = 256  # scales that share one scale of four bytes (double quantisation)
@@ -18,7 +18,7 @@ def width_bytes(run: Run) -> int:
 
 def base_width_bytes(run: Run) -> int:
     """Of a weight of the model that is not quantised."""
-    return adapter_width_bytes(run) if run.method == "full" else width_bytes(run)
+    return adapter_width_bytes(run) if METHODS[run.method].trains_whole_model else width_bytes(run)
 
 
 def nf4_bytes(weights: int) -> int:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from envcheck import settings
 from envcheck.facts import Facts, Finding, Gpu
-from kit.options import METHODS_WITH, PREFIX_KINDS, UNSLOTH_KINDS, Command, DataCommand, Rows, Run
+from kit.options import METHODS, Command, DataCommand, Rows, Run
+from kit.options.methods import IN_UNSLOTH
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 PRESETS = Path(__file__).parent / "presets"
@@ -110,7 +111,7 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
         "optimizer": chosen.optimizer,
         "pin_memory": as_option(chosen.pin_memory),
         **({"backend": ("hf", why_hf(run))} if why_hf(run) else {}),
-        **({"gradient_checkpointing": ("off", NO_RECOMPUTING)} if run.method in PREFIX_KINDS else {}),
+        **({"gradient_checkpointing": ("off", NO_RECOMPUTING)} if METHODS[run.method].learns_prefix else {}),
     }
     open_ones = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in open_ones.items()})
@@ -122,25 +123,25 @@ NO_RECOMPUTING = "learnt keys and values stand in a cache, which no layer may fi
 
 def why_hf(run: Run) -> str:
     """Why the run trains without Unsloth whatever the machine is; "" where it need not."""
-    return "" if run.method in UNSLOTH_KINDS else f"{run.method} is no method of Unsloth's; PEFT has it"
+    return "" if METHODS[run.method].in_unsloth else f"{run.method} is no method of Unsloth's; PEFT has it"
 
 
 def check_method(run: Run) -> None:
     """Raises KitError (status 2): options that do not go with the method."""
-    found = []
+    found, method = [], METHODS[run.method]
     if run.backend == "unsloth" and why_hf(run):
-        fixes = ("--backend auto", *(f"--method {name} --backend unsloth" for name in UNSLOTH_KINDS))
+        fixes = ("--backend auto", *(f"--method {name} --backend unsloth" for name in IN_UNSLOTH))
         what = f"Unsloth cannot train with --method {run.method}."
         found.append(("method-needs-hf", what, f"{why_hf(run)}.", *fixes))
-    if run.method == "full" and run.load_in_4bit:
+    if method.trains_whole_model and run.load_in_4bit:
         what, why = "--method full trains every weight, and 4-bit weights cannot be trained.", "They have no gradients."
         fixes = ("--method full --no-load-in-4bit", "--method lora          (an adapter on the 4-bit weights: QLoRA)")
         found.append(("full-needs-16-bit", what, why, *fixes))
-    if run.method in PREFIX_KINDS and run.gradient_checkpointing not in ("auto", "off"):
+    if method.learns_prefix and run.gradient_checkpointing not in ("auto", "off"):
         what = f"--method {run.method} cannot compute activations again."
         fixes = ("--gradient-checkpointing off", "--method prompt            (its virtual words are no cache)")
         found.append(("method-cannot-recompute", what, f"{NO_RECOMPUTING.capitalize()}.", *fixes))
-    if run.method in METHODS_WITH["rank_pattern"]:
+    if "rank_pattern" in method.options:
         for name in run.other_ranks.keys() - set(run.target_modules):
             near = did_you_mean(name, run.target_modules)
             what = f"rank_pattern names {name}, which is none of the target_modules. {near}".rstrip()

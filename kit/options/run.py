@@ -2,25 +2,18 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from kit.options.methods import HELP, LORA, METHODS
+
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-Method = Literal["lora", "rslora", "dora", "ia3", "miss", "prefix", "p-tuning-v2", "prompt", "full"]
-LORA_KINDS = ("lora", "rslora", "dora")
-PREFIX_KINDS = ("prefix", "p-tuning-v2")  # learnt keys and values in front of every layer's own
-VIRTUAL_TOKEN_KINDS = (*PREFIX_KINDS, "prompt")
-UNSLOTH_KINDS = ("lora", "rslora")  # Unsloth's kernels know these; the others train with plain transformers and PEFT
-METHODS_WITH = {  # an option that not every method has -> those that have it
-    "lora_rank": (*LORA_KINDS, "miss"),
-    "lora_alpha": LORA_KINDS,
-    "lora_dropout": (*LORA_KINDS, "miss"),
-    "rank_pattern": LORA_KINDS,
-    "target_modules": (*LORA_KINDS, "ia3", "miss"),
-    "virtual_tokens": VIRTUAL_TOKEN_KINDS,
-}
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 
 class Rows(BaseModel):
@@ -90,10 +83,8 @@ class Run(Rows):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the arithmetic. auto: bf16 where the machine computes it natively."""
 
-    method: Method = "lora"
-    """What is trained. lora: low-rank updates (QLoRA: the same with --load-in-4bit); rslora, dora: scaled by the root
-    of the rank, or with lengths of their own; ia3: a factor for each output; miss: updates with shared blocks; prefix,
-    p-tuning-v2: keys and values in front of each layer's; prompt: virtual words; full: every weight, in 16 bit."""
+    method: Annotated[MethodName, tyro.conf.arg(help=f"What is trained. {HELP}.")] = LORA.name
+    """What is trained; the words for each method stand in kit/options/methods.py."""
     virtual_tokens: PositiveInt = 20
     """What prefix, p-tuning-v2 and prompt learn: so many tokens that stand in front of every sample."""
     lora_rank: PositiveInt = 16

@@ -20,10 +20,10 @@ from kit import models
 from kit.models import adapters, headers
 from kit.models.adapters import CONFIG, WEIGHTS, Pair
 from kit.models.headers import Tensor
+from kit.options import methods
 from kit.report import arrays
 
 MOST = 1e100  # its square is still a number
-LOOKED_INTO = ("lora", "rslora")
 HELD = 0.99  # share of the update's energy that the advice asks for
 
 
@@ -133,16 +133,16 @@ def held(folder: Path) -> str:
     """
     whole = not (folder / CONFIG).is_file()
     config = {} if whole else _config(folder / CONFIG)
-    method = "full" if whole else adapters.method_of(config)
-    if method in (*LOOKED_INTO, ""):
+    method = methods.FULL if whole else methods.method_of(config)
+    if not method or method.is_plain_update:
         return ""
     files = folder.glob("*.safetensors") if whole else [folder / WEIGHTS]
     found = {name: tensor for file in files for name, tensor in headers.headers(file).items()}
     count = sum(math.prod(tensor.shape) for tensor in found.values())
     what = "every weight of the model," if whole else "the adapter holds"
     return (
-        f"Trained with --method {method}: {what} {count:,} numbers. Singular values are shown for "
-        f"{' and '.join(LOOKED_INTO)}, whose updates are products of two small matrices."
+        f"Trained with --method {method.name}: {what} {count:,} numbers. Singular values are shown for "
+        f"{' and '.join(methods.PLAIN_UPDATES)}, whose updates are products of two small matrices."
     )
 
 

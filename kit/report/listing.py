@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.models.adapters import ADAPTER, CONFIG, MODEL, method_of
-from kit.options import METHODS_WITH
+from kit.models.adapters import ADAPTER, CONFIG, MODEL
+from kit.options.methods import LORA, METHODS, method_of
 from kit.run.reading import MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
 from kit.support.errors import KitError, problem
 
@@ -84,10 +84,11 @@ def _places(folder: Path, unread: list[str]) -> Iterator[tuple[Path, bool]]:
 
 def _item(place: Path, folder: Path, is_run: bool) -> Item:
     run = read(place) if is_run else None
-    made = place / (MODEL if run.method == "full" else ADAPTER) if run else place
+    method = METHODS.get(run.method, LORA) if run else None
+    made = place / (MODEL if method.trains_whole_model else ADAPTER) if method else place
     config = _table(made / CONFIG)
-    method = run.method if run else method_of(config)
-    asked = number(_option(run, "lora_rank")) if run and method in METHODS_WITH["lora_rank"] else None
+    asked = number(_option(run, "lora_rank")) if method and "lora_rank" in method.options else None
+    method = method or method_of(config)
     rank = number(config.get("r")) or asked
     files = [shown(file.get("name")) for file in rows(run.data.get("files"))] if run else []
     return Item(
@@ -95,7 +96,7 @@ def _item(place: Path, folder: Path, is_run: bool) -> Item:
         kind="run" if run else "adapter" if config else "model",
         status=run.status if run else "",
         base=_base(run, config),
-        method=method,
+        method=method.name if method else "",
         rank=int(rank) if rank else None,
         data=", ".join(files),
         loss_before=run.loss_before if run else None,

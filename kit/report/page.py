@@ -13,7 +13,7 @@ import jinja2
 from envcheck.facts import Finding
 from kit.memory import Part
 from kit.models.adapters import ADAPTER, CONFIG, MODEL
-from kit.options import VIRTUAL_TOKEN_KINDS
+from kit.options.methods import LORA, METHODS
 from kit.report import plots
 from kit.report.adapter import Learnt, held, learnt
 from kit.run.reading import RunRecord, number, private, read, rows, shown, table, texts
@@ -51,7 +51,7 @@ def write(folder: Path) -> Path:
 
 def look(folder: Path) -> Shown:
     run = read(folder)
-    made = folder / (MODEL if run.method == "full" else ADAPTER)
+    made = folder / (MODEL if METHODS.get(run.method, LORA).trains_whole_model else ADAPTER)
     try:
         if not (made / (CONFIG if made.name == ADAPTER else "config.json")).is_file():
             return Shown(run, None, f"There is no {made.name}{' yet' if run.status == 'running' else ''}.")
@@ -261,9 +261,10 @@ def _parity(run: RunRecord) -> list[dict[str, Any]]:
 
 def _merge_command(run: RunRecord) -> str:
     """What makes something of the run; "" where nothing can: virtual tokens change no weight."""
-    if run.method in VIRTUAL_TOKEN_KINDS:
+    method = METHODS.get(run.method, LORA)
+    if method.learns_virtual_tokens:
         return ""
-    return f"python -m kit.merge {run.name} -o DIR{' --to gguf' if run.method == 'full' else ''}"
+    return f"python -m kit.merge {run.name} -o DIR{' --to gguf' if method.trains_whole_model else ''}"
 
 
 def _events(run: RunRecord) -> list[dict[str, Any]]:

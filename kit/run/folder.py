@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
 from kit.models.adapters import ADAPTER, MODEL
-from kit.options import Command, Run, resolve
+from kit.options import METHODS, Command, Run, resolve
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, problem
 from kit.support.files import append_whole, write_whole
@@ -246,7 +246,7 @@ class RunFolder:
 
 def made_by(run: Run) -> str:
     """Name of the folder, and in words, of what the run makes."""
-    return MODEL if run.method == "full" else ADAPTER
+    return MODEL if METHODS[run.method].trains_whole_model else ADAPTER
 
 
 def cannot_write(path: Path, error: Exception) -> Finding:

@@ -13,6 +13,7 @@ from typing import Any
 
 from envcheck.report import redact_text
 from kit.models import adapters
+from kit.options.methods import LORA
 from kit.run.folder import LOCK
 
 MARKS = ("run.toml", "manifest.json")  # one of them makes a folder a run
@@ -40,7 +41,7 @@ class RunRecord:
 
     folder: Path
     status: str
-    method: str = "lora"
+    method: str = LORA.name
     manifest: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)

@@ -189,7 +189,7 @@ def test_each_kind_is_known_and_fits_its_base(method: str, kinds: Path) -> None:
     found = adapters.find(kinds / method)
 
     adapters.check(found, models.find("tiny"))
-    assert (found.method, found.virtual_tokens) == (method, 5 if method in METHODS[5:] else 0)
+    assert (found.method.name, found.virtual_tokens) == (method, 5 if method in METHODS[5:] else 0)
 
 
 def other_base(folder: Path, matrices: dict) -> None:

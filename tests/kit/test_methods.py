@@ -14,7 +14,7 @@ from envcheck.facts import Facts
 from kit import memory, models, train
 from kit.backend.steps import Ladder
 from kit.backend.training import _example
-from kit.options import VIRTUAL_TOKEN_KINDS, Run, resolve
+from kit.options import METHODS, Run, resolve
 from kit.prompt import IGNORED, Sample
 from kit.support.errors import KitError
 
@@ -52,7 +52,7 @@ def played(tmp_path_factory) -> dict[str, dict]:
 class TestEachMethod:
     def test_the_held_out_loss_falls_from_the_bases(self, played, name: str) -> None:
         got = played[name]
-        if name in VIRTUAL_TOKEN_KINDS:  # they begin at random
+        if METHODS[name].learns_virtual_tokens:  # they begin at random
             assert got["before"] == pytest.approx(got["base"], rel=0.02)
         else:
             assert got["before"] == got["base"], "an adapter begins as nothing"
@@ -235,7 +235,7 @@ class TestPlan:
         assert self.part("optimizer", method="p-tuning-v2") == 8 * 20 * 28 * 2 * 1024
 
     def test_virtual_tokens_take_their_share(self) -> None:
-        for method in VIRTUAL_TOKEN_KINDS:
+        for method in (name for name, record in METHODS.items() if record.learns_virtual_tokens):
             few, many = (self.part("activations", method=method, virtual_tokens=tokens) for tokens in (1, 100))
             assert few < many
 

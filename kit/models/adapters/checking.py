@@ -10,7 +10,6 @@ from kit.models import Model, headers
 from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
 from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, by, parts_in
 from kit.models.headers import Tensor
-from kit.options import VIRTUAL_TOKEN_KINDS
 from kit.support.errors import KitError, did_you_mean, problem
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -22,7 +21,7 @@ def check(adapter: Adapter, model: Model) -> None:
     A model whose weights are not in a local folder, or are stored in 4 bit, is compared when it is loaded instead.
     Raises KitError: tensors that do not belong to this model or to each other, or are missing.
     """
-    if adapter.method in VIRTUAL_TOKEN_KINDS:
+    if adapter.method.learns_virtual_tokens:
         _check_virtual_tokens(adapter, model)
         return
     parts, _ = read_parts(adapter)
@@ -68,7 +67,7 @@ def read_parts(adapter: Adapter) -> tuple[dict[str, LayerChange], list[str]]:
     if wrong:
         raise KitError(broken(adapter.path, wrong))
     missing = _halves(others) if adapter.kind == "LORA" else []
-    if adapter.method == "dora":
+    if adapter.method.has_lengths:
         missing += [f"{layer}: lora_magnitude_vector" for layer, part in parts.items() if not part.magnitude]
     elif adapter.kind == "LORA":  # lengths that PEFT would not read
         others += [part.magnitude.name for part in parts.values() if part.magnitude]
@@ -147,7 +146,7 @@ def _does_not_fit(adapter: Adapter, model: str, wrong: list[str], option: str) -
         f"{option} {adapter.base}" if adapter.base and adapter.base != model else f"{option} OWNER/NAME",
         details={
             "trained on": adapter.base or "unsaid",
-            "wrong": f"{len(wrong)} of its {'tensors' if adapter.method in VIRTUAL_TOKEN_KINDS else 'layers'}",
+            "wrong": f"{len(wrong)} of its {'tensors' if adapter.method.learns_virtual_tokens else 'layers'}",
             "first": "; ".join(wrong[:3]),
         },
     )

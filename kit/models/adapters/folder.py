@@ -8,15 +8,13 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.models import read_json
-from kit.options import VIRTUAL_TOKEN_KINDS
+from kit.options.methods import ADAPTER_KINDS, FULL, LORA, Method, method_of
 from kit.support.errors import KitError, problem
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RUN = "run.toml"
 ADAPTER, MODEL = "adapter", "model"  # folders of what a run made, which of them goes by its method
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-# PEFT's name of a kind -> the method of kit.train; a LoRA and a prefix come in several.
-KINDS = {"LORA": "lora", "IA3": "ia3", "MISS": "miss", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 
 
 @dataclass(frozen=True)
@@ -39,21 +37,16 @@ class Adapter:
         return self.config["peft_type"]
 
     @property
-    def method(self) -> str:
-        return method_of(self.config)
+    def method(self) -> Method:
+        """That makes such adapters. `find` gives no adapter of another kind."""
+        method = method_of(self.config)
+        assert method, f"{self.path} is of no known kind"
+        return method
 
     @property
     def virtual_tokens(self) -> int:
         """So many learnt positions stand before every prompt; no weight is changed where there are any."""
-        return self.config.get("num_virtual_tokens") or 0 if self.method in VIRTUAL_TOKEN_KINDS else 0
-
-
-def method_of(config: Mapping[str, Any]) -> str:
-    """The method of kit.train that makes such an adapter, "" for a kind that the kit does not use."""
-    found = KINDS.get(config.get("peft_type"), "")
-    if found == "lora":
-        return "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else found
-    return "p-tuning-v2" if found == "prefix" and not config.get("prefix_projection") else found
+        return self.config.get("num_virtual_tokens") or 0 if self.method.learns_virtual_tokens else 0
 
 
 def run_folder(path: Path) -> Path | None:
@@ -66,9 +59,9 @@ def run_folder(path: Path) -> Path | None:
 def run_method(run: Path) -> str:
     """The method of a run's run.toml; lora where it says none, as older ones."""
     try:
-        return str(tomllib.loads((run / RUN).read_text(encoding="utf-8")).get("method", "lora"))
+        return str(tomllib.loads((run / RUN).read_text(encoding="utf-8")).get("method", LORA.name))
     except (OSError, ValueError):
-        return "lora"
+        return LORA.name
 
 
 def whole_model(name: str | Path) -> Path | None:
@@ -110,7 +103,7 @@ def _is_whole(run: Path) -> Finding:
 
 
 def _unfinished(run: Path) -> Finding:
-    made = "model" if run_method(run) == "full" else "adapter"
+    made = "model" if run_method(run) == FULL.name else "adapter"
     return problem(
         "run-without-adapter",
         f"The run {run} has no {made} yet.",
@@ -184,7 +177,8 @@ def _other_kind(path: Path, config: Mapping[str, Any]) -> Finding:
     return problem(
         "adapter-kind-unknown",
         f"{path} is an adapter of a kind that the kit does not use.",
-        f"Known are {', '.join(KINDS)}. Others are not tested here, and a Megatron one names a program to be run.",
+        f"Known are {', '.join(ADAPTER_KINDS)}. Others are not tested here, and a Megatron one names a program to "
+        "be run.",
         "peft.PeftModel.from_pretrained(base, folder)        (what PEFT itself offers)",
         details={"peft_type": config.get("peft_type"), "megatron_config": bool(config.get("megatron_config"))},
     )
