@@ -146,7 +146,7 @@ def _checked(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
         found += checks.check(conversation)
     if example.text is not None:
         checks.check_text(example.text)
-        if token := chat.special_in(example.text):
+        if token := chat.first_special_token(example.text):
             found.append(("data-text-with-markers", f"holds {token}"))
     return found
 
@@ -173,7 +173,9 @@ def _typed(
     """A warning where special tokens were typed into a row."""
     if not any(piece.has_typed_special_tokens for sample in samples for piece in sample):
         return []
-    token = next(filter(None, (chat.special_in(str(conversation.messages)) for conversation in conversations)), "one")
+    token = next(
+        filter(None, (chat.first_special_token(str(conversation.messages)) for conversation in conversations)), "one"
+    )
     return [("data-special-token-typed", f"holds {token}")]
 
 

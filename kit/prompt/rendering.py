@@ -85,7 +85,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """{% generation %} marks the answer in some templates for transformers; here its body is rendered as it stands."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 jinja2 declares it so
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno

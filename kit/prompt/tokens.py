@@ -7,7 +7,7 @@ the template's own can then be told apart, and a second tokenizer reads the name
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,26 +68,26 @@ class Encoder:
     def _both_pattern(self) -> re.Pattern[str]:
         return _any_of(self._name_of | self._special_of)
 
-    def special_in(self, text: str) -> str:
+    def first_special_token(self, text: str) -> str:
         """The first special token typed in a text, "" if there is none."""
-        found = self._special_pattern.search(text)
-        return found[0] if found else ""
+        match = self._special_pattern.search(text)
+        return match[0] if match else ""
 
-    def hidden(self, value: Any) -> Any:
-        """Messages or tools in which typed special tokens go by their names. Raises RowError."""
+    def hide_special_tokens(self, value: Any) -> Any:
+        """Messages and tools in which typed special tokens go by their names. Raises RowError."""
         try:
             if not _any_text(value, self._special_pattern.search):
                 return value
-            return _map_text(value, lambda text: self._special_pattern.sub(lambda typed: self._name_of[typed[0]], text))
+            return _map_text(value, lambda text: self._special_pattern.sub(lambda match: self._name_of[match[0]], text))
         except RecursionError:
             raise RowError("data-nested-too-deep", "lists and objects are nested too deep") from None
 
-    def restored(self, text: str) -> str:
+    def restore_special_tokens(self, text: str) -> str:
         """The text with typed special tokens as they were typed."""
         return self._name_pattern.sub(lambda name: self._special_of[name[0]], text) if NONCE in text else text
 
     def segment(self, text: str, trained: bool) -> Segment:
-        """A piece of text that was rendered with hidden(...) messages. Raises RowError."""
+        """A piece of text that was rendered from messages in which they were hidden. Raises RowError."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -98,7 +98,8 @@ class Encoder:
         if NONCE not in text:
             return Segment(text, trained)
         other = self._name_of | self._special_of
-        return Segment(self.restored(text), trained, self._both_pattern.sub(lambda found: other[found[0]], text))
+        swapped = self._both_pattern.sub(lambda match: other[match[0]], text)
+        return Segment(self.restore_special_tokens(text), trained, swapped)
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
         """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
@@ -114,7 +115,7 @@ class Encoder:
         return [real_id.get(id, id) for id in literal.encode(segment.swapped, add_special_tokens=False).ids]
 
     @cached_property
-    def _literal_tokenizer(self) -> tuple[Tokenizer, dict[int, int]]:
+    def _literal_tokenizer(self) -> tuple[Tokenizer, dict[int | None, int]]:
         """A tokenizer that takes special tokens for text and names for special tokens; its ids -> the real ones.
 
         Made for the first row that needs it. The text is not cut at the template's tokens and encoded bit by bit:
@@ -122,7 +123,7 @@ class Encoder:
         """
         literal = Tokenizer.from_str(self.tokenizer.to_str())
         literal.encode_special_tokens = True
-        real_id = {}
+        real_id: dict[int | None, int] = {}
         for special, (id, token) in self._specials.items():
             flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip", "normalized")}
             name = self._name_of[special]
@@ -131,19 +132,19 @@ class Encoder:
         return literal, real_id
 
 
-def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Matches any of the texts, the longest where one begins another."""
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 
 
-def _any_text(value: Any, found: Callable[[str], Any]) -> bool:
-    """Whether anything is found in a text of lists and objects, keys too."""
+def _any_text(value: Any, matches: Callable[[str], Any]) -> bool:
+    """Whether a text in lists and objects matches, keys too."""
     if isinstance(value, str):
-        return bool(found(value))
+        return bool(matches(value))
     if isinstance(value, dict):
-        return any(_any_text(key, found) or _any_text(item, found) for key, item in value.items())
+        return any(_any_text(key, matches) or _any_text(item, matches) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return any(_any_text(item, found) for item in value)
+        return any(_any_text(item, matches) for item in value)
     return False
 
 

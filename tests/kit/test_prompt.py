@@ -139,8 +139,8 @@ def test_rendered_text_keeps_its_special_tokens(qwen3_chat) -> None:
     text = qwen3_chat.render(TURNS)
     (ids,) = qwen3_chat.encode(qwen3_chat.text_segments(text))
     assert ids == qwen3_chat.tokenizer.encode(text, add_special_tokens=False).ids
-    assert qwen3_chat.special_in(text) == "<|im_start|>"
-    assert qwen3_chat.special_in("<think> and <tool_call> are markup") == ""
+    assert qwen3_chat.first_special_token(text) == "<|im_start|>"
+    assert qwen3_chat.first_special_token("<think> and <tool_call> are markup") == ""
 
 
 def test_plain_text_begins_as_the_tokenizer_begins_texts(load_changed) -> None:
@@ -214,9 +214,9 @@ def test_markup_that_is_no_special_token_keeps_its_ids(qwen3_chat) -> None:
 def test_rows_without_typed_special_tokens_need_no_second_tokenizer(qwen3_folder) -> None:
     chat = prompt.load(Model("m", "m", {}, {path.name: path for path in qwen3_folder.iterdir()}), "auto")
     chat.samples(TURNS)
-    assert "_literal_tokenizer" not in vars(chat._encoder)
+    assert "_literal_tokenizer" not in vars(chat.encoder)
     chat.samples([{"role": "user", "content": INJECTION}, TURNS[2]])
-    assert "_literal_tokenizer" in vars(chat._encoder)
+    assert "_literal_tokenizer" in vars(chat.encoder)
 
 
 def test_special_tokens_that_swallow_blanks_go_on_doing_so(tiny_files) -> None:
@@ -224,8 +224,10 @@ def test_special_tokens_that_swallow_blanks_go_on_doing_so(tiny_files) -> None:
     tokenizer.add_special_tokens([AddedToken("<|stop|>", special=True, rstrip=True, normalized=False)])
     text = "{% for m in messages %}{{ m.role + '<|stop|>  \n' + m.content }}<|stop|>{% endfor %}"
     chat = ChatFormat(tokenizer, text, "test", {}, end_token="<|stop|>")
-    (typed,) = chat.encode([chat._encoder.segment(chat.render(chat._encoder.hidden([_say("a<|im_end|>")])), False)])
-    (plain,) = chat.encode([chat._encoder.segment(chat.render([_say("a")]), False)])
+    (typed,) = chat.encode(
+        [chat.encoder.segment(chat.render(chat.encoder.hide_special_tokens([_say("a<|im_end|>")])), False)]
+    )
+    (plain,) = chat.encode([chat.encoder.segment(chat.render([_say("a")]), False)])
     stop = tokenizer.token_to_id("<|stop|>")
     assert typed[: plain.index(stop) + 2] == plain[: plain.index(stop) + 2]
     assert typed.count(stop) == plain.count(stop) == 2

@@ -57,7 +57,7 @@ CALLING = {
     ],
 }
 CASES = [
-    *((template, name) for template in prompt.names() for name in PLAIN_CONVERSATIONS),
+    *((template, name) for template in prompt.template_names() for name in PLAIN_CONVERSATIONS),
     *((template, name) for template in TAKE_TOOLS for name in (*THINKING, *CALLING)),
 ]
 CONVERSATIONS = PLAIN_CONVERSATIONS | THINKING | CALLING
@@ -89,7 +89,7 @@ def load_chat(qwen3_folder, llama_folder):
         files = {path.name: path for path in folder.iterdir()}
         return prompt.load(Model(folder.name, str(folder), {}, files), template)
 
-    chats = {name: load(name) for name in prompt.names()}
+    chats = {name: load(name) for name in prompt.template_names()}
     return chats.__getitem__
 
 
@@ -105,7 +105,7 @@ def load_transformers(qwen3_folder, llama_folder):
 
     def load(template: str):
         tokenizer = tokenizers.get(template, tokenizers[""])
-        tokenizer.chat_template = (prompt.TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+        tokenizer.chat_template = (prompt.templates_folder() / f"{template}.jinja").read_text(encoding="utf-8")
         return tokenizer
 
     return load
@@ -184,7 +184,7 @@ def test_an_answer_that_melts_into_the_header_ends_the_sample(load_chat) -> None
     assert len(load_chat("llama-3").samples(CONVERSATIONS["newline-led"])) == 1, "its template strips the answer"
 
 
-@pytest.mark.parametrize("template", sorted(set(prompt.names()) - set(TAKE_TOOLS)))
+@pytest.mark.parametrize("template", sorted(set(prompt.template_names()) - set(TAKE_TOOLS)))
 def test_templates_without_tools_refuse_them(load_chat, template: str) -> None:
     chat = load_chat(template)
     with pytest.raises(TemplateError, match="no place for tools"):
@@ -205,7 +205,7 @@ def test_qwen3_without_thinking_is_asked_as_qwen3_with_thinking_off(load_chat) -
             assert ours.question(messages[:end], tools_for(name), thinking=True) == own.question(past, tools_for(name))
 
 
-@pytest.mark.parametrize("path", sorted(prompt.TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(prompt.templates_folder().glob("*.jinja")), ids=lambda path: path.stem)
 def test_every_template_has_a_head(path: Path) -> None:
     head = path.read_text(encoding="utf-8").split("-#}")[0]
     assert all(word in head for word in ("family:", "source:", "end token:"))
@@ -329,7 +329,7 @@ PIECES = [
 PIECES += ["</think>", "<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|im_", "end|>", "<tool_call>", "### Response:\n"]
 
 
-@pytest.mark.parametrize("template", prompt.names())
+@pytest.mark.parametrize("template", prompt.template_names())
 def test_whatever_the_texts_answers_are_trained_behind_what_is_asked(load_chat, template: str) -> None:
     chat, dice = load_chat(template), random.Random(0)
     special = {id for id, token in chat.tokenizer.get_added_tokens_decoder().items() if token.special}

@@ -1,0 +1,77 @@
+"""A model's tokenizer files and a template -> ChatFormat."""
+
+from dataclasses import replace
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from envcheck.facts import Finding
+from kit.models import Model, read_json
+from kit.prompt.chat_format import ChatFormat
+from kit.prompt.findings import check, fitting_templates
+from kit.prompt.templates import read_template
+from kit.support.errors import KitError, problem, stop_on_errors
+
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def load(model: Model, template: str) -> ChatFormat:
+    """The model's tokenizer with its own template (`auto`) or the one of that name in templates/.
+
+    Raises KitError: no such template, a model without one, a tokenizer that cannot be read or lacks the template's
+    tokens. What is only worth a warning is in `findings`.
+    """
+    settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
+    tokenizer, special_tokens = _tokenizer(model), _special_tokens(settings)
+    if template != "auto":
+        text, origin = read_template(template)
+    elif own := _own_template(model, settings):
+        text, origin = own, f"{model.name}'s own"
+    else:
+        raise KitError(_no_template(model, fitting_templates(tokenizer, special_tokens)))
+    chat = ChatFormat.from_template(tokenizer, text, origin, special_tokens)
+    chat = replace(chat, findings=check(chat))
+    stop_on_errors(chat.findings)
+    return chat
+
+
+def _own_template(model: Model, settings: dict[str, Any]) -> str | None:
+    """Of several named templates the one called "default"."""
+    if "chat_template.jinja" in model.files:
+        return model.files["chat_template.jinja"].read_text("utf-8")
+    own = settings.get("chat_template")
+    if isinstance(own, list):
+        return next((item["template"] for item in own if item["name"] == "default"), None)
+    return own
+
+
+def _tokenizer(model: Model) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(model.files["tokenizer.json"]))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise KitError(
+            problem(
+                "tokenizer-unreadable",
+                f"The tokenizer of {model.name} cannot be read.",
+                str(error),
+                "download tokenizer.json again",
+            )
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token, ... as text; a config may give text or a table."""
+    tokens = {name: settings.get(name) for name in SPECIAL_TOKENS}
+    return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items() if token}
+
+
+def _no_template(model: Model, fitting: list[str]) -> Finding:
+    return problem(
+        "model-has-no-chat-template",
+        f"{model.name} has no chat template.",
+        "It is a base model: how questions and answers are marked is your choice.",
+        *(f"--template {name}" for name in fitting),
+    )
