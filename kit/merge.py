@@ -25,9 +25,10 @@ from rich.table import Table
 from envcheck.facts import Finding
 from kit.export import gguf_file, modelfile, parity, prompts, shards, vocabulary, writing
 from kit.export.job import QUANTIZE, STEP, Job, MergeCommand, gguf_name, prepare, shares
-from kit.export.parity import MARKER, RECORD, Exported, Parity
+from kit.export.parity import Exported, Parity
 from kit.export.prompts import Prompts
 from kit.run.folder import cannot_write
+from kit.run.layout import NOT_VERIFIED, PARITY
 from kit.support import console
 from kit.support.errors import FAILED, KitError, first_line, problem
 from kit.support.files import write_whole
@@ -94,7 +95,7 @@ def write(job: Job, asked: Prompts, show: Any) -> Made:
     with _beside(output) as part:
         try:
             made = _fill(part, job, asked, show)
-            (part / MARKER).write_text(NOT_YET, encoding="utf-8")
+            (part / NOT_VERIFIED).write_text(NOT_YET, encoding="utf-8")
             if output.is_dir():
                 output.rmdir()
             part.rename(output)
@@ -222,13 +223,13 @@ def verify(job: Job, made: Made, asked: Prompts, show: Any) -> Parity:
     text = json.dumps(seen.to_json(), ensure_ascii=False, indent=1) + "\n"
     for folder in (job.output, job.first.run_folder):
         if folder and os.access(folder, os.W_OK):
-            write_whole(folder / RECORD, [text])
+            write_whole(folder / PARITY, [text])
     if seen.passed:
-        (job.output / MARKER).unlink()
+        (job.output / NOT_VERIFIED).unlink()
     else:
         finding = _not_verified(job, seen)
         lines = [finding.what, *(f"{name}: {text}" for name, text in finding.details)]
-        write_whole(job.output / MARKER, (f"{line}\n" for line in lines))
+        write_whole(job.output / NOT_VERIFIED, (f"{line}\n" for line in lines))
     return seen
 
 
@@ -277,7 +278,7 @@ def _no_memory(job: Job, error: Exception) -> Finding:
         f"{job.output} is written, and could not be verified: memory ran out.",
         first_line(error),
         "close what else takes memory, and merge again into a new folder",
-        details={"marked": MARKER},
+        details={"marked": NOT_VERIFIED},
     )
 
 

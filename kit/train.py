@@ -24,6 +24,7 @@ from kit.options import Command, Run, resolve
 from kit.options.methods import TAKEN_BY
 from kit.run import record, telling, trackers
 from kit.run.folder import RunFolder
+from kit.run.layout import DATA, EVENTS, LEFT_OUT, MANIFEST, PLAN, REPORT, SAMPLES
 from kit.run.record import Result
 from kit.support import console
 from kit.support.errors import KitError, describe_error, problem, stop_on_errors
@@ -179,14 +180,14 @@ def run_in(
     from kit.run import fit
 
     rows = prepared.data
-    folder.write_json("data.json", rows.report.to_json() | {"padding_pct": prepared.padding_pct})
-    folder.write_lines("left_out.jsonl", rows.left_out())
-    folder.write_json("plan.json", prepared.plan.to_json() if prepared.plan else None)
+    folder.write_json(DATA, rows.report.to_json() | {"padding_pct": prepared.padding_pct})
+    folder.write_lines(LEFT_OUT, rows.left_out())
+    folder.write_json(PLAN, prepared.plan.to_json() if prepared.plan else None)
 
     write_page = functools.partial(_write_page, folder.path)
 
     def keep(status: str, result: Result | None) -> None:
-        folder.write_json("manifest.json", manifest(prepared, chosen, status, notes, result))
+        folder.write_json(MANIFEST, manifest(prepared, chosen, status, notes, result))
         if status != "running":
             write_page()
 
@@ -216,10 +217,10 @@ def run_in(
         with contextlib.suppress(KitError):  # a disk that takes no manifest must not hide what went wrong first
             if folder.is_ours:
                 if not isinstance(error, KeyboardInterrupt):
-                    folder.add_line("events.jsonl", {"kind": "failed", "text": why(error)})
+                    folder.add_line(EVENTS, {"kind": "failed", "text": why(error)})
                 keep("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", None)
         raise
-    folder.write_json("samples.json", {name: [asdict(answer) for answer in getattr(result, name)]
+    folder.write_json(SAMPLES, {name: [asdict(answer) for answer in getattr(result, name)]
                                        for name in ("before", "after")})  # fmt: skip
     keep("finished", result)
     return result
@@ -232,7 +233,7 @@ def _write_page(folder: Path) -> None:
 
         report.write(folder)
     except Exception as error:
-        console.note(f"no report.html: {describe_error(error)}; python -m kit.report {folder} tries again")
+        console.note(f"no {REPORT}: {describe_error(error)}; python -m kit.report {folder} tries again")
 
 
 def why(error: BaseException) -> str:

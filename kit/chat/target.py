@@ -1,8 +1,6 @@
 """RUN, ADAPTER or MODEL -> the base model, the adapters over it and how each is asked. No torch."""
 
-import json
 import re
-import tomllib
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,8 @@ from kit.options import Method, Run, resolve
 from kit.options.methods import FULL, IN_UNSLOTH
 from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
+from kit.run import reading, tuned
+from kit.run.layout import ADAPTER, OPTIONS
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 UNTUNED = "base"  # what the untuned model is called
@@ -165,38 +165,32 @@ def _sources(command: ChatCommand) -> list[ChatSource]:
 
 def _source(what: str, name: str = "") -> ChatSource:
     path = Path(what).expanduser()
-    run_folder = adapters.run_folder(path)
+    run_folder = tuned.run_folder(path)
     if run_folder:
         run = _run(run_folder)
-        if whole := adapters.whole_model(path):
-            return ChatSource(run.model, None, run, _settled(run_folder), whole, name or run_folder.resolve().name)
-        return ChatSource(run.model, adapters.find(path, name), run, _settled(run_folder))
+        if whole := tuned.whole_model(path):
+            return ChatSource(
+                run.model, None, run, reading.chosen(run_folder), whole, name or run_folder.resolve().name
+            )
+        return ChatSource(run.model, tuned.find_adapter(path, name), run, reading.chosen(run_folder))
     if not name and (not path.is_dir() or (path / "config.json").is_file()):
         return ChatSource(what, None)
-    adapter = adapters.find(path, name)
+    adapter = tuned.find_adapter(path, name)
     return ChatSource(adapter.base, adapter)
 
 
 def _run(path: Path) -> Run:
     try:
-        return Run(**tomllib.loads((path / adapters.RUN).read_text(encoding="utf-8")))
+        return reading.read_options(path)
     except (OSError, ValueError) as error:
         raise KitError(
             problem(
                 "run-unreadable",
-                f"{path / adapters.RUN} cannot be read.",
+                f"{path / OPTIONS} cannot be read.",
                 str(error).splitlines()[0],
-                f"python -m kit.chat {path / adapters.ADAPTER} --base MODEL        (the adapter alone)",
+                f"python -m kit.chat {path / ADAPTER} --base MODEL        (the adapter alone)",
             )
         ) from None
-
-
-def _settled(path: Path) -> dict[str, Any]:
-    try:
-        chosen = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["chosen"]
-        return {name: choice["value"] for name, choice in chosen.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def _one_base(sources: list[ChatSource]) -> str:

@@ -1,11 +1,8 @@
 """A run or adapter -> what a merge changes of each weight, checked: nothing in it is left out of a merge. No torch."""
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from envcheck.facts import Finding
 from kit.models import adapters
@@ -13,6 +10,7 @@ from kit.models.adapters import LayerChange
 from kit.models.change import Change, Update
 from kit.options import Method, Run
 from kit.options.methods import FULL, LORA
+from kit.run import reading, tuned
 from kit.support.errors import KitError, problem
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
@@ -75,8 +73,7 @@ class Tuned(adapters.Adapter):
     @property
     def precision(self) -> str:
         """In which the base was loaded for training, as far as the run knows: bf16, fp16 or fp32."""
-        manifest = _read_quietly(self.run_folder / "manifest.json") if self.run_folder else {}
-        chosen = manifest.get("chosen", {}).get("precision", {}).get("value")
+        chosen = reading.chosen(self.run_folder).get("precision") if self.run_folder else None
         asked = self.run.precision if self.run else "auto"
         return chosen or ("bf16" if asked == "auto" else asked)
 
@@ -84,10 +81,10 @@ class Tuned(adapters.Adapter):
 def find(name: Path) -> Tuned:
     """The adapter of a run folder, or in a folder of its own.
 
-    Raises KitError: what find and read_parts of kit.models.adapters raise; a kind that changes no weight; parts that a
-    merge would lose; a scale that is none.
+    Raises KitError: what kit.run.tuned.find_adapter and kit.models.adapters.read_parts raise; a kind that changes no
+    weight; parts that a merge would lose; a scale that is not a number.
     """
-    found = adapters.find(name)
+    found = tuned.find_adapter(name)
     if found.method.learns_virtual_tokens:
         raise KitError(_changes_no_weight(found))
     _check_config(found)
@@ -99,15 +96,15 @@ def find(name: Path) -> Tuned:
         changes = {layer: _change(found, layer, part) for layer, part in parts.items()}
     except (ValueError, OverflowError) as error:
         raise KitError(adapters.broken(found.path, str(error))) from None
-    return Tuned(found.name, found.path, found.config, found.run_folder, parts, changes, _run(found.run_folder))
+    return Tuned(found.name, found.path, found.config, found.run_folder, parts, changes, _options(found))
 
 
 def find_whole(name: Path) -> Tuned | None:
     """The model of a run that trained every weight, None where the name means none."""
-    folder = adapters.whole_model(name)
+    folder = tuned.whole_model(name)
     if folder is None:
         return None
-    return Tuned(folder.resolve().parent.name, folder, {}, folder.parent, {}, {}, _run(folder.parent))
+    return Tuned(folder.resolve().parent.name, folder, {}, folder.parent, {}, {}, reading.options(folder.parent))
 
 
 def _check_config(adapter: adapters.Adapter) -> None:
@@ -158,19 +155,6 @@ def _not_an_update(folder: Path, name: str) -> Finding:
     )
 
 
-def _run(folder: Path | None) -> Run | None:
-    """The options of the run; None for a file that this kit cannot read, which an adapter does not need."""
-    if folder is None:
-        return None
-    try:
-        return Run.model_validate(tomllib.loads((folder / adapters.RUN).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
-def _read_quietly(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _options(adapter: adapters.Adapter) -> Run | None:
+    """Of the run that made it; an adapter alone has none, and needs none."""
+    return reading.options(adapter.run_folder) if adapter.run_folder else None

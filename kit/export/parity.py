@@ -13,7 +13,6 @@ from kit.prompt import ChatFormat
 from kit.support.progress import OnProgress
 
 LAST_TOKENS = 16  # of each prompt: their logits are compared
-RECORD, MARKER = "parity.json", "NOT-VERIFIED"
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 
 def to_toml(run: Run, origins: dict[str, str]) -> str:
     """A file that repeats the run: every option, with its origin as a comment."""
-    lines = [f"# python -m kit.train --config {Path('run.toml')}"]
+    lines = ["# python -m kit.train --config run.toml"]
     for name, value in run.model_dump(mode="json", exclude_none=True).items():
         lines.append(f"{name} = {_toml_value(value)}  # {origins.get(name, 'default')}")
     return "\n".join(lines) + "\n"

@@ -21,7 +21,8 @@ from rich.text import Text
 from envcheck.facts import Finding
 from kit.models.adapters import CONFIG
 from kit.report import comparing, listing, page
-from kit.report.page import REPORT, Shown
+from kit.report.page import Shown
+from kit.run.layout import MANIFEST, OPTIONS, REPORT
 from kit.run.reading import is_run
 from kit.support import console
 from kit.support.errors import USAGE, KitError, problem
@@ -127,7 +128,7 @@ def _not_a_run(folder: Path) -> Finding | None:
     return problem(
         "report-no-run",
         f"{folder} is no run of the kit.",
-        "A run holds run.toml and manifest.json." if there else "It is empty.",
+        f"A run holds {OPTIONS} and {MANIFEST}." if there else "It is empty.",
         f"python -m kit.report --list {folder}       (shows the runs below it)",
         details={"found": ", ".join(there[:8])} if there else None,
     )

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.models.adapters import ADAPTER, CONFIG, MODEL
+from kit.models.adapters import CONFIG
 from kit.options.methods import LORA, METHODS, method_of
-from kit.run.reading import MARKS, PARITY, RunRecord, number, passed, read, rows, shown, table
+from kit.run.layout import CHECKPOINTS, MADE, MARKS, NOT_VERIFIED, OPTIONS, PARITY, made_by
+from kit.run.reading import RunRecord, passed, read
 from kit.support.errors import KitError, problem
+from kit.support.redacting import value_text
+from kit.support.untrusted import dict_or_empty, dicts_in, finite_number
 
-NOT_VERIFIED = "NOT-VERIFIED"  # a file that kit.merge leaves beside a model until it is proven equal
 WEIGHTS = {".safetensors", ".gguf"}
-INSIDE_A_RUN = {ADAPTER, MODEL, "checkpoints"}  # told of with the run
+INSIDE_A_RUN = {*MADE, CHECKPOINTS}  # told of with the run
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def items(folder: Path) -> tuple[list[Item], list[str]]:
             problem(
                 "list-empty",
                 f"There is no run and no adapter under {folder}.",
-                "A run holds run.toml, an adapter adapter_config.json.",
+                f"A run holds {OPTIONS}, an adapter {CONFIG}.",
                 "python -m kit.report --list DIR       (where your runs are)",
                 "python -m kit.train --data my.jsonl   (makes one)",
                 details={"cannot be looked into": ", ".join(unread)} if unread else None,
@@ -84,13 +86,13 @@ def _places(folder: Path, unread: list[str]) -> Iterator[tuple[Path, bool]]:
 
 def _item(place: Path, folder: Path, is_run: bool) -> Item:
     run = read(place) if is_run else None
-    method = METHODS.get(run.method, LORA) if run else None
-    made = place / (MODEL if method.trains_whole_model else ADAPTER) if method else place
+    made = place / made_by(run.method) if run else place
     config = _table(made / CONFIG)
-    asked = number(_option(run, "lora_rank")) if method and "lora_rank" in method.options else None
+    method = METHODS.get(run.method, LORA) if run else None
+    asked = finite_number(_option(run, "lora_rank")) if run and method and "lora_rank" in method.options else None
     method = method or method_of(config)
-    rank = number(config.get("r")) or asked
-    files = [shown(file.get("name")) for file in rows(run.data.get("files"))] if run else []
+    rank = finite_number(config.get("r")) or asked
+    files = [value_text(file.get("name")) for file in dicts_in(run.data.get("files"))] if run else []
     return Item(
         path=str(place.relative_to(folder)) if place != folder else place.absolute().name,
         kind="run" if run else "adapter" if config else "model",
@@ -114,12 +116,12 @@ def _weights_bytes(made: Path) -> int | None:
 
 
 def _option(run: RunRecord, name: str) -> Any:
-    return table(table(run.manifest.get("options")).get(name)).get("value")
+    return dict_or_empty(dict_or_empty(run.manifest.get("options")).get(name)).get("value")
 
 
 def _base(run: RunRecord | None, config: dict[str, Any]) -> str:
-    name = table(run.manifest.get("model")).get("name") if run else None
-    return shown(name or config.get("base_model_name_or_path"))
+    name = dict_or_empty(run.manifest.get("model")).get("name") if run else None
+    return value_text(name or config.get("base_model_name_or_path"))
 
 
 def _verified(place: Path) -> bool | None:
@@ -128,6 +130,6 @@ def _verified(place: Path) -> bool | None:
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        return table(json.loads(path.read_text(encoding="utf-8")))
+        return dict_or_empty(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}

@@ -12,16 +12,18 @@ import jinja2
 
 from envcheck.facts import Finding
 from kit.memory import Part
-from kit.models.adapters import ADAPTER, CONFIG, MODEL
+from kit.models.adapters import CONFIG
 from kit.options.methods import LORA, METHODS
 from kit.report import plots
 from kit.report.adapter import Learnt, held, learnt
-from kit.run.reading import RunRecord, number, private, read, rows, shown, table, texts
+from kit.run.layout import ADAPTER, MANIFEST, REPORT, made_by
+from kit.run.reading import RunRecord, read
 from kit.support.errors import KitError, problem
 from kit.support.files import write_whole
+from kit.support.redacting import value_text, without_folders
 from kit.support.units import GIB
+from kit.support.untrusted import dict_or_empty, dicts_in, finite_number, texts_in
 
-REPORT = "report.html"
 REFRESH_S = 60
 FAILED = "failed"  # kind of the event that says why a run ended
 WORDS = {"finished": "Finished", "interrupted": "Interrupted", "failed": "Failed", "running": "Running",
@@ -51,7 +53,7 @@ def write(folder: Path) -> Path:
 
 def look(folder: Path) -> Shown:
     run = read(folder)
-    made = folder / (MODEL if METHODS.get(run.method, LORA).trains_whole_model else ADAPTER)
+    made = folder / made_by(run.method)
     try:
         if not (made / (CONFIG if made.name == ADAPTER else "config.json")).is_file():
             return Shown(run, None, f"There is no {made.name}{' yet' if run.status == 'running' else ''}.")
@@ -61,7 +63,7 @@ def look(folder: Path) -> Shown:
         return Shown(run, None, told) if told else Shown(run, learnt(made), "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, re.error) as error:
         said = error.strerror if isinstance(error, OSError) else error
-        return Shown(run, None, private(f"The {made.name} cannot be looked at: {said}."))
+        return Shown(run, None, without_folders(f"The {made.name} cannot be looked at: {said}."))
 
 
 def save(path: Path, page: str) -> Path:
@@ -107,12 +109,12 @@ def of_run(seen: Shown) -> str:
         why_not=seen.why_not,
         adapter_plots=plots.of_adapter(seen.learnt) if seen.learnt else {},
         events=_events(run),
-        notes=[private(text) for text in texts(run.manifest.get("notes"))],
+        notes=[without_folders(text) for text in texts_in(run.manifest.get("notes"))],
         parity=_parity(run),
         merge=_merge_command(run),
         machine=_machine(run),
         written=datetime.now().astimezone().isoformat(" ", "seconds"),
-        versions={name: version for name, version in table(run.manifest.get("versions")).items() if version},
+        versions={name: version for name, version in dict_or_empty(run.manifest.get("versions")).items() if version},
     )
 
 
@@ -135,7 +137,7 @@ def _templates() -> jinja2.Environment:
 
 
 def gib(count_bytes: Any) -> str:
-    count_bytes = number(count_bytes)
+    count_bytes = finite_number(count_bytes)
     if count_bytes is None:
         return "–"
     return "< 0.01" if 0 < count_bytes < 0.005 * GIB else f"{count_bytes / GIB:.2f}"
@@ -143,7 +145,7 @@ def gib(count_bytes: Any) -> str:
 
 def clock(seconds: Any) -> str:
     """Hours, minutes, seconds."""
-    if (seconds := number(seconds)) is None:
+    if (seconds := finite_number(seconds)) is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
@@ -151,7 +153,7 @@ def clock(seconds: Any) -> str:
 
 def figure(value: Any, form: str = ",.0f") -> str:
     """A number in that form; a dash where there is none."""
-    value = number(value)
+    value = finite_number(value)
     return "–" if value is None else format(value, form)
 
 
@@ -161,7 +163,8 @@ def verdict(run: RunRecord) -> str:
     where = f"step {run.last_step:,}" + (f" of {run.planned_steps:,}" if run.planned_steps else "")
     if run.status == "failed":
         told = [str(event.get("text", "")) for event in run.events if event.get("kind") == FAILED]
-        return f"It ended after {where}: {private(told[-1]) if told else 'the reason was told on the screen only.'}"
+        reason = without_folders(told[-1]) if told else "the reason was told on the screen only."
+        return f"It ended after {where}: {reason}"
     if run.status == "interrupted":
         return f"Stopped on request after {where}. The same command goes on from there."
     if run.status == "stopped":
@@ -169,7 +172,7 @@ def verdict(run: RunRecord) -> str:
     if run.status == "running":
         return f"At {where}{_left(run)}."
     if run.status == "unknown":
-        return "No word of how it went: manifest.json is missing or broken."
+        return f"No word of how it went: {MANIFEST} is missing or broken."
     if before is None or after is None:
         return f"All of {where}. No rows were held out, so nobody knows whether it learnt or memorised."
     if after >= before:
@@ -193,9 +196,9 @@ def figures(run: RunRecord) -> dict[str, str]:
     """The run in numbers."""
     last = run.steps[-1] if run.steps else {}
     result = run.result
-    seconds = number(result.get("train_s")) or last.get("elapsed_s")
-    tokens = number(result.get("tokens")) or last.get("tokens")
-    trained, params = number(run.plan.get("trained_params")), number(run.plan.get("params"))
+    seconds = finite_number(result.get("train_s")) or last.get("elapsed_s")
+    tokens = finite_number(result.get("tokens")) or last.get("tokens")
+    trained, params = finite_number(run.plan.get("trained_params")), finite_number(run.plan.get("params"))
     return {
         "method": run.method,
         "held-out loss before": figure(run.loss_before, ".3f"),
@@ -210,35 +213,38 @@ def figures(run: RunRecord) -> dict[str, str]:
 
 
 def _parts(run: RunRecord) -> list[Part]:
-    sizes = [(str(part.get("name")), number(part.get("low_bytes")), number(part.get("high_bytes")))
-             for part in rows(run.plan.get("parts"))]  # fmt: skip
+    sizes = [(str(part.get("name")), finite_number(part.get("low_bytes")), finite_number(part.get("high_bytes")))
+             for part in dicts_in(run.plan.get("parts"))]  # fmt: skip
     return [Part(name, int(low), int(high)) for name, low, high in sizes if low is not None and high]
 
 
 def _peaks(run: RunRecord) -> list[tuple[str, float]]:
     """What was measured: in the preflight and of the whole run."""
-    found = [("preflight", number(event.get("peak_memory_bytes"))) for event in run.events
+    found = [("preflight", finite_number(event.get("peak_memory_bytes"))) for event in run.events
              if event.get("kind") == "preflight"][-1:]  # fmt: skip
-    found.append(("measured peak", number(run.result.get("peak_memory_bytes"))))
+    found.append(("measured peak", finite_number(run.result.get("peak_memory_bytes"))))
     return [(name, peak) for name, peak in found if peak]
 
 
 def _left_out(run: RunRecord) -> dict[str, float]:
-    return {str(code): count for code, value in table(run.data.get("rows_left_out")).items()
-            if (count := number(value)) is not None}  # fmt: skip
+    return {str(code): count for code, value in dict_or_empty(run.data.get("rows_left_out")).items()
+            if (count := finite_number(value)) is not None}  # fmt: skip
 
 
 def _data(run: RunRecord) -> dict[str, Any]:
     """Counts, and whether they add up."""
     names = ("rows_read", "rows_trained", "rows_held_out", "rows_cut", "rows_twice", "samples", "tokens",
              "trained_tokens", "median_tokens", "longest_tokens", "padding_pct")  # fmt: skip
-    counts = {name: number(run.data.get(name)) for name in names}
+    counts = {name: finite_number(run.data.get(name)) for name in names}
     kept = [counts["rows_trained"], counts["rows_held_out"], *_left_out(run).values()]
-    files = [{"name": shown(file.get("name")), "format": shown(file.get("format")), "rows": number(file.get("rows")),
-              "weight": number(file.get("weight"))} for file in rows(run.data.get("files"))]  # fmt: skip
+    files = [
+        {name: value_text(file.get(name)) for name in ("name", "format")}
+        | {name: finite_number(file.get(name)) for name in ("rows", "weight")}
+        for file in dicts_in(run.data.get("files"))
+    ]
     return counts | {
         "files": files,
-        "template": shown(run.data.get("template")),
+        "template": value_text(run.data.get("template")),
         "adds_up": None if None in kept else sum(kept) == counts["rows_read"],
     }
 
@@ -246,15 +252,15 @@ def _data(run: RunRecord) -> dict[str, Any]:
 def _parity(run: RunRecord) -> list[dict[str, Any]]:
     """Rows as in the record, each value of the kind that the page shows."""
     found = []
-    for row in rows(run.parity.get("rows")):
-        bound = table(row.get("bound"))
+    for row in dicts_in(run.parity.get("rows")):
+        bound = dict_or_empty(row.get("bound"))
         numbers = ("positions", "top1_pct", "largest_logit_difference", "logit_share")
         found.append(
-            {name: shown(row.get(name)) for name in ("name", "reader", "precision", "template", "ids", "end")}
-            | {name: number(row.get(name)) for name in numbers}
-            | {"least_top1_pct": number(bound.get("least_top1_pct")), "passed": row.get("passed") is True}
-            | {"most_logit_share": number(bound.get("most_logit_share"))}
-            | {"first_layer": private(str(row.get("first_layer") or ""))}
+            {name: value_text(row.get(name)) for name in ("name", "reader", "precision", "template", "ids", "end")}
+            | {name: finite_number(row.get(name)) for name in numbers}
+            | {"least_top1_pct": finite_number(bound.get("least_top1_pct")), "passed": row.get("passed") is True}
+            | {"most_logit_share": finite_number(bound.get("most_logit_share"))}
+            | {"first_layer": without_folders(str(row.get("first_layer") or ""))}
         )
     return found
 
@@ -268,14 +274,20 @@ def _merge_command(run: RunRecord) -> str:
 
 
 def _events(run: RunRecord) -> list[dict[str, Any]]:
-    told = [(number(event.get("step")), shown(event.get("kind")), str(event.get("text", ""))) for event in run.events]
-    return [{"step": step, "kind": kind, "text": private(text)} for step, kind, text in told]
+    return [
+        {
+            "step": finite_number(event.get("step")),
+            "kind": value_text(event.get("kind")),
+            "text": without_folders(str(event.get("text", ""))),
+        }
+        for event in run.events
+    ]
 
 
 def _machine(run: RunRecord) -> list[tuple[str, str]]:
-    facts = table(run.manifest.get("facts"))
-    cards: Iterable[dict[str, Any]] = rows(facts.get("gpu"))
-    found = [(word, shown(facts[name])) for name, word in MACHINE.items() if facts.get(name) is not None]
+    facts = dict_or_empty(run.manifest.get("facts"))
+    cards: Iterable[dict[str, Any]] = dicts_in(facts.get("gpu"))
+    found = [(word, value_text(facts[name])) for name, word in MACHINE.items() if facts.get(name) is not None]
     return found + [
-        (word, shown(card[name])) for card in cards for name, word in GPU.items() if card.get(name) is not None
+        (word, value_text(card[name])) for card in cards for name, word in GPU.items() if card.get(name) is not None
     ]

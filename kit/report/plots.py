@@ -22,8 +22,9 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from kit.memory import Part
 from kit.options import LINEAR_LAYERS
 from kit.report.adapter import HELD, Learnt, Update
-from kit.run.reading import RunRecord, items, number
+from kit.run.reading import RunRecord
 from kit.support.units import GIB
+from kit.support.untrusted import finite_number, list_or_empty
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells about its font cache in the middle of a run
 
@@ -99,9 +100,9 @@ def lengths(run: RunRecord) -> str:
     """Samples by length; empty where the run has not counted them."""
     bins = [
         (longest, count)
-        for pair in items(run.data.get("histogram"))
+        for pair in list_or_empty(run.data.get("histogram"))
         if isinstance(pair, list) and len(pair) == 2
-        for longest, count in [tuple(map(number, pair))]
+        for longest, count in [tuple(map(finite_number, pair))]
         if longest and count is not None
     ]
     if not bins:
@@ -124,7 +125,7 @@ def memory(run: RunRecord, parts: Sequence[Part], peaks: Sequence[tuple[str, flo
     if not parts:
         return ""
     total = sum(part.high_bytes for part in parts)
-    available = number(run.plan.get("available_bytes"))
+    available = finite_number(run.plan.get("available_bytes"))
 
     def draw(axes: Axes) -> None:
         begin = 0.0

@@ -13,13 +13,13 @@ from kit.options import Run
 from kit.prompt import ChatFormat
 from kit.run import checkpoints
 from kit.run.checkpoints import Checkpoint
-from kit.run.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write, made_by
+from kit.run.folder import FULL, NOT_ALLOWED, RunFolder, cannot_write
+from kit.run.layout import BEGUN, made_by
 from kit.run.record import Answer, Result
 from kit.run.watch import OnEvaluation, Say, Watch
 from kit.support.errors import KitError, first_line, problem
 from kit.support.progress import OnProgress
 
-BEGUN = "begun.json"  # what was measured before the first step
 PAUSED = "paused"  # kind of the event that holds the loss where the run was to stop for a while
 
 
@@ -149,7 +149,7 @@ def _save_adapter(watch: Watch) -> None:
     if isinstance(error, KitError):  # the folder is another run's by now
         _say_where_it_is(watch)
         raise error
-    made = made_by(watch.run)
+    made = made_by(watch.run.method)
     if watch.kept_step == watch.step:
         kept = f"Nothing is lost: the checkpoint of step {watch.step} holds all of it, and only the saving is left."
         details = {}
@@ -171,21 +171,21 @@ def _save_adapter(watch: Watch) -> None:
 
 def _into_folder(watch: Watch) -> None:
     watch.folder.restore()
-    with watch.folder.new_folder(made_by(watch.run)) as new:
+    with watch.folder.new_folder(made_by(watch.run.method)) as new:
         backend.save_adapter(watch.loaded, new)
 
 
 def _say_where_it_is(watch: Watch) -> None:
     place = _saved_elsewhere(watch) if watch.step else None
     if place:
-        watch.say(f"the {made_by(watch.run)} of step {watch.step} is in {place}")
+        watch.say(f"the {made_by(watch.run.method)} of step {watch.step} is in {place}")
 
 
 def _saved_elsewhere(watch: Watch) -> Path | None:
     """What the run made in a new folder, in the user's home or where temporary files go."""
     for place in (Path.home(), Path(tempfile.gettempdir())):
         try:
-            folder = Path(tempfile.mkdtemp(prefix=f"kit-{made_by(watch.run)}-", dir=place))
+            folder = Path(tempfile.mkdtemp(prefix=f"kit-{made_by(watch.run.method)}-", dir=place))
             backend.save_adapter(watch.loaded, folder)
         except Exception:
             continue
@@ -230,5 +230,5 @@ def _back_to_the_best(watch: Watch) -> None:
             )
         )
     backend.load_weights(watch.trainer.model, best.path)
-    text = f"the {made_by(watch.run)} is that of step {best.about.step}, the best one"
+    text = f"the {made_by(watch.run.method)} is that of step {best.about.step}, the best one"
     watch.on_event("best", text, step=best.about.step)

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
-from kit.models.adapters import ADAPTER, MODEL
-from kit.options import METHODS, Command, Run, resolve
+from kit.options import Command, Run, resolve
+from kit.run import reading
+from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, problem
 from kit.support.files import append_whole, write_whole
@@ -35,7 +35,6 @@ FREE = {
     "vram_limit_gib",
     "report_to",
 }
-LOCK = ".lock"
 PROBE_BYTES = 1 << 16  # more than the small files of a run take
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -92,7 +91,7 @@ class RunFolder:
                     details=different,
                 )
             )
-        return cls(path, None if different else _finished_result(path), different or None)
+        return cls(path, None if different else reading.finished_result(path), different or None)
 
     @contextmanager
     def open(self, command: Command) -> Iterator[None]:
@@ -101,7 +100,7 @@ class RunFolder:
         try:
             if command.fresh:
                 self._empty()
-            self.write_text("run.toml", resolve.to_toml(command.run, command.origins))
+            self.write_text(OPTIONS, resolve.to_toml(command.run, command.origins))
             yield
         finally:
             self.hold.lock.release()
@@ -148,7 +147,7 @@ class RunFolder:
             return False
         self.hold.lock.release()
         self._lock()
-        if (self.path / "run.toml").exists():
+        if (self.path / OPTIONS).exists():
             self.hold.lock.release()
             self.hold.lock_file = None
             raise KitError(
@@ -172,7 +171,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -220,11 +219,11 @@ class RunFolder:
 
     def back_to(self, step: int) -> list[dict[str, Any]]:
         """The metrics until that step; what was written of later steps, which are done again, is taken out."""
-        names = [name for name in ("metrics.jsonl", "samples.jsonl") if (self.path / name).exists()]
+        names = [name for name in (METRICS, ANSWERS) if (self.path / name).exists()]
         kept = {name: _until(self.path / name, step) for name in names}
         for name, lines in kept.items():
             self.write_lines(name, lines)
-        return kept.get("metrics.jsonl", [])
+        return kept.get(METRICS, [])
 
     @contextmanager
     def new_folder(self, name: str) -> Iterator[Path]:
@@ -242,11 +241,6 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-
-
-def made_by(run: Run) -> str:
-    """Name of the folder, and in words, of what the run makes."""
-    return MODEL if METHODS[run.method].trains_whole_model else ADAPTER
 
 
 def cannot_write(path: Path, error: Exception) -> Finding:
@@ -276,7 +270,7 @@ def _until(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def _check_is_run(path: Path, if_any: bool = False) -> None:
-    if (if_any and not (path.is_dir() and any(path.iterdir()))) or (path / "run.toml").is_file():
+    if (if_any and not (path.is_dir() and any(path.iterdir()))) or (path / OPTIONS).is_file():
         return
     raise KitError(
         problem(
@@ -315,13 +309,12 @@ def _check_writable(path: Path) -> None:
 
 def _differences(path: Path, run: Run, data_sha256: str) -> dict[str, str]:
     """Option -> "there, now" for each that differs; at most six."""
-    try:
-        there = Run(**tomllib.loads((path / "run.toml").read_text(encoding="utf-8"))).model_dump(mode="json")
-        data_there = json.loads((path / "data.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError):
-        if any((path / "checkpoints").glob("step-*")):
-            return {"run.toml, data.json": "cannot be read, so nobody knows which run the checkpoints are of"}
+    begun_with, data_there = reading.options(path), reading.data_sha256(path)
+    if begun_with is None or data_there is None:
+        if any((path / CHECKPOINTS).glob("step-*")):
+            return {f"{OPTIONS}, {DATA}": "cannot be read, so nobody knows which run the checkpoints are of"}
         return {}  # begun and never got to its data: nothing to lose
+    there = begun_with.model_dump(mode="json")
     now = run.model_dump(mode="json")
     different = {
         name: f"{there[name]} there, {now[name]} now" for name in now if name not in FREE and there[name] != now[name]
@@ -329,14 +322,6 @@ def _differences(path: Path, run: Run, data_sha256: str) -> dict[str, str]:
     if data_there != data_sha256:
         different["content of the data file"] = "changed since"
     return dict(list(different.items())[:6])
-
-
-def _finished_result(path: Path) -> Result | None:
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        return Result.from_json(manifest["result"]) if manifest["status"] == "finished" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _free_name(path: Path) -> Path:

@@ -4,26 +4,24 @@ What cannot be read is left out of the record and named in `unread`; nothing her
 """
 
 import json
-import math
-import re
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envcheck.report import redact_text
-from kit.models import adapters
+from kit.options import Run
 from kit.options.methods import LORA
-from kit.run.folder import LOCK
+from kit.run.layout import ANSWERS, BEGUN, DATA, EVENTS, LOCK, MANIFEST, MARKS, METRICS, OPTIONS, PARITY, PLAN
+from kit.run.record import Result
+from kit.support.redacting import value_text, without_folders
+from kit.support.untrusted import dict_or_empty, dicts_in, finite_number, texts_in
 
-MARKS = ("run.toml", "manifest.json")  # one of them makes a folder a run
-METRICS = ("loss", "grad_norm", "learning_rate", "tokens", "elapsed_s", "memory_bytes")
-ABSOLUTE = re.compile(r"(?<![\w.~:/\\])(?:/(?:[^/\s\"'<>|:;,()]+/)+|[A-Za-z]:\\(?:[^\\\s\"'<>|:;,]+\\)+)(?=[^/\s])")
-PARITY = "parity.json"  # beside what was made, and of the newest in the run
+FIGURES = ("loss", "grad_norm", "learning_rate", "tokens", "elapsed_s", "memory_bytes")  # of a step
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledAnswers:
     """A question with its answers: (what of, the text), the untuned model's first."""
 
     question: str
@@ -49,7 +47,7 @@ class RunRecord:
     steps: tuple[dict[str, float], ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
     events: tuple[dict[str, Any], ...] = ()
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[SampledAnswers, ...] = ()
     parity: dict[str, Any] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
@@ -59,38 +57,38 @@ class RunRecord:
 
     @property
     def loss_before(self) -> float | None:
-        return number(self.result.get("loss_before")) or (
+        return finite_number(self.result.get("loss_before")) or (
             self.losses[0][1] if self.losses and not self.losses[0][0] else None
         )
 
     @property
     def loss_after(self) -> float | None:
         """Of the result; of a run that has none: the last one measured after the first step."""
-        after = number(self.result.get("loss_after"))
+        after = finite_number(self.result.get("loss_after"))
         return after or (self.losses[-1][1] if self.losses and self.losses[-1][0] else None)
 
     @property
     def last_step(self) -> int:
-        return int(self.steps[-1]["step"]) if self.steps else int(number(self.result.get("steps")) or 0)
+        return int(self.steps[-1]["step"]) if self.steps else int(finite_number(self.result.get("steps")) or 0)
 
     @property
     def planned_steps(self) -> int | None:
-        steps = number(self.plan.get("steps"))
+        steps = finite_number(self.plan.get("steps"))
         return int(steps) if steps else None
 
     @property
     def options(self) -> dict[str, dict[str, str]]:
         """Option -> value, origin and, where the kit chose it, the reason; as texts without the user's folders."""
-        asked, chosen = table(self.manifest.get("options")), table(self.manifest.get("chosen"))
+        asked, chosen = dict_or_empty(self.manifest.get("options")), dict_or_empty(self.manifest.get("chosen"))
         found = {}
         for name, about in asked.items():
-            own, by_kit = table(about), table(chosen.get(name))
+            own, by_kit = dict_or_empty(about), dict_or_empty(chosen.get(name))
             value = by_kit.get("value", own.get("value"))
             origin = str(own.get("origin", ""))
             found[name] = {
-                "value": shown(value),
-                "origin": "chosen" if by_kit else private(origin),
-                "reason": private(str(by_kit.get("reason", ""))),
+                "value": value_text(value),
+                "origin": "chosen" if by_kit else without_folders(origin),
+                "reason": without_folders(str(by_kit.get("reason", ""))),
             }
         return found
 
@@ -108,14 +106,60 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in MARKS)
 
 
+def options(folder: Path) -> Run | None:
+    """The options that the run was made with; None where they are missing, broken, or of another kit."""
+    try:
+        return read_options(folder)
+    except (OSError, ValueError):
+        return None
+
+
+def read_options(folder: Path) -> Run:
+    """The same. Raises OSError: no such file; ValueError: broken, or options that this kit does not have."""
+    return Run(**tomllib.loads((folder / OPTIONS).read_text(encoding="utf-8")))
+
+
+def method(folder: Path) -> str:
+    """That of the run's options; lora where they say none, as older ones."""
+    try:
+        return str(tomllib.loads((folder / OPTIONS).read_text(encoding="utf-8")).get("method", LORA.name))
+    except (OSError, ValueError):
+        return LORA.name
+
+
+def chosen(folder: Path) -> dict[str, Any]:
+    """Option -> what the kit chose for it on the machine of the run; {} where that is not known."""
+    found = dict_or_empty(_manifest(folder).get("chosen"))
+    return {name: choice["value"] for name, choice in found.items() if "value" in dict_or_empty(choice)}
+
+
+def data_sha256(folder: Path) -> str | None:
+    """Of the rows that the run was begun with; None where it never got to them, or the file is broken."""
+    found = dict_or_empty(_json(folder / DATA, [])).get("sha256")
+    return found if isinstance(found, str) else None
+
+
+def finished_result(folder: Path) -> Result | None:
+    """None of a run that is not finished."""
+    manifest = _manifest(folder)
+    try:
+        return Result.from_json(manifest["result"]) if manifest["status"] == "finished" else None
+    except (KeyError, TypeError):
+        return None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return dict_or_empty(_json(folder / MANIFEST, []))
+
+
 def read(folder: Path) -> RunRecord:
+    """What the folder says so far."""
     unread: list[str] = []
-    names = ("manifest", "data", "plan", "begun")
-    manifest, data, plan, begun = (table(_json(folder / f"{name}.json", unread)) for name in names)
-    result = table(manifest.get("result"))
-    lines = _lines(folder / "metrics.jsonl", unread)
+    names = (MANIFEST, DATA, PLAN, BEGUN, PARITY)
+    manifest, data, plan, begun, parity = (dict_or_empty(_json(folder / name, unread)) for name in names)
+    result = dict_or_empty(manifest.get("result"))
+    lines = _lines(folder / METRICS, unread)
     steps = _by_step({"step": int(step), **_numbers(line)} for line in lines if _is_step(line, step := _step(line)))
-    parity = table(_json(folder / PARITY, unread))
     return RunRecord(
         folder=folder,
         status=_status(folder, manifest),
@@ -126,52 +170,11 @@ def read(folder: Path) -> RunRecord:
         result=result,
         steps=steps,
         losses=_losses(lines, begun, result, steps),
-        events=tuple(_lines(folder / "events.jsonl", unread)),
-        samples=_samples(begun, _lines(folder / "samples.jsonl", unread), result),
+        events=tuple(_lines(folder / EVENTS, unread)),
+        samples=_samples(begun, _lines(folder / ANSWERS, unread), result),
         parity=parity,
         unread=tuple(unread),
     )
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def rows(value: Any) -> list[dict[str, Any]]:
-    return [row for row in items(value) if isinstance(row, dict)]
-
-
-def items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def texts(value: Any) -> list[str]:
-    return [item for item in items(value) if isinstance(item, str)]
-
-
-def private(text: str) -> str:
-    """Without what names the user or the machine: of an absolute path only the last part stays."""
-    return ABSOLUTE.sub("…/", redact_text(text, (str(Path.home()),) if len(Path.home().parts) > 2 else ()))
-
-
-def shown(value: Any) -> str:
-    """An option's value as text; of an absolute path only the last part, also with spaces in it."""
-    if isinstance(value, list):
-        return ", ".join(map(shown, value)) or "–"
-    if isinstance(value, str) and (value.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", value)):
-        return "…/" + re.split(r"[\\/]", value.rstrip("/\\"))[-1]
-    words = {None: "–", True: "yes", False: "no"}
-    return words[value] if value is None or isinstance(value, bool) else redact_text(str(value))
 
 
 def _json(path: Path, unread: list[str]) -> Any:
@@ -220,8 +223,8 @@ def _status(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def _method(folder: Path, manifest: dict[str, Any]) -> str:
-    value = table(table(manifest.get("options")).get("method")).get("value")
-    return value if isinstance(value, str) else adapters.run_method(folder)
+    value = dict_or_empty(dict_or_empty(manifest.get("options")).get("method")).get("value")
+    return value if isinstance(value, str) else method(folder)
 
 
 def _is_in_use(lock: Path) -> bool:
@@ -240,7 +243,7 @@ def _is_in_use(lock: Path) -> bool:
 
 
 def _step(line: dict[str, Any]) -> float | None:
-    return number(line.get("step"))
+    return finite_number(line.get("step"))
 
 
 def _is_step(line: dict[str, Any], step: float | None) -> bool:
@@ -248,7 +251,7 @@ def _is_step(line: dict[str, Any], step: float | None) -> bool:
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
-    found = {name: number(line.get(name)) for name in METRICS}
+    found = {name: finite_number(line.get(name)) for name in FIGURES}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -261,25 +264,27 @@ def _by_step(lines: Iterable[dict[str, float]]) -> tuple[dict[str, float], ...]:
 def _losses(
     lines: list[dict[str, Any]], begun: dict[str, Any], result: dict[str, Any], steps: tuple[dict[str, float], ...]
 ) -> tuple[tuple[int, float], ...]:
-    found = {0: number(begun.get("loss"))}
+    found = {0: finite_number(begun.get("loss"))}
     for line in lines:
-        step, loss = _step(line), number(line.get("held_out_loss"))
+        step, loss = _step(line), finite_number(line.get("held_out_loss"))
         if step is not None and loss is not None:
             found[int(step)] = loss
-    last = number(result.get("steps")) or (steps[-1]["step"] if steps else 0)
-    if (after := number(result.get("loss_after"))) is not None:
+    last = finite_number(result.get("steps")) or (steps[-1]["step"] if steps else 0)
+    if (after := finite_number(result.get("loss_after"))) is not None:
         found[int(last)] = after
     return tuple((step, loss) for step, loss in sorted(found.items()) if loss is not None)
 
 
-def _samples(begun: dict[str, Any], between: list[dict[str, Any]], result: dict[str, Any]) -> tuple[Sample, ...]:
-    before = rows(begun.get("answers")) or rows(result.get("before"))
+def _samples(
+    begun: dict[str, Any], between: list[dict[str, Any]], result: dict[str, Any]
+) -> tuple[SampledAnswers, ...]:
+    before = dicts_in(begun.get("answers")) or dicts_in(result.get("before"))
     columns = [("before", [answer.get("text") for answer in before])]
-    columns += [(f"step {int(step)}", texts(line.get("answers"))) for line in between if (step := _step(line))]
-    if after := rows(result.get("after")):
+    columns += [(f"step {int(step)}", texts_in(line.get("answers"))) for line in between if (step := _step(line))]
+    if after := dicts_in(result.get("after")):
         columns.append(("after", [answer.get("text") for answer in after]))
     return tuple(
-        Sample(
+        SampledAnswers(
             str(answer.get("question", "")),
             tuple((name, str(told[place])) for name, told in columns if place < len(told)),
         )

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kit.memory import Plan
-from kit.models.adapters import ADAPTER, MODEL
+from kit.run.layout import ADAPTER, MODEL, REPORT
 from kit.run.record import Result
 from kit.support import console
 from kit.support.units import clock, gib
@@ -76,5 +76,5 @@ def result(result: Result, folder: object) -> None:
         answered = f"answers at {sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "no answers"
         rows.append(f"{answered}; peak memory {gib(result.peak_memory_bytes)} GiB")
     made = MODEL if (Path(folder) / MODEL).is_dir() else ADAPTER
-    rows.append(f"{made}: {folder}/{made}     what happened: {folder}/report.html")
+    rows.append(f"{made}: {folder}/{made}     what happened: {folder}/{REPORT}")
     console.stderr.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))

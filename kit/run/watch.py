@@ -15,6 +15,7 @@ from kit.prompt import ChatFormat
 from kit.run import checkpoints
 from kit.run.checkpoints import About, Checkpoint
 from kit.run.folder import RunFolder
+from kit.run.layout import ANSWERS, EVENTS, METRICS, PLAN
 from kit.run.record import Answer
 from kit.support.errors import first_line
 from kit.support.progress import OnProgress
@@ -103,7 +104,7 @@ class Watch:
         self.started_s = self.saved_s = time.perf_counter()
 
     def _planned(self) -> str:
-        plan = self.folder.read_json("plan.json")
+        plan = self.folder.read_json(PLAN)
         return f", {plan['low_bytes'] / GIB:.2f} to {plan['high_bytes'] / GIB:.2f} planned" if plan else ""
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
@@ -119,7 +120,7 @@ class Watch:
             "elapsed_s": round(self.elapsed_s, 3),
             "memory_bytes": backend.memory_bytes(self.loaded.device),
         }
-        self.write_down("metrics.jsonl", line)
+        self.write_down(METRICS, line)
         if remade:
             text = f"{self.folder.path} was deleted: made again, with a checkpoint; lines of earlier steps are lost"
             self.on_event("folder-deleted", text, step=step)
@@ -136,7 +137,7 @@ class Watch:
             self.started_s += self.reported_s - start_s  # is no time of training
 
     def on_event(self, kind: str, text: str, **facts: Any) -> None:
-        self.write_down("events.jsonl", {"kind": kind, "text": text, **facts})
+        self.write_down(EVENTS, {"kind": kind, "text": text, **facts})
         self.say(text)
 
     def write_down(self, name: str, line: dict[str, Any]) -> None:
@@ -178,11 +179,11 @@ class Watch:
         loss = self.held_out_loss("held-out rows")
         answers = self.answers()
         self.started_s += time.perf_counter() - start_s  # is no time of training
-        self.write_down("samples.jsonl", {"step": self.step, "answers": [answer.text for answer in answers]})
+        self.write_down(ANSWERS, {"step": self.step, "answers": [answer.text for answer in answers]})
         if loss is None:
             return None
         line = {"step": self.step, "held_out_loss": loss, "perplexity": round(math.exp(min(loss, 100)), 3)}
-        self.write_down("metrics.jsonl", line)
+        self.write_down(METRICS, line)
         if self.run.report_to != "none":
             backend.tell_tracker(self.trainer, {"eval_loss": loss})
         self._compare(loss)

@@ -1,7 +1,5 @@
 """Grid -> planned trials: all that can be wrong is found before the first of them starts, with nothing written."""
 
-import json
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,9 @@ from kit.memory import Plan
 from kit.models import Model
 from kit.models.adapters import no_such_layer, stored
 from kit.options import LINEAR_LAYERS, Command, Run
-from kit.run import record
+from kit.run import reading, record
 from kit.run.folder import RunFolder
+from kit.run.layout import DATA
 from kit.support.errors import FAILED, USAGE, KitError, problem, stop_on_errors
 from kit.support.units import GIB
 from kit.sweep import grid
@@ -112,17 +111,9 @@ def _planned(
     )
 
 
-def run_there(folder: Path) -> Run | None:
-    """The options of the run in that folder; None where they cannot be read."""
-    try:
-        return Run(**tomllib.loads((folder / "run.toml").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
 def _existing(folder: Path) -> dict[str, Path]:
     """What a trial learns -> its folder."""
-    found = {path: run_there(path) for path in sorted((folder / TRIALS).glob("*/"))}
+    found = {path: reading.options(path) for path in sorted((folder / TRIALS).glob("*/"))}
     return {grid.identity(run): path for path, run in found.items() if run}
 
 
@@ -158,12 +149,12 @@ def _check_folder(folder: Path, command: Command, data_sha256: str) -> None:
 def _check_comparable(folder: Path, run: Run, data_sha256: str) -> None:
     """The other trials of the sweep were measured on the same rows, in the same tokens."""
     for path in sorted((folder / TRIALS).glob("*/")):
-        there = run_there(path)
-        if there is None or not (path / "data.json").is_file():
+        there = reading.options(path)
+        if there is None or not (path / DATA).is_file():
             continue
         names = sorted(name for name in SAME_ROWS if name != "data" and getattr(there, name) != getattr(run, name))
         details = {name: f"{getattr(there, name)} there, {getattr(run, name)} now" for name in names}
-        if _data_sha256(path) != data_sha256:
+        if reading.data_sha256(path) != data_sha256:
             details["content of the data"] = "changed since"
         if details:
             raise KitError(
@@ -175,13 +166,6 @@ def _check_comparable(folder: Path, run: Run, data_sha256: str) -> None:
                     details=details,
                 )
             )
-
-
-def _data_sha256(path: Path) -> str | None:
-    try:
-        return json.loads((path / "data.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _nothing_held_out() -> Finding:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kit.options import Run
+from kit.run import reading
 from kit.run.fit import PAUSED
 from kit.run.folder import FREE
-from kit.run.reading import RunRecord, number, read
+from kit.run.layout import MANIFEST, OPTIONS
+from kit.run.reading import RunRecord, read
 from kit.support.files import write_whole
+from kit.support.untrusted import finite_number
 from kit.sweep import grid
 from kit.sweep.halving import mean_loss
-from kit.sweep.planning import Planned, Plans, run_there
+from kit.sweep.planning import Planned, Plans
 
 if TYPE_CHECKING:
     import pandas
@@ -155,7 +158,7 @@ class Sweep:
         """Trains the best setting once more; the trial's own folder is that run already."""
         if self.best is None:
             return None
-        return f"python -m kit.train --config {self.best.trials[0].folder / 'run.toml'} --output runs/best"
+        return f"python -m kit.train --config {self.best.trials[0].folder / OPTIONS} --output runs/best"
 
     def told(self) -> list[str]:
         """The outcome in sentences."""
@@ -263,7 +266,7 @@ def collect(plans: Plans, failed: dict[Path, str], notes: Sequence[str], is_over
     """The record of all folders. failed: of trials that may have left no word. is_over: every trial had its turn, so
     one that waits at a rung was stopped there."""
     found = [_of_plan(trial, failed.get(trial.folder, ""), is_over) for trial in plans.trials]
-    others = [(path, run) for path in plans.others if (run := run_there(path))]
+    others = [(path, run) for path in plans.others if (run := reading.options(path))]
     found += [_of_record(read(path), path, grid.identity(run, SEED), True) for path, run in others]
     runs = [trial.command.run for trial in plans.trials] + [run for _, run in others]
     varied = _varied(plans.trials[0].values, runs)
@@ -278,7 +281,7 @@ def reached(record: RunRecord, step: int) -> float | None:
     """The held-out loss at a rung that ends there: where the run paused, or where it ended before."""
     for event in reversed(record.events):
         if event.get("kind") == PAUSED and event.get("step") == step:
-            return number(event.get("held_out_loss"))
+            return finite_number(event.get("held_out_loss"))
     return record.loss_after if record.status == "finished" and record.last_step <= step else None
 
 
@@ -295,7 +298,7 @@ def _of_plan(planned: Planned, why_failed: str, is_over: bool) -> Trial:
     blank = Trial(planned.values, planned.setting, planned.folder, "waiting", params, None, 0, steps, None, None)
     if not planned.fits:
         return replace(blank, status="left out", words="the plan says that it will not fit")
-    if not (planned.folder / "manifest.json").is_file():
+    if not (planned.folder / MANIFEST).is_file():
         return replace(blank, status="failed", words=why_failed) if why_failed else blank
     made = _of_record(read(planned.folder), planned.folder, planned.setting, is_over)
     made = replace(made, steps=steps, trained_params=params if plan else made.trained_params)
@@ -306,7 +309,7 @@ def _of_plan(planned: Planned, why_failed: str, is_over: bool) -> Trial:
 
 def _of_record(record: RunRecord, folder: Path, setting: str, is_over: bool) -> Trial:
     step, loss = record.losses[-1] if record.losses and record.losses[-1][0] else (record.last_step, None)
-    paused = record.status == "interrupted" and number(record.result.get("loss_after")) is not None
+    paused = record.status == "interrupted" and finite_number(record.result.get("loss_after")) is not None
     status: Status = "stopped" if paused and is_over else "unfinished"
     words = ""
     if record.status == "finished":
@@ -315,7 +318,7 @@ def _of_record(record: RunRecord, folder: Path, setting: str, is_over: bool) -> 
         told = [str(event.get("text", "")) for event in record.events if event.get("kind") == "failed"]
         status, loss, step, words = "failed", None, record.last_step, told[-1] if told else ""
     last = record.steps[-1] if record.steps else {}
-    params = number(record.plan.get("trained_params"))
+    params = finite_number(record.plan.get("trained_params"))
     return Trial(
         values={},
         setting=setting,
@@ -325,7 +328,7 @@ def _of_record(record: RunRecord, folder: Path, setting: str, is_over: bool) -> 
         loss=loss,
         step=int(step),
         steps=record.planned_steps,
-        seconds=number(record.result.get("train_s")) or last.get("elapsed_s"),
+        seconds=finite_number(record.result.get("train_s")) or last.get("elapsed_s"),
         peak_memory_bytes=int(max((line.get("memory_bytes", 0) for line in record.steps), default=0)) or None,
         words=words,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from envcheck import probe
 from envcheck.facts import Facts
 from kit import train
-from kit.run.folder import LOCK
+from kit.run.layout import LOCK
 from kit.run.reading import RunRecord, read
 from kit.run.record import Result
 from kit.support import console

@@ -15,6 +15,7 @@ from kit.chat.options import parse
 from kit.chat.target import find
 from kit.export.job import MergeCommand, prepare
 from kit.models import adapters, headers
+from kit.run import tuned
 from kit.support.errors import KitError
 from tests.kit.exports import METHODS, made_by_peft
 
@@ -261,12 +262,12 @@ def test_a_run_of_every_weight_is_no_adapter(tmp_path: Path) -> None:
     run.mkdir()
     (run / "run.toml").write_text('method = "full"\n')
     with pytest.raises(KitError, match="has no model yet"):
-        adapters.find(run)
+        tuned.find_adapter(run)
     shutil.copytree(models.TINY, run / "model")
     for name in (run, run / "model"):
-        assert adapters.whole_model(name) == run / "model"
+        assert tuned.whole_model(name) == run / "model"
         with pytest.raises(KitError) as error:
-            adapters.find(name)
+            tuned.find_adapter(name)
         assert error.value.findings[0].id == "run-is-a-whole-model"
         assert f"python -m kit.chat {run}" in error.value.findings[0].fix[0]
 
@@ -278,19 +279,19 @@ def test_a_name_means_a_run_its_adapter_or_an_adapter(means: str, whole: Path, t
     (run / "run.toml").write_text("")
     shutil.copytree(whole, tmp_path / "alone")
 
-    found = adapters.find(tmp_path / means)
+    found = tuned.find_adapter(tmp_path / means)
 
     of_run = means != "alone"
     assert (found.path, found.run_folder) == ((run / "adapter", run) if of_run else (tmp_path / "alone", None))
     assert found.name == ("run" if of_run else "alone")
-    assert adapters.find(tmp_path / means, "mine").name == "mine"
+    assert tuned.find_adapter(tmp_path / means, "mine").name == "mine"
 
 
 def test_a_part_of_a_run_names_the_run(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(KitError, match="no-adapter") as error:
-        adapters.find(tmp_path / "checkpoints")
+        tuned.find_adapter(tmp_path / "checkpoints")
     assert str(tmp_path) in error.value.findings[0].fix[0]
 
 

@@ -1,5 +1,6 @@
 """The run folder: claimed without a trace, never overwritten by another run, every file whole."""
 
+import ast
 import errno
 import json
 import subprocess
@@ -9,11 +10,16 @@ from pathlib import Path
 import pytest
 
 from kit.options import Command, Run
+from kit.run import layout
 from kit.run.folder import RunFolder
 from kit.run.record import Answer, Result
 from kit.support.errors import KitError
 
 ROOT = Path(__file__).parents[2]
+NAMES_OF_FILES = {
+    "run.toml", "manifest.json", "data.json", "left_out.jsonl", "plan.json", "begun.json", "metrics.jsonl",
+    "events.jsonl", "samples.jsonl", "samples.json", "report.html", "parity.json", "NOT-VERIFIED", ".lock",
+}  # fmt: skip
 RESULT = Result(
     steps=3, tokens=100, train_s=2.0, tokens_per_s=50.0, loss_before=2.0, loss_after=1.0, peak_memory_bytes=1,
     before=(Answer("q", "a", 1, 1.0),), after=(Answer("q", "b", 1, 1.0),),
@@ -192,3 +198,16 @@ def test_a_folder_that_fails_leaves_the_old_folder(tmp_path) -> None:
     with folder.new_folder("adapter") as new:
         (new / "weights").write_text("new")
     assert (tmp_path / "adapter" / "weights").read_text() == "new"
+
+
+def test_the_names_of_a_runs_files_are_written_down_once() -> None:
+    """Not the folders' names, which are plain words."""
+    names = {value for value in vars(layout).values() if isinstance(value, str)} & NAMES_OF_FILES
+    assert len(names) == len(NAMES_OF_FILES)
+    written = {
+        (path.relative_to(ROOT).as_posix(), node.value)
+        for path in (ROOT / "kit").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert written == {("kit/run/layout.py", name) for name in names}

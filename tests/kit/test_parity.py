@@ -13,6 +13,7 @@ from kit.backend.comparing import Candidate
 from kit.export import parity
 from kit.export.parity import BOUNDS, COARSE, Bound, Exported
 from kit.export.prompts import Prompts
+from kit.run import layout
 from tests.kit.exports import ROOT, TINY, write_adapter
 
 
@@ -43,9 +44,9 @@ def test_a_run_becomes_a_model_and_a_file_that_answer_the_same(run, merged) -> N
     output, done = merged
     assert done.returncode == 0, done.stderr
     assert "(NF4, dequantised): the run trained on the base in 4 bit" in done.stderr
-    assert not (output / parity.MARKER).exists()
+    assert not (output / layout.NOT_VERIFIED).exists()
     record = json.loads(done.stdout)
-    assert record == json.loads((output / parity.RECORD).read_text()) == json.loads((run / parity.RECORD).read_text())
+    assert record == json.loads((output / layout.PARITY).read_text()) == json.loads((run / layout.PARITY).read_text())
     assert record["passed"]
     assert [row["name"] for row in record["rows"]] == ["merged model", "model-F16.gguf", "model-Q8_0.gguf"]
     assert all((row["template"], row["ids"], row["end"]) == (True, True, True) for row in record["rows"])
@@ -76,13 +77,13 @@ def test_a_spoilt_model_is_named_with_its_first_layer_and_marked(run, tmp_path) 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "export-not-verified" in done.stderr
     assert "Traceback" not in done.stderr
-    record = json.loads((output / parity.RECORD).read_text())
+    record = json.loads((output / layout.PARITY).read_text())
     row, trained = record["rows"]
     assert (row["passed"], row["template"], row["end"]) == (False, False, True)
     assert (trained["name"], trained["precision"], trained["bound"]) == ("base of training", "nf4", None)
     assert trained["logit_share"] > 0.01, "--base 16bit is another base than the one of training"
     assert row["first_layer"] == "layer 2"
-    assert "layer 2" in (output / parity.MARKER).read_text()
+    assert "layer 2" in (output / layout.NOT_VERIFIED).read_text()
 
 
 # what the bounds let through

@@ -18,7 +18,9 @@ from kit import report
 from kit.export import parity
 from kit.report import comparing, listing, page, plots
 from kit.report.__main__ import main
-from kit.run.reading import private, read
+from kit.run import layout
+from kit.run.reading import read
+from kit.support.redacting import without_folders
 from tests.kit.exports import made_by_peft
 
 MOST_BYTES = 1_500_000
@@ -182,9 +184,9 @@ def test_texts_of_others_stay_texts(run: Path) -> None:
 )
 def test_paths_of_the_user_stay_at_home(text: str, cleaned: str) -> None:
     if text.startswith("C:"):
-        assert "Joe" not in private(text)
+        assert "Joe" not in without_folders(text)
     else:
-        assert private(text) == cleaned
+        assert without_folders(text) == cleaned
 
 
 BROKEN = (
@@ -290,7 +292,7 @@ def test_parity_table_is_shown(run: Path) -> None:
     bad = replace(row, name="q8.gguf", reader="llama.cpp", ids=False, first_layer="model.layers.3")
     known = replace(row, name="as trained", template=None, bound=None)
     record = parity.Parity("base + adapter", "200 held-out rows", "fp32", (row, bad, known))
-    (run / parity.RECORD).write_text(json.dumps(record.to_json()))
+    (run / layout.PARITY).write_text(json.dumps(record.to_json()))
     assert read(run).verified is False
     text = " ".join(Page(report.write(run)).text.split())
     for said in ("…/merged transformers bf16 verified yes yes yes 640 99.5 97 0.013 0.03",
@@ -299,7 +301,7 @@ def test_parity_table_is_shown(run: Path) -> None:
                  "Compared with base + adapter: 200 held-out rows, computed in fp32."):  # fmt: skip
         assert said in text, said
     assert "joe" not in text
-    (run / parity.RECORD).write_text(json.dumps(replace(record, rows=(row, known)).to_json()))
+    (run / layout.PARITY).write_text(json.dumps(replace(record, rows=(row, known)).to_json()))
     assert read(run).verified is True
 
 
@@ -422,7 +424,7 @@ def test_list_tells_runs_and_adapters(run: Path, capsys) -> None:
     }  # fmt: skip
     assert (found["shipped"]["kind"], found["shipped"]["method"], found["shipped"]["rank"]) == ("adapter", "lora", 16)
     assert (found["made"]["kind"], found["made"]["size_bytes"], found["made"]["verified"]) == ("model", 1000, True)
-    (made / parity.MARKER).write_text("not yet")
+    (made / layout.NOT_VERIFIED).write_text("not yet")
     assert [item.verified for item in listing.items(run.parent)[0] if item.kind == "model"] == [False]
     assert found["shipped"]["base"] == "…/tiny"
     assert found["deep/half"]["status"] == "unknown"
