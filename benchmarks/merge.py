@@ -52,7 +52,7 @@ from kit import merge
 from kit.export import prompts
 from kit.export.job import MergeCommand, prepare
 source, output, base, to, quant = sys.argv[1:]
-job = prepare(MergeCommand(source=source, output=output, base=base, to=(to,), quant=(quant,)))
+job = prepare(MergeCommand(source=source, output=output, base_precision=base, to=(to,), quant=(quant,)))
 asked = prompts.of(job.first, prompts.chat_of(job.first, job.base.model))
 merge.write(job, asked, lambda *_: None)
 """

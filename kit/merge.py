@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.table import Table
 
 from envcheck.facts import Finding
@@ -27,6 +26,7 @@ from kit.export import gguf_file, modelfile, parity, prompts, shards, vocabulary
 from kit.export.job import QUANTIZE, STEP, Job, MergeCommand, gguf_name, prepare, shares
 from kit.export.parity import Exported, Parity
 from kit.export.prompts import Prompts
+from kit.options.command_line import parse
 from kit.run.folder import cannot_write
 from kit.run.layout import NOT_VERIFIED, PARITY
 from kit.support import console
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command_line(argv: list[str]) -> int:
-    command = tyro.cli(MergeCommand, args=argv, prog="python -m kit.merge")
+    command = parse(MergeCommand, argv)
     job = prepare(command)
     chat = prompts.chat_of(job.first, job.base.model)
     asked = prompts.of(job.first, chat)

@@ -20,7 +20,7 @@ from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
 from kit import memory, models
-from kit.options import Command, Run, resolve
+from kit.options import Run, TrainCommand, resolve
 from kit.options.methods import TAKEN_BY
 from kit.run import record, telling, trackers
 from kit.run.folder import RunFolder
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Prepared:
     """Everything known before torch is imported."""
 
-    command: Command
+    command: TrainCommand
     run: Run  # with each `auto` settled
     reasons: dict[str, str]
     facts: Facts
@@ -84,7 +84,7 @@ def command_line(argv: list[str]) -> int:
     return 0
 
 
-def prepare(command: Command, facts: Facts) -> Prepared:
+def prepare(command: TrainCommand, facts: Facts) -> Prepared:
     """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
     run, facts = resolve.planned_for(command, facts)
     run, reasons = resolve.settle(run, facts)
@@ -97,7 +97,7 @@ def prepare(command: Command, facts: Facts) -> Prepared:
 
 
 def plan_of(
-    command: Command, run: Run, facts: Facts, model_config: dict[str, Any], report: "DataReport | None"
+    command: TrainCommand, run: Run, facts: Facts, model_config: dict[str, Any], report: "DataReport | None"
 ) -> tuple[Run, dict[str, str], memory.Plan | None]:
     """The run with its memory settings chosen, why, and the plan of it."""
     machine = settings.choose(resolve.seen_by(run, facts))
@@ -293,7 +293,7 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
     return notes
 
 
-def _was_asked_for(command: Command, name: str) -> bool:
+def _was_asked_for(command: TrainCommand, name: str) -> bool:
     """With a flag, or in a file, which may also repeat the default."""
     origin = command.origins.get(name, "default")
     is_other = getattr(command.run, name) != Run.model_fields[name].default

@@ -16,7 +16,7 @@ from typing import Any
 from envcheck import probe
 from kit.chat import target as targets
 from kit.chat.asking import Reply, Speaker, load, prompt_ids
-from kit.chat.options import ChatCommand, parse
+from kit.chat.options import ChatCommand, read_command
 from kit.chat.prompts import Messages, asked, read_prompts, with_system
 from kit.chat.session import Printer, Session, footer, side_by_side
 from kit.chat.target import Target
@@ -24,7 +24,7 @@ from kit.support import console
 
 
 def main(argv: list[str] | None = None) -> int:
-    return console.status_of(lambda: chat(parse(sys.argv[1:] if argv is None else argv)))
+    return console.status_of(lambda: chat(read_command(sys.argv[1:] if argv is None else argv)))
 
 
 def chat(command: ChatCommand) -> int:

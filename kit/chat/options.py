@@ -1,27 +1,33 @@
 """The options of python -m kit.chat, each written once."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from envcheck.facts import Finding
-from kit.support.errors import USAGE, KitError, did_you_mean, problem
+from kit.options.command_line import parse, typed_as
+from kit.options.option import Door, Typed
+from kit.support.errors import USAGE, KitError, problem
 
 
-class ChatCommand(BaseModel):
-    """Talk to what was trained, with the very template of training: python -m kit.chat runs/x
+class ChatCommand(Door):
+    """Talk to what was trained, with the very template of training.
 
-    In the chat: /help says what else can be typed. Ctrl-C stops the answer, Ctrl-D leaves."""
+      kit chat runs/x                                    in the terminal
+      kit chat runs/x runs/y --compare                   untuned and tuned side by side
+      kit chat runs/x --prompts questions.txt --json     for scripts
+      kit chat runs/x --serve                            an OpenAI-compatible API on this machine
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    In the chat, /help says what else can be typed. Ctrl-C stops the answer, Ctrl-D leaves.
+    Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
-    what: tyro.conf.Positional[tuple[str, ...]] = ()
+    door = "chat"
+
+    what: Annotated[tuple[str, ...], Typed(positional=True)] = ()
     """A run's folder, an adapter's folder, or a model (folder, name on the hub, or `tiny`). Several runs or adapters
     of one kind and one base model are loaded together: /adapter NAME switches."""
-    adapters: tuple[str, ...] = ()
+    add: tuple[str, ...] = ()
     """More adapters of that base model, as NAME=FOLDER."""
     base: str | None = None
     """The base model, where an adapter does not name the right one (its folder was moved)."""
@@ -47,7 +53,7 @@ class ChatCommand(BaseModel):
     """Answer this and stop."""
     prompts: Path | None = None
     """Answer each line of a .txt file, or each row of a .jsonl file (messages, or prompt), and stop."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_output: Annotated[bool, Typed("json")] = False
     """With --prompt or --prompts: one JSON object a line on standard output."""
 
     sample: bool = False
@@ -77,8 +83,8 @@ class ChatCommand(BaseModel):
             raise ValueError("--json goes with --prompt or --prompts")
         if self.serve and (self.is_script or self.compare):
             raise ValueError("--serve answers its clients alone: no --prompt, --prompts or --compare with it")
-        if odd := [pair for pair in self.adapters if not all(pair.partition("="))]:
-            raise ValueError(f"--adapters takes NAME=FOLDER, not {odd[0]}")
+        if odd := [pair for pair in self.add if not all(pair.partition("="))]:
+            raise ValueError(f"--add takes NAME=FOLDER, not {odd[0]}")
         return self
 
     @property
@@ -86,72 +92,19 @@ class ChatCommand(BaseModel):
         return self.prompt is not None or self.prompts is not None
 
 
-@dataclass
-class _Line:
-    """Around the command: what is wrong in a part of a line tyro leaves to its caller to say."""
-
-    command: Annotated[ChatCommand, tyro.conf.arg(name="")]
-
-
-SWITCHES = {"--load-in-4bit": "on", "--no-load-in-4bit": "off"}
-
-
-def parse(argv: list[str]) -> ChatCommand:
+def read_command(argv: Sequence[str]) -> ChatCommand:
     """Raises KitError (status 2): unknown option, a value of the wrong kind, nothing to talk to."""
-    try:
-        line, unknown = tyro.cli(
-            _Line,
-            args=_plain(argv),
-            prog="python -m kit.chat",
-            description=ChatCommand.__doc__,
-            return_unknown_args=True,
-        )
-        command = line.command
-    except ValidationError as error:
-        raise KitError(*map(_wrong_value, error.errors()), status=USAGE) from None
-    if odd := [word for word in unknown if word.startswith("-")]:
-        raise KitError(*map(_unknown, odd), status=USAGE)
-    if not command.what and not command.adapters:
+    command = parse(ChatCommand, argv)
+    if not command.what and not command.add:
+        door = typed_as(ChatCommand.door)
         raise KitError(
             problem(
                 "nothing-to-talk-to",
                 "Name a run, an adapter or a model.",
                 "Nothing is guessed.",
-                "python -m kit.chat runs/NAME",
-                "python -m kit.chat tiny               (the small model that comes with the kit)",
+                f"{door} runs/NAME",
+                f"{door} tiny               (the small model that comes with the kit)",
             ),
             status=USAGE,
         )
     return command
-
-
-def _plain(argv: list[str]) -> list[str]:
-    """As kit.train takes it, --load-in-4bit alone means on."""
-    words: list[str] = []
-    for place, word in enumerate(argv):
-        bare = argv[place + 1 : place + 2] not in (["auto"], ["on"], ["off"])
-        words += ["--load-in-4bit", SWITCHES[word]] if word in SWITCHES and bare else [word]
-    return words
-
-
-def _unknown(word: str) -> Finding:
-    name = word.split("=")[0]
-    flags = [f"--{field.replace('_', '-')}" for field in ChatCommand.model_fields if field != "json_output"]
-    near = did_you_mean(name, [*flags, "--json", "--help"])
-    return problem(
-        "unknown-option",
-        f"There is no option {name}. {near}".rstrip(),
-        "A misspelt name would otherwise be left out in silence.",
-        near.removeprefix("Did you mean ").rstrip("?") if near else "python -m kit.chat --help",
-    )
-
-
-def _wrong_value(item: dict) -> Finding:
-    name = ".".join(map(str, item["loc"]))
-    return problem(
-        "wrong-value",
-        f"{f'{name}: ' if name else ''}{item['msg'].removeprefix('Value error, ')}.",
-        "Options are checked before anything is loaded.",
-        "python -m kit.chat --help",
-        details={"given": repr(item["input"])} if item["loc"] else None,
-    )

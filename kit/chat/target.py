@@ -141,7 +141,7 @@ def _whole(command: ChatCommand, source: ChatSource, facts: Facts) -> Target:
 
 
 def _sources(command: ChatCommand) -> list[ChatSource]:
-    named = [pair.partition("=") for pair in command.adapters]
+    named = [pair.partition("=") for pair in command.add]
     sources = [_source(what) for what in command.what] + [_source(path, name) for name, _, path in named]
     found = [source.adapter.name for source in sources if source.adapter]
     twice = sorted({name for name in found if found.count(name) > 1 or name == UNTUNED})
@@ -151,7 +151,7 @@ def _sources(command: ChatCommand) -> list[ChatSource]:
                 "adapter-name-twice",
                 f"{twice[0]} is the name of two adapters, or of the untuned model.",
                 "/adapter NAME must say which one is meant.",
-                f"--adapters {twice[0]}-2=FOLDER",
+                f"--add {twice[0]}-2=FOLDER",
             ),
             status=USAGE,
         )

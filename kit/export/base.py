@@ -124,7 +124,7 @@ def _missing(why: str, name: str, adapter: Tuned) -> Finding:
         "base-not-found",
         f"The base of {adapter.path} is not here: {name or 'the adapter does not name it'}.",
         why,
-        "--base-model FOLDER       (where the model it was trained on lies)",
+        "--base FOLDER             (where the model it was trained on lies)",
         details={"it was trained on": adapter.base or "not said"},
     )
 
@@ -181,7 +181,7 @@ def _fetched(model: Model) -> Path:
                 f"The weights of {model.name} are not on this machine and cannot be fetched.",
                 describe_error(error),
                 f"hf download {model.name} --local-dir models/{Path(model.name).name}",
-                f"--base-model models/{Path(model.name).name}",
+                f"--base models/{Path(model.name).name}",
             )
         ) from None
 
@@ -198,7 +198,7 @@ def _lost(folder: Path, names: list[str]) -> Finding:
 
 def check_fit(base: Base, adapter: Tuned) -> None:
     """Raises KitError: the adapter changes layers that this base lacks or has in another shape, or is not whole."""
-    adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes, "--base-model")
+    adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes, "--base")
 
 
 def other_name(base: Base, adapter: Tuned) -> Finding | None:
@@ -213,6 +213,6 @@ def other_name(base: Base, adapter: Tuned) -> Finding | None:
         "base-has-another-name",
         f"The adapter was trained on {adapter.base}; it is merged into {base.folder}.",
         "The shapes fit, and nothing tells whether it is the same model: Base and Instruct look alike.",
-        f"--base-model FOLDER       with {adapter.base}, unless this is that model",
+        f"--base FOLDER             with {adapter.base}, unless this is that model",
         severity="warning",
     )

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from envcheck.facts import Finding
 from kit.export import adapters, base, gguf_file, shards
@@ -17,6 +16,7 @@ from kit.export.adapters import Tuned
 from kit.export.base import Base
 from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
+from kit.options.option import Door, Typed
 from kit.run import checkpoints
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 from kit.support.units import GIB
@@ -29,19 +29,25 @@ STEP = "f16"  # what llama-quantize starts from
 SPARE = 1.02  # tables, tokenizer, padding
 
 
-class MergeCommand(BaseModel):
-    """Make a plain model of a run, prove that it answers as the run's: python -m kit.merge runs/x -o models/x"""
+class MergeCommand(Door):
+    """Make a plain model of a tuned one, and prove that it answers the same.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    kit merge runs/x -o models/x                          a 16-bit Hugging Face model
+    kit merge runs/x -o models/x --to gguf --quant q8_0   a file for llama.cpp and Ollama
+    kit merge runs/a -o models/ab --add runs/b=0.5        several adapters in one
 
-    source: tyro.conf.Positional[Path]
+    Exit status: 0 written and verified, 1 failed or not verified, 2 wrong usage."""
+
+    door = "merge"
+
+    source: Annotated[Path, Typed(positional=True)]
     """A run folder, or an adapter's folder (LoRA, rsLoRA, DoRA, IA3, MiSS)."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Annotated[Path, Typed(short="-o")]
     """A new folder for the model."""
-    base: Literal["auto", "16bit", "nf4"] = "auto"
-    """The weights that the adapter is added to. auto: those it was trained on, so nf4 for a run in 4 bit."""
-    base_model: str | None = None
+    base: str | None = None
     """Folder or name of the base model. Default: the one that the adapter names."""
+    base_precision: Literal["auto", "16bit", "nf4"] = "auto"
+    """The weights that the adapter is added to. auto: those it was trained on, so nf4 for a run in 4 bit."""
     add: tuple[str, ...] = ()
     """More adapters of the same base, as RUN=weight: --add runs/b=0.5 runs/c=0.3 (lora and rslora)"""
     weight: float = 1.0
@@ -59,8 +65,14 @@ class MergeCommand(BaseModel):
     """Number format of the hf model. auto: that of the base."""
     shard_gib: PositiveFloat = 4.0
     """Largest weight file of the hf model."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_output: Annotated[bool, Typed("json")] = False
     """Print the parity record as JSON on standard output."""
+
+    @model_validator(mode="after")
+    def _base_is_a_model(self) -> "MergeCommand":
+        if self.base in ("16bit", "nf4"):
+            raise ValueError(f"--base names the base model. Did you mean --base-precision {self.base}?")
+        return self
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,7 @@ def prepare(command: MergeCommand) -> Job:
         _check_whole(command, first)
     found = ((first, command.weight), *(_added(one) for one in command.add))
     _check_together(command, [adapter for adapter, _ in found])
-    model = base.find(command.base_model or first.base, first)
+    model = base.find(command.base or first.base, first)
     for adapter, _ in found:
         base.check_fit(model, adapter)
     if "gguf" in command.to:
@@ -143,8 +155,8 @@ def _check_whole(command: MergeCommand, first: Tuned) -> None:
     """Of what is asked for a run that trained every weight, only another format is left to do."""
     asked = {
         "--to hf": "hf" in command.to,
-        "--base": command.base != "auto",
-        "--base-model": command.base_model is not None,
+        "--base": command.base is not None,
+        "--base-precision": command.base_precision != "auto",
         "--add": bool(command.add),
         "--weight": command.weight != 1,
     }
@@ -182,15 +194,19 @@ def _choose(command: MergeCommand, first: Tuned, model: Base) -> tuple[bool, boo
         return False, None, "the run trained every weight of it"
     if model.is_saved_in_four_bit:
         return False, True, "the base is stored in 4 bit: it is dequantised, and no other is here"
-    if command.base == "nf4":
+    if command.base_precision == "nf4":
         return True, trained, "asked for"
-    if command.base == "16bit":
+    if command.base_precision == "16bit":
         return False, trained, "asked for"
     if trained is None:
-        return False, None, "it is not known what the adapter was trained on (no run folder); --base nf4 for QLoRA"
+        return (
+            False,
+            None,
+            "it is not known what the adapter was trained on (no run folder); --base-precision nf4 for QLoRA",
+        )
     if trained:
         why = "the run trained on the base in 4 bit (NF4), and learnt to make up for what that rounds away"
-        return True, True, f"{why}; --base 16bit takes the weights as published"
+        return True, True, f"{why}; --base-precision 16bit takes the weights as published"
     return False, False, "the run trained on the 16-bit base"
 
 

@@ -1,6 +1,7 @@
 """What is asked for: every option, written once."""
 
+from kit.options.commands import DataCommand, TrainCommand
 from kit.options.methods import METHODS, Method
-from kit.options.run import LINEAR_LAYERS, Command, DataCommand, Rows, Run
+from kit.options.run import LINEAR_LAYERS, Rows, Run
 
-__all__ = ["LINEAR_LAYERS", "METHODS", "Command", "DataCommand", "Method", "Rows", "Run"]
+__all__ = ["LINEAR_LAYERS", "METHODS", "DataCommand", "Method", "Rows", "Run", "TrainCommand"]

@@ -1,26 +1,24 @@
 """Preset, file and flags, in that order -> a command's options; where each value came from is remembered."""
 
-import argparse
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
-from pydantic import BaseModel, ValidationError
-
 from envcheck import settings
-from envcheck.facts import Facts, Finding, Gpu
-from kit.options import METHODS, Command, DataCommand, Rows, Run
+from envcheck.facts import Facts, Gpu
+from kit.options import METHODS, DataCommand, Rows, Run, TrainCommand, command_line
+from kit.options.commands import RunDoor
 from kit.options.methods import IN_UNSLOTH
+from kit.options.option import Door
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 PRESETS = Path(__file__).parent / "presets"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
-Options = TypeVar("Options", bound=BaseModel)
+AnyRunDoor = TypeVar("AnyRunDoor", bound=RunDoor)
 
 
 def preset_names() -> list[str]:
@@ -45,7 +43,7 @@ def _class_of(preset: str) -> str | None:
     return _read_file(PRESETS / f"{preset}.toml").get("class")
 
 
-def planned_for(command: Command, facts: Facts) -> tuple[Run, Facts]:
+def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
     """The run and its machine: this one, or one with the card of --vram-gib.
 
     Raises KitError (status 2): --vram-gib or --fit without --plan.
@@ -71,14 +69,6 @@ def with_card(facts: Facts, vram_gib: float) -> Facts:
     """The machine with one card of that size, new enough for bf16, instead of its own."""
     card = Gpu(name=f"NVIDIA card of {vram_gib:g} GiB", vram_gib=vram_gib, compute_capability="8.0")
     return replace(facts, gpu=(card,), env={}, training=None)
-
-
-def _with_early_card(facts: Facts, vram_gib: str | None) -> Facts:
-    """Before the flags are checked: what is no number is told then."""
-    try:
-        return with_card(facts, float(vram_gib)) if vram_gib else facts
-    except ValueError:
-        return facts
 
 
 def seen_by(run: Run, facts: Facts) -> Facts:
@@ -156,80 +146,63 @@ def as_option(choice: settings.Choice) -> tuple[str, str]:
     return {True: "on", False: "off"}.get(choice.value, choice.value), choice.reason
 
 
-def load(
-    argv: list[str], facts: Callable[[], Facts], kind: type[Options] = Command, module: str = "kit.train"
-) -> Options:
-    """Flags over file over preset -> Command. `facts` is asked only when the preset is `auto`.
+def load(argv: Sequence[str], facts: Callable[[], Facts], kind: type[AnyRunDoor] = TrainCommand) -> AnyRunDoor:
+    """Flags over file over preset -> the options of a door with a run. `facts` is asked only when the preset is `auto`.
 
-    kind: another command that has a run, config and origins, called as python -m MODULE.
-
-    Raises KitError (status 2): unknown option, key or preset; a value of the wrong kind; a file that cannot be read.
+    Raises KitError (status 2): unknown option, key or preset; a value that is missing or wrong; a file that cannot be
+    read. SystemExit: after --help.
     """
-    argv = _plain(argv)
-    given = _options_in(argv, kind, Run)
-    if "help" in given:
-        tyro.cli(kind, args=["--help"], prog=f"python -m {module}")
-    early = _early(argv)
-    from_file = _from_file(early.config)
-    if early.preset:
-        from_file["preset"] = early.preset
-    base, origins = _over_preset(from_file, f"file {early.config}", lambda: _with_early_card(facts(), early.vram_gib))
-    command = _parse(argv, kind(run=base), module)
-    origins |= dict.fromkeys(given & set(origins), "flag")
-    return command.model_copy(update={"origins": origins})
+    return _layered(kind, command_line.read(kind, argv), "flag", facts)
 
 
-def given(options: Mapping[str, Any], facts: Callable[[], Facts], kind: type[Options] = Command) -> Options:
+def given(options: Mapping[str, Any], facts: Callable[[], Facts], kind: type[AnyRunDoor] = TrainCommand) -> AnyRunDoor:
     """The same of options given in Python, as a notebook does: given(dict(data="my.jsonl", epochs=2), probe.collect).
 
-    Raises KitError (status 2): an unknown option or preset; a value of the wrong kind.
+    Raises KitError (status 2): as `load`.
     """
-    own = {name: options[name] for name in kind.model_fields if name in options and name not in ("run", "origins")}
-    rest = {name: value for name, value in options.items() if name not in own}
-    from_file = _from_file(Path(own["config"])) if own.get("config") else {}
-    run, origins = _over_preset(from_file | _checked(rest, "the call"), f"file {own.get('config')}", facts)
-    origins |= dict.fromkeys(rest, "call")
-    return _made(kind, {"run": run, "origins": origins, **own})
+    return _layered(kind, options, "call", facts)
 
 
-def _over_preset(values: dict[str, Any], origin: str, facts: Callable[[], Facts]) -> tuple[Run, dict[str, str]]:
-    """Values over those of the preset that they name, and where each is from."""
-    preset = values.get("preset", "auto")
-    from_preset, origins = _read_preset(preset if preset != "auto" else preset_for(facts()))
-    run = _made(Run, {**from_preset, **values, "preset": preset})
-    return run, dict.fromkeys(Run.model_fields, "default") | origins | dict.fromkeys(values, origin)
+def _layered(kind: type[AnyRunDoor], values: Mapping[str, Any], origin: str, facts: Callable[[], Facts]) -> AnyRunDoor:
+    """Values over those of the file and of the preset that they or the file name, and where each is from."""
+    own, of_run = _parted(kind, values)
+    _check_keys(of_run, "the call")
+    command = command_line.build(kind, own, dict.fromkeys(own, origin), kind.door)
+    from_file = _from_file(command.config)
+    preset = of_run.get("preset") or from_file.get("preset", "auto")
+
+    def machine() -> Facts:
+        return with_card(facts(), command.vram_gib) if command.vram_gib else facts()
+
+    from_preset, from_where = _read_preset(preset if preset != "auto" else preset_for(machine()))
+    origins = (
+        dict.fromkeys(Run.model_fields, "default")
+        | from_where
+        | dict.fromkeys(from_file, f"file {command.config}")
+        | dict.fromkeys(of_run, origin)
+    )
+    run = command_line.build(Run, {**from_preset, **from_file, **of_run, "preset": preset}, origins, kind.door)
+    return command.model_copy(update={"run": run, "origins": origins})
 
 
-def load_rows(argv: list[str]) -> DataCommand:
-    """Flags over file -> DataCommand; of a run's file only what concerns its rows is taken. Raises like `load`."""
-    argv = _plain(argv)
-    if "help" in _options_in(argv, DataCommand, Rows):
-        tyro.cli(DataCommand, args=["--help"], prog="python -m kit.data")
-    from_file = _from_file(_early(argv).config)
-    base = _made(Rows, {name: value for name, value in from_file.items() if name in Rows.model_fields})
-    command = _parse(argv, DataCommand(rows=base), "kit.data")
-    if not command.files:
-        return command
-    rows = _made(Rows, command.rows.model_dump() | {"data": command.files})
+def _parted(kind: type[Door], values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the door itself, and the others."""
+    own = {name: value for name, value in values.items() if name in kind.model_fields}
+    return own, {name: value for name, value in values.items() if name not in own}
+
+
+def load_rows(argv: Sequence[str]) -> DataCommand:
+    """Flags over file -> DataCommand; of a run's file only what concerns its rows is taken. Raises as `load`."""
+    own, of_rows = _parted(DataCommand, command_line.read(DataCommand, argv))
+    command = command_line.build(DataCommand, own, dict.fromkeys(own, "flag"), DataCommand.door)
+    from_file = {name: value for name, value in _from_file(command.config).items() if name in Rows.model_fields}
+    origins = dict.fromkeys(from_file, f"file {command.config}") | dict.fromkeys(of_rows, "flag")
+    rows = command_line.build(Rows, from_file | of_rows, origins, DataCommand.door)
     return command.model_copy(update={"rows": rows})
 
 
-def _plain(argv: list[str]) -> list[str]:
-    """`--data.on-error` may be typed for `--data-on-error`."""
-    return [f"--data-{word[7:]}" if word.startswith("--data.") else word for word in argv]
-
-
-def _early(argv: list[str]) -> argparse.Namespace:
-    """The options that decide where the others start from."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--preset")
-    peek.add_argument("--config", type=Path)
-    peek.add_argument("--vram-gib", "--vram_gib")
-    return peek.parse_known_args(argv)[0]
-
-
 def _from_file(path: Path | None) -> dict[str, Any]:
-    return _checked(_read_file(path), path) if path else {}
+    return _check_keys(_read_file(path), path) if path else {}
 
 
 def to_toml(run: Run, origins: dict[str, str]) -> str:
@@ -252,67 +225,6 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _options_in(argv: list[str], command: type[BaseModel], options: type[BaseModel]) -> set[str]:
-    """Names of the options given, checked against the known ones."""
-    hidden = {"run", "rows", "files", "json_output", "origins"}
-    known = {*options.model_fields, *command.model_fields, "json", "help"} - hidden
-    switches = {f"no_{name}" for name, field in options.model_fields.items() if field.annotation is bool}
-    given, unknown = set(), []
-    for word in argv:
-        if word in ("-h", "--help"):
-            given.add("help")
-        elif word.startswith("--") and len(word) > 2:
-            name = word[2:].split("=")[0].replace("-", "_")
-            if name not in known | switches | {"no_plan", "no_json", "no_fresh", "no_resume_anyway"}:
-                unknown.append(_unknown("option", word.split("=")[0], known))
-            given.add(name.removeprefix("no_") if name in switches else name)
-    if unknown:
-        raise KitError(*unknown, status=USAGE)
-    return given
-
-
-def _unknown(kind: str, name: str, known: Iterable[str], details: Mapping[str, object] | None = None) -> Finding:
-    flags = [f"--{item.replace('_', '-')}" for item in known] if kind == "option" else list(known)
-    near = did_you_mean(name, flags)
-    return problem(
-        f"unknown-{kind}",
-        f"There is no {kind} {name}. {near}".rstrip(),
-        "A misspelt name would otherwise be left out in silence.",
-        near.removeprefix("Did you mean ").rstrip("?") if near else "python -m kit.train --help",
-        details=details,
-    )
-
-
-def _parse(argv: list[str], default: Options, module: str) -> Options:
-    try:
-        return tyro.cli(type(default), args=argv, default=default, prog=f"python -m {module}")
-    except ValidationError as error:
-        raise KitError(*_wrong_values(error), status=USAGE) from None
-
-
-def _made(kind: type[Options], values: dict[str, Any]) -> Options:
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise KitError(*_wrong_values(error), status=USAGE) from None
-
-
-def _wrong_values(error: ValidationError) -> list[Finding]:
-    found = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"] if part not in ("run", "rows")) or "options"
-        found.append(
-            problem(
-                "wrong-value",
-                f"{name}: {item['msg']}.",
-                "Options are checked before anything is loaded.",
-                "python -m kit.train --help",
-                details={"given": repr(item["input"])} if item["loc"] else None,
-            )
-        )
-    return found
-
-
 def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and where each is from: the preset's own over those of the class it names."""
     if name not in preset_names():
@@ -328,7 +240,7 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
         )
     own = _read_file(PRESETS / f"{name}.toml")
     of_class = own.pop("class", None)
-    values = _checked(own, f"preset {name}")
+    values = _check_keys(own, f"preset {name}")
     origins = dict.fromkeys(values, f"preset {name}")
     if of_class:
         shared, _ = _read_preset(of_class)
@@ -375,11 +287,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
-def _checked(values: dict[str, Any], origin: object) -> dict[str, Any]:
-    """The values, once every key of them is known."""
-    unknown = [
-        _unknown("key", key, Run.model_fields, {"found in": origin}) for key in values if key not in Run.model_fields
-    ]
-    if unknown:
-        raise KitError(*unknown, status=USAGE)
+def _check_keys(values: dict[str, Any], found_in: object) -> dict[str, Any]:
+    """The values. Raises KitError (status 2): a key that no option has, each with the nearest."""
+    known = Run.model_fields
+    wrong = [command_line.unknown("key", key, known, "train", found_in) for key in values if key not in known]
+    if wrong:
+        raise KitError(*wrong, status=USAGE)
     return values

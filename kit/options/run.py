@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from kit.options.methods import HELP, LORA, METHODS
+from kit.options.option import Options, Typed
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ else:
     MethodName = Literal[tuple(METHODS)]
 
 
-class Rows(BaseModel):
-    """Which rows are trained on, and as what text: python -m kit.data my.jsonl"""
+class Rows(Options):
+    """Which rows are trained on, and as what text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    group = "data"
 
     model: str = "tiny"
     """A folder, a name on the hub (owner/name), or `tiny`, the small model that comes with the kit."""
-    data: tuple[str, ...] = ()
+    data: Annotated[tuple[str, ...], Typed(positional=True)] = ()
     """Training rows: files, folders, or data sets on the hub (owner/name, owner/name:split)."""
     data_format: str = "auto"
     """What the rows are, such as alpaca, sharegpt, text or kto. auto: by the keys of the first rows."""
@@ -66,25 +66,16 @@ class Rows(BaseModel):
         return dict(pair.split("=", 1) for pair in self.data_columns)
 
 
-class Run(Rows):
-    """One fine-tuning run, complete: two runs with equal options on equal data are the same run."""
+class MethodOptions(Options):
+    """What is trained, in which precision."""
 
-    preset: str = "auto"
-    """Starting values: cpu, a memory class (vram-8 to vram-32), a card (rtx5080, t4, ...), or auto (by the machine)."""
-    output: Path | None = None
-    """Run folder. Default: runs/<data>-<model>."""
+    group = "method"
 
-    backend: Literal["auto", "unsloth", "hf"] = "auto"
-    """Who loads and adapts the model. auto: Unsloth, or plain transformers + PEFT where Unsloth cannot start."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train. auto: the graphics card where torch can use one, else the CPU."""
+    method: MethodName = Field(LORA.name, description=f"What is trained. {HELP}.")
     load_in_4bit: bool = True
     """Base weights in 4-bit NF4 with double quantisation (QLoRA); off: 16 bit."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the arithmetic. auto: bf16 where the machine computes it natively."""
-
-    method: Annotated[MethodName, tyro.conf.arg(help=f"What is trained. {HELP}.")] = LORA.name
-    """What is trained; the words for each method stand in kit/options/methods.py."""
     virtual_tokens: PositiveInt = 20
     """What prefix, p-tuning-v2 and prompt learn: so many tokens that stand in front of every sample."""
     lora_rank: PositiveInt = 16
@@ -96,29 +87,42 @@ class Run(Rows):
     of twice the rank has half the scale."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Above 0 leaves Unsloth's fast path."""
+    target_modules: tuple[str, ...] = LINEAR_LAYERS
+    """Names of the linear layers that get an adapter."""
     adapter_precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of what is trained (the adapter; with --method full all weights), of its gradients and optimiser
     states; bf16 halves them and rounds every update."""
-    target_modules: tuple[str, ...] = LINEAR_LAYERS
-    """Names of the linear layers that get an adapter."""
 
-    batch_size: PositiveInt = 8
-    """Samples that each optimiser step averages over (the effective batch)."""
-    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Samples of the full length that are in memory at once; shorter ones go together up to as many tokens. auto: the
-    most that the plan says will fit."""
-    gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
-    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the plan."""
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """Kernel of the attention, where Unsloth has none of its own. auto: sdpa; eager for short samples on a CPU."""
-    embedding_offload: Literal["auto", "on", "off"] = "auto"
-    """The embedding in main memory: for large models whose head does not share it. auto: where nothing else fits."""
-    pin_memory: Literal["auto", "on", "off"] = "auto"
-    """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
+    @field_validator("rank_pattern", mode="before")
+    @classmethod
+    def _one_is_a_pattern_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _ranks_are_numbers(self) -> "MethodOptions":
+        for pair in self.rank_pattern:
+            name, _, rank = pair.partition("=")
+            if not (name and rank.isdecimal() and int(rank) > 0):
+                raise ValueError(f"rank_pattern takes name=rank, such as q_proj=32, not {pair}")
+        return self
+
+    @property
+    def other_ranks(self) -> dict[str, int]:
+        """Name of a layer -> its rank, of those that have another than lora_rank."""
+        return {name: int(rank) for name, rank in (pair.split("=") for pair in self.rank_pattern)}
+
+
+class StepOptions(Options):
+    """How it learns: steps, their size, and when they end."""
+
+    group = "training"
+
     epochs: PositiveFloat = 3.0
     """Passes over the data."""
     max_steps: PositiveInt | None = None
     """Stop after this many optimiser steps, whatever the epochs say."""
+    batch_size: PositiveInt = 8
+    """Samples that each optimiser step averages over (the effective batch)."""
     learning_rate: PositiveFloat = 2e-4
     """Highest step size, reached after the warm-up."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
@@ -131,87 +135,63 @@ class Run(Rows):
     """Gradients longer than this are scaled down."""
     optimizer: Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_fused"] = "auto"
     """auto: adamw_8bit on a graphics card, adamw_torch_fused on a CPU."""
-
-    evaluations: Annotated[int, Field(ge=0)] = 3
-    """How often during the run the held-out loss is measured and the questions answered, besides before and after."""
     early_stopping: Annotated[int, Field(ge=0)] = 0
     """Stop after so many evaluations without a lower held-out loss, and keep the best adapter. 0: never."""
-    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
-    """A checkpoint every so many minutes, besides one at each evaluation. 0: after every step."""
-    keep_checkpoints: PositiveInt = 2
-    """So many of the newest are kept, and the one with the lowest held-out loss."""
-    on_nan: Literal["stop", "retry"] = "stop"
-    """A loss or gradient that is no number, or a jump above guessing. retry: without the rows that give it."""
-    vram_limit_gib: PositiveFloat | None = None
-    """Most memory to take on the graphics card, also to try what a smaller card would do."""
-    prompts: tuple[str, ...] = ()
-    """Questions answered before and after training. Default: three of the held-out rows."""
-    sample_tokens: PositiveInt = 64
-    """Longest answer to those questions."""
-
-    report_to: Literal["none", "tensorboard", "wandb", "swanlab", "trackio", "mlflow"] = "none"
-    """Also send every step's figures to this tracker, if it is installed. none: they stay in the run folder."""
-
-    @field_validator("rank_pattern", mode="before")
-    @classmethod
-    def _one_is_a_pattern_of_one(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _ranks_are_numbers(self) -> "Run":
-        for pair in self.rank_pattern:
-            name, _, rank = pair.partition("=")
-            if not (name and rank.isdecimal() and int(rank) > 0):
-                raise ValueError(f"rank_pattern takes name=rank, such as q_proj=32, not {pair}")
-        return self
-
-    @property
-    def other_ranks(self) -> dict[str, int]:
-        """Name of a layer -> its rank, of those that have another than lora_rank."""
-        return {name: int(rank) for name, rank in (pair.split("=") for pair in self.rank_pattern)}
 
     def steps(self, samples: int) -> int:
         """Optimiser steps over that many samples; the last one of an epoch may average over fewer of them."""
         return self.max_steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))
 
 
-class Command(BaseModel):
-    """Fine-tune a language model: python -m kit.train --preset rtx5080 --data my.jsonl"""
+class MemoryOptions(Options):
+    """Where it runs, and how it fits there; nothing of it decides what is learnt."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    group = "memory"
 
-    run: Annotated[Run, tyro.conf.arg(name="")]
-    config: Path | None = None
-    """A TOML or YAML file of the options above; runs/x/run.toml repeats a run."""
-    plan: bool = False
-    """Say what the run will need and whether it fits, and stop."""
-    fit: Literal["seq", "batch"] | None = None
-    """With --plan: the longest sample (seq) or the most samples at once (batch) that fit."""
-    vram_gib: PositiveFloat | None = None
-    """With --plan: for a graphics card of that size instead of this machine's."""
-    fresh: bool = False
-    """Begin anew in a run folder that holds another or an earlier run; what is there is deleted."""
-    resume_anyway: bool = False
-    """Go on from the run's checkpoint with other options or data than it began with; this is written down."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the result as JSON on standard output."""
+    preset: str = "auto"
+    """Starting values: cpu, a memory class (vram-8 to vram-32), a card (rtx5080, t4, ...), or auto (by the machine)."""
+    backend: Literal["auto", "unsloth", "hf"] = "auto"
+    """Who loads and adapts the model. auto: Unsloth, or plain transformers + PEFT where Unsloth cannot start."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train. auto: the graphics card where torch can use one, else the CPU."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Samples of the full length that are in memory at once; shorter ones go together up to as many tokens. auto: the
+    most that the plan says will fit."""
+    gradient_checkpointing: Literal["auto", "off", "on", "unsloth"] = "auto"
+    """Recompute activations: less memory, a third more time. unsloth: kept in main memory. auto: by the plan."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Kernel of the attention, where Unsloth has none of its own. auto: sdpa; eager for short samples on a CPU."""
+    embedding_offload: Literal["auto", "on", "off"] = "auto"
+    """The embedding in main memory: for large models whose head does not share it. auto: where nothing else fits."""
+    pin_memory: Literal["auto", "on", "off"] = "auto"
+    """Batches in pinned main memory: faster copies to a card. auto: off where it is scarce (Windows, WSL)."""
+    vram_limit_gib: PositiveFloat | None = None
+    """Most memory to take on the graphics card, also to try what a smaller card would do."""
 
-    origins: Annotated[dict[str, str], tyro.conf.Suppress] = {}
+
+class RecordOptions(Options):
+    """What is written down on the way, and where."""
+
+    group = "record"
+
+    output: Annotated[Path | None, Typed(short="-o")] = None
+    """Run folder. Default: runs/<data>-<model>."""
+    evaluations: Annotated[int, Field(ge=0)] = 3
+    """How often during the run the held-out loss is measured and the questions answered, besides before and after."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """A checkpoint every so many minutes, besides one at each evaluation. 0: after every step."""
+    keep_checkpoints: PositiveInt = 2
+    """So many of the newest are kept, and the one with the lowest held-out loss."""
+    on_nan: Literal["stop", "retry"] = "stop"
+    """A loss or gradient that is no number, or a jump above guessing. retry: without the rows that give it."""
+    prompts: tuple[str, ...] = ()
+    """Questions answered before and after training. Default: three of the held-out rows."""
+    sample_tokens: PositiveInt = 64
+    """Longest answer to those questions."""
+    report_to: Literal["none", "tensorboard", "wandb", "swanlab", "trackio", "mlflow"] = "none"
+    """Also send every step's figures to this tracker, if it is installed. none: they stay in the run folder."""
 
 
-class DataCommand(BaseModel):
-    """Check data before it is trained on, and see what the model will see: python -m kit.data my.jsonl"""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    files: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The same as --data."""
-    rows: Annotated[Rows, tyro.conf.arg(name="")]
-    show: Annotated[int, Field(ge=0)] = 0
-    """Print so many rows as the model sees them, with the trained tokens marked."""
-    fix: Path | None = None
-    """Write the rows that can be trained on to this .jsonl file, and beside it which were removed and why."""
-    config: Path | None = None
-    """A TOML or YAML file of options; runs/x/run.toml checks the data of that run."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the report as JSON on standard output."""
+# The last base's fields come first, in help and in files.
+class Run(RecordOptions, MemoryOptions, StepOptions, MethodOptions, Rows):
+    """One fine-tuning run, complete: two runs with equal options on equal data are the same run."""

@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 from rich.text import Text
 
 from envcheck.facts import Finding
 from kit.models.adapters import CONFIG
+from kit.options.command_line import parse
+from kit.options.option import Door, Typed
 from kit.report import comparing, listing, page
 from kit.report.page import Shown
 from kit.run.layout import MANIFEST, OPTIONS, REPORT
@@ -28,19 +28,23 @@ from kit.support import console
 from kit.support.errors import USAGE, KitError, problem
 
 
-class Command(BaseModel):
-    """Write the report of a run, compare several, or list them: python -m kit.report runs/x"""
+class ReportCommand(Door):
+    """What happened in a run, as one HTML page.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    kit report runs/x                      runs/x/report.html, also of a run under way
+    kit report runs/x runs/y -o both.html  compares runs in one page
+    kit report --list runs                 every run and adapter there
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    Exit status: 0 done, 1 failed, 2 wrong usage."""
+
+    door = "report"
+
+    runs: Annotated[tuple[Path, ...], Typed(positional=True)] = ()
     """Run folders; more than one are compared."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Annotated[Path | None, Typed(short="-o")] = None
     """The page. Default: report.html in the run; comparison.html beside the first of several."""
     list: Path | None = None
     """List the runs and adapters under this folder instead."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the record as JSON on standard output."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command_line(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="python -m kit.report")
+    command = parse(ReportCommand, argv)
     if (command.list is None) == (not command.runs):
         raise KitError(
             problem(
@@ -63,7 +67,7 @@ def command_line(argv: list[str]) -> int:
     return show_list(command) if command.list else report(command)
 
 
-def report(command: Command) -> int:
+def report(command: ReportCommand) -> int:
     wrong = [finding for folder in command.runs if (finding := _not_a_run(folder))]
     if wrong:
         raise KitError(*wrong)
@@ -134,7 +138,7 @@ def _not_a_run(folder: Path) -> Finding | None:
     )
 
 
-def show_list(command: Command) -> int:
+def show_list(command: ReportCommand) -> int:
     found, unread = listing.items(command.list)
     for place in unread:
         console.note(f"{place} cannot be looked into")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
-from kit.options import Command, Run, resolve
+from kit.options import Run, TrainCommand, resolve
 from kit.run import reading
 from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
 from kit.run.record import Result
@@ -68,7 +68,7 @@ class RunFolder:
     hold: Hold = field(default_factory=Hold, compare=False, repr=False)
 
     @classmethod
-    def claim(cls, path: Path, command: Command, data_sha256: str) -> "RunFolder":
+    def claim(cls, path: Path, command: TrainCommand, data_sha256: str) -> "RunFolder":
         """Check that the folder is free, or holds this very run. Writes nothing of the run.
 
         Raises KitError: a folder that holds another run or something else, or that cannot be written to.
@@ -94,7 +94,7 @@ class RunFolder:
         return cls(path, None if different else reading.finished_result(path), different or None)
 
     @contextmanager
-    def open(self, command: Command) -> Iterator[None]:
+    def open(self, command: TrainCommand) -> Iterator[None]:
         """This process's alone while inside. Raises KitError: another process is in it, or it cannot be written to."""
         self._lock()
         try:

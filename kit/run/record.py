@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.models import Model
-from kit.options import Command, Run
+from kit.options import Run, TrainCommand
 
 STACK = (
     "torch",
@@ -24,7 +24,6 @@ STACK = (
     "safetensors",
     "huggingface_hub",
     "pydantic",
-    "tyro",
     "rich",
 )
 
@@ -76,7 +75,7 @@ def versions() -> dict[str, str | None]:
 
 
 def manifest(
-    command: Command,
+    command: TrainCommand,
     settled: Run,
     reasons: dict[str, str],
     facts: dict[str, Any],

@@ -4,25 +4,30 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from envcheck.facts import Facts
-from kit.options import Run, resolve
+from kit.options import resolve
+from kit.options.commands import RunDoor
 from kit.support.errors import USAGE, KitError, problem
 
 DEFAULT_OVER = ("lora_rank=4,16,64", "lora_alpha=1r", "target_modules=attention,all")
 
 
-class SweepCommand(BaseModel):
-    """Train with several values of some options and compare: python -m kit.sweep --data my.jsonl --over lora_rank=4,16
+class SweepCommand(RunDoor):
+    """Measure what some options do on your own data.
+
+      kit sweep my.jsonl --over lora_rank=4,16,64 --over lora_alpha=1r,2r
+      kit sweep my.jsonl --over seed=1,2,3         how much is chance
+      kit sweep my.jsonl --plan                    which trials, and do they fit? nothing written
 
     Every trial is a run of kit.train in the sweep's folder. The same command goes on where it was stopped; another
-    --over adds its trials to the table."""
+    --over adds its trials to the table. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    door = "sweep"
+    common = ("data", "over", "into", "rungs", "preset", "config", "plan", "json_output")
 
-    over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    over: tuple[str, ...] = ()
     """An option and its values: --over lora_rank=4,16,64 --over lora_alpha=1r,2r --over target_modules=attention,all.
     Again for each option; every combination is a trial. lora_alpha takes 2r for twice the rank; target_modules takes
     attention, mlp, all, or names joined by +; seed=1,2,3 shows what chance does. Default: rank x target_modules, with
@@ -34,22 +39,10 @@ class SweepCommand(BaseModel):
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the trials that goes on at each rung; the steps of a rung are that share of the next one's."""
 
-    run: Annotated[Run, tyro.conf.arg(name="")]
-    resolve: Path | None = None
-    """A TOML or YAML file of the options; its `output` is not used."""
-    plan: bool = False
-    """Say which trials there are and whether each fits, and stop."""
-    vram_gib: PositiveFloat | None = None
-    """With --plan: for a graphics card of that size instead of this machine's."""
-    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print the results as JSON on standard output."""
-
-    origins: Annotated[dict[str, str], tyro.conf.Suppress] = {}
-
 
 def load(argv: list[str], facts: Callable[[], Facts]) -> SweepCommand:
-    """Flags over file over preset. Raises KitError (status 2) as config.load; --output, which is each trial's own."""
-    return _checked(resolve.load(argv, facts, SweepCommand, "kit.sweep"))
+    """Flags over file over preset. Raises KitError (status 2) as resolve.load; --output, which is each trial's own."""
+    return _checked(resolve.load(argv, facts, SweepCommand))
 
 
 def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> SweepCommand:

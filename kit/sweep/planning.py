@@ -9,7 +9,7 @@ from kit import train
 from kit.memory import Plan
 from kit.models import Model
 from kit.models.adapters import no_such_layer, stored
-from kit.options import LINEAR_LAYERS, Command, Run
+from kit.options import LINEAR_LAYERS, Run, TrainCommand
 from kit.run import reading, record
 from kit.run.folder import RunFolder
 from kit.run.layout import DATA
@@ -31,7 +31,7 @@ class Planned:
     know the model."""
 
     values: dict[str, str]
-    command: Command
+    command: TrainCommand
     folder: Path
     setting: str  # equal for trials that differ in their seed only
     steps: int | None
@@ -83,9 +83,9 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
     return Plans(folder, tuple(trials), others, tuple(notes))
 
 
-def _command(command: SweepCommand, point: Point) -> Command:
+def _command(command: SweepCommand, point: Point) -> TrainCommand:
     origins = command.origins | dict.fromkeys(point.values, "sweep")
-    return Command(run=point.run, plan=command.plan, vram_gib=command.vram_gib, origins=origins)
+    return TrainCommand(run=point.run, plan=command.plan, vram_gib=command.vram_gib, origins=origins)
 
 
 def _planned(
@@ -121,7 +121,7 @@ def _not_writable(folder: Path, why: str) -> Finding:
     return problem("output-not-writable", f"Nothing can be written to {folder}.", why, "--into a/folder/of/yours")
 
 
-def _check_folder(folder: Path, command: Command, data_sha256: str) -> None:
+def _check_folder(folder: Path, command: TrainCommand, data_sha256: str) -> None:
     path = command.run.output
     try:
         RunFolder.claim(path, command, data_sha256)

@@ -325,7 +325,7 @@ def broken(run: Path, output: Path) -> None:
         return made
 
     merge.write = spoilt
-    sys.exit(merge.main([str(run), "-o", str(output), "--base", "16bit"]))
+    sys.exit(merge.main([str(run), "-o", str(output), "--base-precision", "16bit"]))
 
 
 if __name__ == "__main__":

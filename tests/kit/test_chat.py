@@ -90,7 +90,7 @@ def answered(run_folder: Path, untaught: Path, tmp_path_factory) -> dict[str | N
     rows = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "?"}]}
             for text in questions]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = kit_chat(run_folder, "--adapters", f"nothing.new={untaught}", "--compare", "--json",
+    done = kit_chat(run_folder, "--add", f"nothing.new={untaught}", "--compare", "--json",
                     "--prompts", path, "--max-tokens", LONGEST_TOKENS)  # fmt: skip
     found = records(done)
     assert [record["prompt"] for record in found[::3]] == questions
@@ -305,12 +305,12 @@ def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
         (("tiny", "--json"), "wrong-value", 2),
         (("tiny", "--temperature", "-1"), "wrong-value", 2),
         (("tiny", "--serve", "--prompt", "x"), "wrong-value", 2),
-        (("tiny", "--adapters", "x"), "wrong-value", 2),
+        (("tiny", "--add", "x"), "wrong-value", 2),
         (("no-such-model",), "model-not-found", 1),
         (("tiny", "--template", "nope"), "unknown-template", 1),
-        (("tiny", "--adapters", "x=no/such/folder"), "no-adapter", 1),
+        (("tiny", "--add", "x=no/such/folder"), "no-adapter", 1),
         (("tests",), "no-adapter", 1),
-        (("tiny", "--adapters", "x=kit/models/assets/tiny"), "not-an-adapter", 1),
+        (("tiny", "--add", "x=kit/models/assets/tiny"), "not-an-adapter", 1),
         (("tiny", "--prompts", "no/such/file"), "prompts-unreadable", 1),
         (("tiny", "--prompt", "word " * 2000), "conversation-too-long", 1),
     ],

@@ -11,7 +11,7 @@ from benchmarks import faults, inject
 from kit import backend
 from kit.backend import out_of_memory
 from kit.data import Question
-from kit.options import Command, Run
+from kit.options import Run, TrainCommand
 from kit.run import checkpoints, fit
 from kit.run.checkpoints import About
 from kit.run.folder import RunFolder
@@ -50,7 +50,7 @@ def watch(tmp_path, freed) -> Watch:
         lambda: None,
     )
     made.told, made.step = told, 2
-    with made.folder.open(Command(run=run)):
+    with made.folder.open(TrainCommand(run=run)):
         yield made
 
 
@@ -232,7 +232,7 @@ def test_a_run_that_another_took_the_folder_from_saves_its_adapter_elsewhere(wat
     monkeypatch.setattr(fit.Path, "home", lambda: tmp_path)
     saving(monkeypatch, "save_adapter", None)
     shutil.rmtree(watch.folder.path)
-    with RunFolder(watch.folder.path).open(Command(run=watch.run)):
+    with RunFolder(watch.folder.path).open(TrainCommand(run=watch.run)):
         with pytest.raises(KitError) as error:
             fit._save_adapter(watch)
         assert error.value.findings[0].id == "output-in-use"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.options import Command, Run
+from kit.options import Run, TrainCommand
 from kit.run import layout
 from kit.run.folder import RunFolder
 from kit.run.record import Answer, Result
@@ -26,9 +26,9 @@ RESULT = Result(
 )  # fmt: skip
 
 
-def command(**options) -> Command:
+def command(**options) -> TrainCommand:
     mine = {name: options.pop(name) for name in ("fresh", "resume_anyway") if name in options}
-    return Command(run=Run(**options), **mine)
+    return TrainCommand(run=Run(**options), **mine)
 
 
 def begun(path, sha256: str = "1", **options) -> RunFolder:
@@ -106,9 +106,9 @@ def test_a_second_process_is_refused(tmp_path) -> None:
     with folder.open(command()):
         code = (
             "import sys; from pathlib import Path\n"
-            "from kit.run.folder import RunFolder; from kit.options import Command, Run\n"
+            "from kit.run.folder import RunFolder; from kit.options import TrainCommand, Run\n"
             "from kit.support.errors import KitError\n"
-            "command = Command(run=Run())\n"
+            "command = TrainCommand(run=Run())\n"
             "try:\n    with RunFolder(Path(sys.argv[1])).open(command): pass\n"
             "except KitError as error: print(error.findings[0].id)"
         )

@@ -97,7 +97,7 @@ def test_what_is_no_plain_sum_is_merged_alone(method: str, options: dict, out, t
 @pytest.mark.parametrize(
     ("options", "named"),
     [({}, "--to hf"), ({"to": ("hf", "gguf")}, "--to hf"), ({"to": ("gguf",), "weight": 2.0}, "--weight"),
-     ({"to": ("gguf",), "base": "nf4"}, "--base"), ({"to": ("gguf",), "base_model": "tiny"}, "--base-model")],
+     ({"to": ("gguf",), "base_precision": "nf4"}, "--base-precision"), ({"to": ("gguf",), "base": "tiny"}, "--base")],
 )  # fmt: skip
 def test_a_run_of_every_weight_is_a_model_already(options: dict, named: str, out, tmp_path_factory) -> None:
     folder = made_by_peft(tmp_path_factory)[0]
@@ -302,7 +302,7 @@ def test_missing_base(tmp_path, out) -> None:
     path = write_adapter(tmp_path / "a", base_model_name_or_path="/no/such/model")
     found = finding(path, out)
     assert found.id == "base-not-found"
-    assert "--base-model" in found.fix[0]
+    assert "--base" in found.fix[0]
     assert finding(write_adapter(tmp_path / "b", base_model_name_or_path=None), out).id == "base-not-found"
 
 
@@ -310,7 +310,7 @@ def test_a_base_of_another_shape(tmp_path, out, model) -> None:
     path = write_adapter(tmp_path / "a", layers=6)
     found = finding(path, out)
     assert found.id == "adapter-does-not-fit"
-    assert found.fix[0].startswith("--base-model ")
+    assert found.fix[0].startswith("--base ")
     assert any("the model has no such layer" in value for _, value in found.details)
     other = write_adapter(tmp_path / "b")
     add_to(other, {f"base_model.model.{parts(0, 'k')}.lora_{side}.weight": shape
@@ -320,7 +320,7 @@ def test_a_base_of_another_shape(tmp_path, out, model) -> None:
 
 def test_equal_shapes_under_another_name_are_a_warning(adapter, out, model) -> None:
     other = model.rename(model.with_name("tiny-Base"))
-    job = prepare(command(adapter, out, base_model=str(other)))
+    job = prepare(command(adapter, out, base=str(other)))
     assert [one.id for one in job.findings] == ["base-has-another-name"]
     assert prepare(command(adapter, out)).findings == ()
 
@@ -328,23 +328,23 @@ def test_equal_shapes_under_another_name_are_a_warning(adapter, out, model) -> N
 def test_a_base_cut_short(adapter, out, model) -> None:
     path = model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1_000_000])
-    assert finding(adapter, out, base_model=str(model)).id == "weights-unreadable"
+    assert finding(adapter, out, base=str(model)).id == "weights-unreadable"
 
 
 def test_a_pickled_base(adapter, out, model) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    assert finding(adapter, out, base_model=str(model)).id == "model-weights-missing"
+    assert finding(adapter, out, base=str(model)).id == "model-weights-missing"
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x", 7])
 def test_an_index_that_leaves_the_folder(adapter, out, model, name) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
-    assert finding(adapter, out, base_model=str(model)).id == "model-index-leaves-folder"
+    assert finding(adapter, out, base=str(model)).id == "model-index-leaves-folder"
 
 
 def test_an_index_of_another_model(adapter, out, model) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x.weight": "model.safetensors"}}))
-    assert finding(adapter, out, base_model=str(model)).id == "model-weights-missing"
+    assert finding(adapter, out, base=str(model)).id == "model-weights-missing"
 
 
 def test_output_that_is_taken(adapter, out) -> None:
@@ -374,7 +374,7 @@ def test_a_weight_that_is_none(adapter, out, text) -> None:
 def test_a_mixture_of_experts_is_refused(adapter, out, model) -> None:
     config = json.loads((model / "config.json").read_text()) | {"num_experts": 8}
     (model / "config.json").write_text(json.dumps(config))
-    assert finding(adapter, out, base_model=str(model)).id == "merge-of-experts"
+    assert finding(adapter, out, base=str(model)).id == "merge-of-experts"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])

@@ -81,7 +81,7 @@ def test_a_spoilt_model_is_named_with_its_first_layer_and_marked(run, tmp_path) 
     row, trained = record["rows"]
     assert (row["passed"], row["template"], row["end"]) == (False, False, True)
     assert (trained["name"], trained["precision"], trained["bound"]) == ("base of training", "nf4", None)
-    assert trained["logit_share"] > 0.01, "--base 16bit is another base than the one of training"
+    assert trained["logit_share"] > 0.01, "--base-precision 16bit is another base than the one of training"
     assert row["first_layer"] == "layer 2"
     assert "layer 2" in (output / layout.NOT_VERIFIED).read_text()
 

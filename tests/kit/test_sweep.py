@@ -143,11 +143,11 @@ def test_bad_input_is_told_before_anything_is_written(name: str, tmp_path, monke
 
 
 @pytest.mark.parametrize("arguments", [("--rungs", 0), ("--keep", 1), ("--keep", 0), ("--rungs", "two")])
-def test_a_wrong_number_is_told(arguments, capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
+def test_a_wrong_number_is_told(arguments) -> None:
+    with pytest.raises(KitError) as error:
         command(*arguments)
-    assert stop.value.code == 2
-    assert arguments[0].strip("-") in capsys.readouterr().err
+    assert error.value.status == 2
+    assert error.value.findings[0].what.startswith(f"{arguments[0]} takes ")
 
 
 def test_the_front_door_needs_no_heavy_library_to_plan(without_heavy_libraries, tmp_path) -> None:

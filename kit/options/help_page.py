@@ -1,0 +1,92 @@
+"""What --help says: a page that fits a screen, and every option with its values and default in words."""
+
+import inspect
+import shutil
+import textwrap
+from collections.abc import Iterable
+
+from kit.options.option import Door, Option, groups_of, options_of
+from kit.support.errors import USAGE, KitError, did_you_mean, problem
+
+LEFT = 28  # columns of an option and its value
+LEAST_WIDTH, MOST_WIDTH = 80, 110  # columns
+
+
+def help_page(kind: type[Door], topic: str, typed: str) -> str:
+    """The page of that door: of its common options where `topic` is "", of a group, or of "all".
+
+    typed: how the door is called. Raises KitError (status 2): no such group.
+    """
+    groups = groups_of(kind)
+    if not topic:
+        return _first_page(kind, groups, typed)
+    if topic not in (*groups, "all"):
+        names = [*groups, "all"]
+        raise KitError(
+            problem(
+                "unknown-group",
+                f"There is no group of options {topic}. {did_you_mean(topic, names)}".rstrip(),
+                f"The groups are {', '.join(names)}.",
+                f"{typed} --help GROUP",
+            ),
+            status=USAGE,
+        )
+    chosen = groups if topic == "all" else {topic: groups[topic]}
+    return "\n\n".join(_group(kind, name, heading) for name, heading in chosen.items())
+
+
+def _first_page(kind: type[Door], groups: dict[str, str], typed: str) -> str:
+    options = options_of(kind)
+    about = inspect.cleandoc(kind.__doc__ or "").replace(f"kit {kind.door}", typed)
+    shown = [options[name] for name in kind.common] or list(options.values())
+    lines = [about, "", *(_entry(_left(option), _first_sentence(option.help)) for option in shown), ""]
+    if kind.common:
+        lines.append(f"All {len(options)} options, with their values and defaults: {typed} --help GROUP")
+        lines += [_entry(f"  {name}", heading) for name, heading in (groups | {"all": "Every option."}).items()]
+    else:
+        lines.append(f"More on each, with its values and default: {typed} --help all")
+    return "\n".join(lines)
+
+
+def _group(kind: type[Door], name: str, heading: str) -> str:
+    options = (option for option in options_of(kind).values() if option.group == name)
+    return "\n".join([heading, *(_entry(_left(option), _whole_help(option)) for option in options)])
+
+
+def _left(option: Option) -> str:
+    flags = f"{option.typed.short}, {option.flag}" if option.typed.short else option.flag
+    if option.typed.positional:
+        flags = f"[{flags}]"
+    return f"  {flags}" if option.schema.get("type") == "boolean" else f"  {flags} {option.metavar}"
+
+
+def _entry(left: str, right: str) -> str:
+    """Two columns; the right one begins on a line of its own where the left one is too long."""
+    width = max(LEAST_WIDTH, min(shutil.get_terminal_size((MOST_WIDTH, 0)).columns, MOST_WIDTH))
+    if len(left) >= LEFT:
+        return "\n".join([left, *_wrapped(right, width)])
+    return left.ljust(LEFT) + "\n".join(_wrapped(right, width)).lstrip()
+
+
+def _wrapped(text: str, width: int) -> Iterable[str]:
+    return textwrap.wrap(text, width, initial_indent=" " * LEFT, subsequent_indent=" " * LEFT, break_on_hyphens=False)
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".") + "."
+
+
+def _whole_help(option: Option) -> str:
+    """With what it takes and its default, where the text does not say them."""
+    parts = [option.help]
+    if "number" in option.takes or (option.literals and option.literals[0] not in option.metavar):
+        parts.append(f"Takes {option.takes}.")
+    if "Default:" not in option.help and option.default not in (None, (), "", False):
+        parts.append(f"Default: {_in_words(option.default)}.")
+    return " ".join(parts)
+
+
+def _in_words(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
