@@ -21,7 +21,11 @@ from envcheck.facts import Facts, Finding, normal_name
 from envcheck.probe import collect
 from envcheck.probe.packages import distributions
 
-ROOT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[1]
+PINS = Path(__file__).resolve().parent / "requirements"  # where the files are in an installed package
+IS_CLONE = (PROJECT / "requirements.txt").is_file()
+ROOT = PROJECT if IS_CLONE else PINS
+VENV = (PROJECT if IS_CLONE else Path.cwd()) / ".venv"
 LEAST_PYTHON = (3, 11)
 TARGETS = ("cpu", "cu128", "cu130")
 EXTRAS = {"notebooks": "Jupyter, for the tutorials in notebooks/", "dev": "tests, linter and Jupyter"}
@@ -371,7 +375,10 @@ def _options() -> argparse.ArgumentParser:
             f"--{name}", action="store_true", help=f"take requirements-{name}.txt whatever the machine says"
         )
     parser.add_argument(
-        "--venv", metavar="DIR", default=str(ROOT / ".venv"), help="the environment to make or complete (default .venv)"
+        "--venv",
+        metavar="DIR",
+        default=str(VENV),
+        help="the environment to make or complete (default .venv)",
     )
     parser.add_argument(
         "--python", metavar="EXE", default=sys.executable, help="the Python that makes it (default: this one)"

@@ -38,6 +38,7 @@ WANTED = {
     "ruff",
     "pytest-xdist",
     "mypy",
+    "hatchling",
     "types-pyyaml",
     "hypothesis",
     "openai",
