@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import jobs, measure
-from kit.memory import Shape
+from kit.memory import Shape, trained_params
+from kit.options import Run
 
 FIRST_STEPS = 3  # left out: caches fill
 EPOCH_STEPS = jobs.TRAIN_ROWS // 8
@@ -78,7 +79,7 @@ def floor_tokens_per_s(folder: Path, length: int, trained_share: float) -> float
     flops_per_s = 2 * x.numel() * shape.intermediate / statistics.median(times)
     linear = 2 * 2 * shape.linear_params  # forward, and back to the input: the weights have no gradient
     head = 2 * 2 * shape.embedding_params * trained_share
-    lora = 3 * 2 * shape.lora_params(16, tuple(shape.linears))
+    lora = 3 * 2 * trained_params(shape, Run(lora_rank=16))
     attention = 3 * 4 * shape.layers * shape.query * length / 2
     return flops_per_s / (linear + head + lora + attention)
 

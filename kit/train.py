@@ -20,6 +20,7 @@ from envcheck import probe, rules, settings
 from envcheck import report as reports
 from envcheck.facts import Facts, Finding
 from kit import memory, models
+from kit.models import families
 from kit.options import Run, TrainCommand, resolve
 from kit.options.methods import TAKEN_BY
 from kit.run import record, telling, trackers
@@ -263,6 +264,13 @@ def show_plan(prepared: Prepared) -> None:
         print(json.dumps(prepared.plan.to_json() if prepared.plan else None, indent=1))
     else:
         show(prepared)
+        if prepared.plan is None:
+            console.note(_unknown_sizes(prepared.model))
+
+
+def _unknown_sizes(model: models.Model) -> str:
+    family = families.name_of(model.config)
+    return f"The sizes of this model are not known to the planner ({family}): nothing is said about memory."
 
 
 def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) -> list[str]:
@@ -287,7 +295,7 @@ def notes_of(prepared: Prepared, chosen: Any, different: dict[str, str] | None) 
     if run.max_length_tokens > positions:
         notes.append(f"{prepared.model.name} was trained on {positions} positions: tokens beyond them are new to it.")
     if prepared.plan is None:
-        notes.append("The sizes of this model are not known to the planner: nothing is said about memory.")
+        notes.append(_unknown_sizes(prepared.model))
     elif prepared.plan.verdict == "will not fit":
         notes.append("The plan says that this will not fit; trying all the same.")
     return notes

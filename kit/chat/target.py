@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from kit import models, prompt
 from kit.chat.options import ChatCommand
 from kit.models import Model, adapters
 from kit.models.adapters import Adapter
+from kit.models.families import ADVISED_SAMPLING
 from kit.options import Method, Run, resolve
 from kit.options.methods import FULL, IN_UNSLOTH
 from kit.options.sampling import Sampling
@@ -22,8 +23,6 @@ from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 UNTUNED = "base"  # what the untuned model is called
 BY_NAME = "python -m kit.chat"  # names a model without an option
-# What the makers of Qwen3 advise (model card, "Best Practices"), for models whose generation_config.json says nothing.
-ADVISED = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)}
 ADAPTER_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -366,6 +365,6 @@ def sampling(command: ChatCommand, model: Model) -> Sampling:
     if not (command.sample or asked) or asked.get("temperature") == 0:
         return Sampling()
     own = model.generation
-    advised = vars(ADVISED[command.thinking])
+    advised = asdict(ADVISED_SAMPLING[command.thinking])
     advised |= {name: own[name] for name in asked.keys() | {"temperature", "top_p", "top_k"} if own.get(name)}
     return Sampling(**(advised | asked | {"seed": command.seed}))

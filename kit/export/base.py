@@ -11,11 +11,11 @@ from kit import models
 from kit.export.adapters import Tuned
 from kit.models import Model, ModelNotHere, adapters, read_json
 from kit.models.change import QUANTISED, STATES, Change, Weight
+from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, describe_error, problem
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def find(name: str, adapter: Tuned) -> Base:
         model = models.find(name)
     except ModelNotHere as error:
         raise KitError(_missing(error.findings[0].what, name, adapter)) from None
-    if model.config.get("num_experts"):
+    if expert_count(model.config):
         raise KitError(
             problem(
                 "merge-of-experts",
@@ -214,5 +214,18 @@ def other_name(base: Base, adapter: Tuned) -> Finding | None:
         f"The adapter was trained on {adapter.base}; it is merged into {base.folder}.",
         "The shapes fit, and nothing tells whether it is the same model: Base and Instruct look alike.",
         f"--base FOLDER             with {adapter.base}, unless this is that model",
+        severity="warning",
+    )
+
+
+def unknown_family(base: Base) -> Finding | None:
+    """A warning where the kit has never compared a merge of such a model."""
+    if family_of(base.model.config):
+        return None
+    return problem(
+        "merge-family-unknown",
+        f"{base.model.name} is of a family that the kit does not know ({name_of(base.model.config)}).",
+        f"Known are {', '.join(FAMILIES)}. Only the comparison that follows says whether this merge is right.",
+        "--base 16bit        (if the run trained in 4 bit: which of its layers that quantises is not known)",
         severity="warning",
     )

@@ -9,9 +9,9 @@ from typing import Any
 
 from kit.export.vocabulary import Vocabulary
 from kit.models.change import Weight
+from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
 from kit.support.errors import KitError, problem
 
-ARCHITECTURES = {"qwen3": "QWEN3", "llama": "LLAMA"}  # model_type of config.json -> name in gguf.MODEL_ARCH
 # Types that the gguf package can write, with the type of embedding and head: below 8 bits these stay at Q8_0, because
 # every token passes through them (llama-quantize keeps them wider too).
 TYPES = {
@@ -118,6 +118,13 @@ class GgufFile:
         self.file.close()
 
 
+def _family(config: dict[str, Any]) -> Family:
+    """Of a config that `check_config` has let through."""
+    family = family_of(config)
+    assert family, config.get("model_type")
+    return family
+
+
 def slots(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> dict[str, Slot]:
     """Weight -> its place in the file. A head that is the embedding has none.
 
@@ -125,7 +132,7 @@ def slots(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> dict
     """
     import gguf
 
-    architecture = gguf.MODEL_ARCH[ARCHITECTURES[config["model_type"]]]
+    architecture = gguf.MODEL_ARCH[_family(config).gguf_architecture]
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     found, unnamed = {}, []
     for weight in weights:
@@ -179,23 +186,19 @@ def _fallbacks(found: dict[str, Slot], quant: str) -> list[str]:
 
 
 def _permuted_heads(name: str, config: dict[str, Any]) -> int:
-    """Llama's rotary pairs lie side by side in GGUF, half a head apart in transformers; Qwen3's stay as they are."""
-    if config["model_type"] != "llama":
+    """Heads whose rows change their places: 0 where rotary pairs lie in GGUF as in transformers."""
+    if not _family(config).gguf_pairs_neighbours:
         return 0
     if name.endswith("attn_q.weight"):
         return config["num_attention_heads"]
     if name.endswith("attn_k.weight"):
-        return config.get("num_key_value_heads") or config["num_attention_heads"]
+        return key_value_heads(config)
     return 0
 
 
 def permuted(numbers: Any, heads: int) -> Any:
     half = numbers.shape[0] // heads // 2
     return numbers.reshape(heads, 2, half, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
-
-
-def head_dim(config: dict[str, Any]) -> int:
-    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
 
 
 def _add_metadata(writer: Any, config: dict[str, Any], name: str, quant: str) -> None:
@@ -210,13 +213,13 @@ def _add_metadata(writer: Any, config: dict[str, Any], name: str, quant: str) ->
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_head_count_kv(key_value_heads(config))
     writer.add_key_length(head_dim(config))
     writer.add_value_length(head_dim(config))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(_rope(config)["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
-    if config["model_type"] == "llama":
+    if _family(config).gguf_pairs_neighbours:
         writer.add_rope_dimension_count(head_dim(config))
 
 
@@ -228,11 +231,11 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 def check_config(config: dict[str, Any]) -> None:
     """Raises KitError: a family or a kind of positions that is not written here."""
-    family, rope = config.get("model_type"), _rope(config)
+    family, rope = family_of(config), _rope(config)
     kind = rope.get("rope_type", rope.get("type", "default"))
     odd = {}
-    if family not in ARCHITECTURES:
-        odd["model_type"] = family
+    if not family or not family.gguf_architecture:
+        odd["model_type"] = config.get("model_type")
     if kind != "default":
         odd["rope_type"] = kind
     odd |= {name: True for name in ("attention_bias", "mlp_bias", "use_sliding_window") if config.get(name)}
@@ -241,7 +244,7 @@ def check_config(config: dict[str, Any]) -> None:
             problem(
                 "gguf-family-unknown",
                 "This model is not of a kind that the kit writes as GGUF.",
-                f"Written and compared are {' and '.join(ARCHITECTURES)} with plain rotary positions.",
+                f"Written and compared are {' and '.join(WRITTEN_AS_GGUF)} with plain rotary positions.",
                 "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
                 details=odd,
             )

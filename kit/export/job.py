@@ -129,8 +129,8 @@ def prepare(command: MergeCommand) -> Job:
         gguf_file.check_config(model.model.config)
     four_bit, trained, reason = _choose(command, first, model)
     weights = model.weights(found, four_bit, first.precision)
-    findings = tuple(filter(None, (base.other_name(model, adapter) for adapter, _ in found)))
-    job = Job(command, found, model, four_bit, trained, reason, weights, findings)
+    warnings = (base.unknown_family(model), *(base.other_name(model, adapter) for adapter, _ in found))
+    job = Job(command, found, model, four_bit, trained, reason, weights, tuple(filter(None, warnings)))
     _check_disk(job)
     return job
 

@@ -6,9 +6,10 @@ them with what autograd really keeps on a CPU (without checkpointing the first n
 kept there); Unsloth's kernels, which need a card, have not been measured.
 """
 
-from kit.memory.shape import MLP, Shape
+from kit.memory.shape import Shape
 from kit.memory.trained import trained_params
 from kit.memory.weights import adapter_width_bytes, base_width_bytes, width_bytes
+from kit.models.families import MLP
 from kit.options import METHODS, Run
 
 UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a card

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-MLP = ("gate_proj", "up_proj", "down_proj")
+from kit.models.families import MLP, biased_layers, expert_count, family_of, head_dim, key_value_heads, name_of
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes in a config.json that decide memory: Qwen3, Qwen3-MoE, Llama and Mistral name them alike."""
+    """The sizes in a config.json that decide memory, of a family that the kit knows."""
 
     hidden: int
     intermediate: int
@@ -21,24 +21,28 @@ class Shape:
     experts: int
     experts_per_token: int
     qk_norm: bool
+    biased: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Shape":
-        """Raises KeyError for a config of another family."""
-        heads = config["num_attention_heads"]
-        experts = config.get("num_experts") or 0
+        """Raises KeyError: a family that the kit does not know, or a config that lacks a size."""
+        family = family_of(config)
+        if family is None:
+            raise KeyError(name_of(config))
+        experts = expert_count(config) if family.is_mixture else 0
         return cls(
             hidden=config["hidden_size"],
             intermediate=config["moe_intermediate_size"] if experts else config["intermediate_size"],
             layers=config["num_hidden_layers"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            heads=config["num_attention_heads"],
+            kv_heads=key_value_heads(config),
+            head_dim=head_dim(config),
             vocab=config["vocab_size"],
             tied=bool(config.get("tie_word_embeddings")),
             experts=experts,
             experts_per_token=config["num_experts_per_tok"] if experts else 1,
-            qk_norm=str(config.get("model_type", "")).startswith("qwen3"),
+            qk_norm=family.has_qk_norm,
+            biased=biased_layers(config),
         )
 
     @property
@@ -83,23 +87,11 @@ class Shape:
 
     @property
     def other_params(self) -> int:
-        """Norms, and the router of a mixture."""
+        """Norms, biases, and the router of a mixture."""
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return self.layers * (norms + self.experts * self.hidden) + self.hidden
+        biases = sum(self.linears[name][1] for name in self.biased)
+        return self.layers * (norms + biases + self.experts * self.hidden) + self.hidden
 
     @property
     def params(self) -> int:
         return self.linear_params + self.embedding_params + self.head_params + self.other_params
-
-    def lora_params(self, rank: int, targets: tuple[str, ...]) -> int:
-        """Of A (rank, d_in) and B (d_out, rank) for each target; Hu et al. 2021, arXiv:2106.09685, section 4.1.
-
-        >>> Shape(2048, 6144, 28, 16, 8, 128, 151936, True, 0, 1, True).lora_params(16, ("q_proj", "v_proj"))
-        3211264
-        """
-        return sum(
-            rank * side * self.layers * self.copies(name)
-            for name in targets
-            if name in self.linears
-            for side in self.linears[name]
-        )

@@ -59,6 +59,7 @@ def _all_weights(shape: Shape) -> list[Trained]:
     sides = shape.linears.items()
     linears = [Trained(d_in * d_out, shape.layers * shape.copies(name)) for name, (d_in, d_out) in sides]
     norms = [Trained(shape.hidden, 2 * shape.layers + 1), Trained(shape.head_dim, 2 * shape.layers * shape.qk_norm)]
+    biases = [Trained(shape.linears[name][1], shape.layers) for name in shape.biased]
     router = Trained(shape.experts * shape.hidden, shape.layers)
     ends = [Trained(shape.embedding_params, 1, True), Trained(shape.head_params, 1)]
-    return [tensor for tensor in (*ends, *linears, *norms, router) if tensor.weights * tensor.count]
+    return [tensor for tensor in (*ends, *linears, *biases, *norms, router) if tensor.weights * tensor.count]

@@ -9,17 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
+from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.support.errors import KitError, did_you_mean, problem
 
 TINY = Path(__file__).parent / "assets" / "tiny"
-# Names that exist, for "did you mean": tutorials invent others (Qwen3-1.7B-Instruct gives 401).
-KNOWN_ON_HUB = (
-    *(f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B")),
-    *(f"Qwen/Qwen3-{size}-Base" for size in ("0.6B", "1.7B", "4B", "8B", "14B")),
-    "Qwen/Qwen3-4B-Instruct-2507",
-    "Qwen/Qwen3-4B-Thinking-2507",
-    "Qwen/Qwen3-30B-A3B-Instruct-2507",
-)
 LFS_HEAD = b"version https://git-lfs"
 HUB_TIMEOUT_S = 10
 
@@ -82,13 +75,6 @@ def find(name: str, option: str = "--model") -> Model:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise ModelNotHere(_not_found(name, option))
     return _on_hub(name, option)
-
-
-def near_on_hub(name: str) -> str:
-    """' Did you mean X?' for a hub name. What answers has no suffix at Qwen3: one that was added goes off first, so
-    that the size stays."""
-    plain = re.sub(r"(-\d+(?:\.\d+)?B)-\w+$", r"\1", name)
-    return did_you_mean(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
 
 
 def _not_found(name: str, option: str) -> Finding:

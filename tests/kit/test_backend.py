@@ -100,12 +100,12 @@ def test_two_epochs_see_every_row_twice_in_two_orders(tmp_path) -> None:
 
 def test_all_seven_linears_of_all_layers_are_quantised_and_adapted(trained) -> None:
     from kit import memory, models
-    from kit.options import LINEAR_LAYERS
+    from kit.options import Run
 
     shape = memory.Shape.of(models.find("tiny").config)
     for got in trained.values():
         assert got["linear4bit"] == 7 * shape.layers
-        assert got["trained"] == shape.lora_params(16, LINEAR_LAYERS)
+        assert got["trained"] == memory.trained_params(shape, Run(lora_rank=16))
 
 
 def test_an_evaluation_before_training_changes_nothing(trained, tmp_path) -> None:

@@ -25,6 +25,8 @@ TEXTS = (
     " leading, trailing ",
 )
 
+OTHER_FAMILIES = sorted((Path(__file__).parents[1] / "data" / "families").glob("*.json"))
+
 
 def ids(tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
@@ -247,6 +249,16 @@ def test_families_that_are_not_written(config) -> None:
     with pytest.raises(KitError) as error:
         gguf_file.check_config(CONFIG | config)
     assert error.value.findings[0].id == "gguf-family-unknown"
+
+
+@pytest.mark.parametrize("path", OTHER_FAMILIES, ids=lambda path: path.stem)
+def test_families_that_the_kit_does_not_know(path: Path) -> None:
+    config = json.loads(path.read_text())
+    with pytest.raises(KitError) as error:
+        gguf_file.check_config(config)
+    (found,) = error.value.findings
+    assert (found.id, dict(found.details)["model_type"]) == ("gguf-family-unknown", config["model_type"])
+    assert "qwen3 and llama" in found.why
 
 
 # formats that llama-quantize makes

@@ -13,9 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kit import models
-from kit.memory import Shape
+from kit.memory import Shape, trained_params
 from kit.models import adapters
-from kit.options import LINEAR_LAYERS
+from kit.options import LINEAR_LAYERS, Run
 from kit.support.errors import KitError
 from tests.kit.exports import write_adapter
 
@@ -56,8 +56,8 @@ def test_the_first_gradient_is_that_of_the_matrix_that_is_zero(seen) -> None:
 
 def test_only_the_adapter_is_trained(seen) -> None:
     shape = Shape.of(TINY.config)
-    assert seen["trained"] == {"all": shape.lora_params(RANK, LINEAR_LAYERS),
-                               "q and v": shape.lora_params(RANK, ("q_proj", "v_proj"))}  # fmt: skip
+    everywhere, few = Run(lora_rank=RANK), Run(lora_rank=RANK, target_modules=("q_proj", "v_proj"))
+    assert seen["trained"] == {"all": trained_params(shape, everywhere), "q and v": trained_params(shape, few)}
     assert seen["base_changed"] == []
 
 

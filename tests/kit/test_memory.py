@@ -17,11 +17,12 @@ from kit.memory import Shape
 from kit.memory.activations import evaluation_bytes
 from kit.memory.weights import nf4_bytes
 from kit.models import TINY
-from kit.options import LINEAR_LAYERS, Run, resolve
+from kit.options import Run, resolve
 from kit.support.errors import KitError
 from kit.support.units import GIB
 
 ROOT = Path(__file__).parents[2]
+OTHER_FAMILIES = sorted((ROOT / "tests" / "data" / "families").glob("*.json"))
 QWEN3 = ROOT / "tests" / "data" / "qwen3"
 PUBLISHED = {
     "Qwen3-0.6B": 596_049_920,
@@ -33,6 +34,7 @@ PUBLISHED = {
     "Qwen3-30B-A3B": 30_532_122_624,
     "Llama-3.1-8B": 8_030_261_248,
     "Mistral-7B-v0.3": 7_248_023_552,
+    "Qwen2.5-1.5B": 1_543_714_304,
 }
 OTHERS = {
     "Llama-3.1-8B": {
@@ -42,6 +44,10 @@ OTHERS = {
     "Mistral-7B-v0.3": {
         "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False,
+    },
+    "Qwen2.5-1.5B": {
+        "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
     },
 }  # fmt: skip
 ON_CARD = {"device": "cuda", "precision": "bf16", "optimizer": "adamw_8bit", "held_out_rows": 0}
@@ -57,7 +63,7 @@ def test_parameters_are_exact(name: str) -> None:
 
 
 def test_lora_parameters_of_a_published_run() -> None:
-    assert Shape.of(config_of("Qwen3-1.7B")).lora_params(16, LINEAR_LAYERS) == 17_432_576
+    assert memory.trained_params(Shape.of(config_of("Qwen3-1.7B")), Run(lora_rank=16)) == 17_432_576
 
 
 def plan_of(name: str, available_gib: float | None, **options) -> memory.Plan:
@@ -121,11 +127,45 @@ def test_each_way_of_checkpointing_saves_more() -> None:
     assert any("main memory" in reason for reason in unsloth.reasons)
 
 
-def test_a_config_of_another_family_gives_no_plan() -> None:
-    run = Run(device="cpu")
-    assert memory.plan({"model_type": "mamba"}, run, None, None) is None
-    settled, _ = memory.choose({"model_type": "mamba"}, run, None, 8 * GIB, "off")
+@pytest.mark.parametrize("path", OTHER_FAMILIES, ids=lambda path: path.name.removesuffix(".config.json"))
+def test_a_config_of_another_family_gives_no_plan(path: Path) -> None:
+    """Also where its sizes have the names that those of Qwen3 have."""
+    config, run = json.loads(path.read_text()), Run(device="cpu")
+    assert memory.plan(config, run, None, 80 * GIB) is None
+    assert memory.fit(config, run, 80 * GIB, "off", "seq") is None
+    settled, reasons = memory.choose(config, run, None, 80 * GIB, "off")
     assert (settled.micro_batch_size, settled.gradient_checkpointing) == (1, "off")
+    assert set(reasons.values()) == {"the sizes of this model are unknown"}
+
+
+def test_the_same_sizes_under_a_known_name_are_planned() -> None:
+    """So it is the name that decides, not a size that is missing."""
+    known = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    configs = [json.loads(path.read_text()) | known for path in OTHER_FAMILIES if not path.name.startswith("t5")]
+    run = Run(**ON_CARD, micro_batch_size=1)
+    assert [memory.plan(config, run, None, None).verdict for config in configs] == ["unknown"] * 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model_type": "qwen3_next"}, {"architectures": ["Qwen3ForSequenceClassification"]}, {"model_type": None}],
+)
+def test_a_relative_of_a_known_family_is_unknown(change: dict) -> None:
+    assert memory.plan(config_of("Qwen3-0.6B") | change, Run(device="cpu"), None, None) is None
+
+
+def test_experts_are_counted_by_either_name() -> None:
+    config = config_of("Qwen3-30B-A3B")
+    renamed = {"num_local_experts" if name == "num_experts" else name: value for name, value in config.items()}
+    assert Shape.of(renamed) == Shape.of(config)
+
+
+def test_biases_of_a_config_are_counted() -> None:
+    config = config_of("Llama-3.1-8B")
+    plain, biased = (Shape.of(config | {"attention_bias": flag, "mlp_bias": flag}) for flag in (False, True))
+    assert biased.params - plain.params == 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
+    full = Run(method="full", load_in_4bit=False)
+    assert memory.trained_params(biased, full) == biased.params
 
 
 def rows(longest_tokens: int) -> SimpleNamespace:

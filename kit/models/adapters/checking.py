@@ -9,6 +9,7 @@ from envcheck.facts import Finding
 from kit.models import Model, headers
 from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
 from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, by, parts_in
+from kit.models.families import head_dim, key_value_heads
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, did_you_mean, problem
 
@@ -108,12 +109,12 @@ def _check_virtual_tokens(adapter: Adapter, model: Model) -> None:
 
 def width(kind: str, config: Mapping[str, Any]) -> int | None:
     """Numbers for each virtual token over a model of that config; None where the config does not say."""
-    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if kind == "PROMPT_TUNING" or not (hidden and heads):
-        return hidden
-    head = config.get("head_dim") or hidden // heads
-    layers = config.get("num_hidden_layers")
-    return layers and 2 * layers * head * (config.get("num_key_value_heads") or heads)
+    try:
+        if kind == "PROMPT_TUNING":
+            return int(config["hidden_size"])
+        return 2 * int(config["num_hidden_layers"]) * head_dim(config) * key_value_heads(config)
+    except KeyError:
+        return None
 
 
 def _base_shapes(model: Model) -> Shapes:

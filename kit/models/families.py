@@ -1,0 +1,84 @@
+"""The model families that the kit knows: one record for each, in one table. Every other one is *unknown*.
+
+All are built alike: blocks under BLOCKS, two norms in a block, and its MLP of gate, up and down with SiLU. What differs
+stands in the record. Sizes, memory, exports and merges of a family that is not in the table are not guessed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kit.options.sampling import Sampling
+
+BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+# What the makers of Qwen3 advise (model card, "Best Practices") with and without thinking, for models whose
+# generation_config.json says nothing.
+ADVISED_SAMPLING = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """model_type and architecture: as config.json writes them.
+
+    has_qk_norm: queries and keys have norms of their own. biased: linear layers that have a bias whatever the config
+    says. is_mixture: its MLPs are experts. gguf_architecture: its name in gguf.MODEL_ARCH, "" where no GGUF
+    file of it was compared. gguf_pairs_neighbours: rotary pairs lie side by side in GGUF, half a head apart in
+    transformers.
+    """
+
+    model_type: str
+    architecture: str
+    has_qk_norm: bool = False
+    biased: tuple[str, ...] = ()
+    is_mixture: bool = False
+    gguf_architecture: str = ""
+    gguf_pairs_neighbours: bool = False
+
+
+_RECORDS = (
+    Family("qwen3", "Qwen3ForCausalLM", has_qk_norm=True, gguf_architecture="QWEN3"),
+    Family("qwen3_moe", "Qwen3MoeForCausalLM", has_qk_norm=True, is_mixture=True),
+    Family("qwen2", "Qwen2ForCausalLM", biased=("q_proj", "k_proj", "v_proj")),
+    Family("llama", "LlamaForCausalLM", gguf_architecture="LLAMA", gguf_pairs_neighbours=True),
+    Family("mistral", "MistralForCausalLM"),
+)
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _RECORDS}
+WRITTEN_AS_GGUF = [family.model_type for family in _RECORDS if family.gguf_architecture]
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The family of a model with that config.json; None for one that the kit does not know."""
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family and isinstance(architectures, list) and architectures and family.architecture not in architectures:
+        return None
+    return family
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """What config.json calls the family, for messages."""
+    return f"model_type {config.get('model_type') or 'missing'}"
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Numbers of one attention head. Raises KeyError: the config does not say."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def key_value_heads(config: Mapping[str, Any]) -> int:
+    """Heads of keys, and of values. Raises KeyError: the config does not say."""
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def biased_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Linear layers of a block that have a bias."""
+    family = family_of(config)
+    switched = (*(ATTENTION if config.get("attention_bias") else ()), *(MLP if config.get("mlp_bias") else ()))
+    return tuple(dict.fromkeys((*(family.biased if family else ()), *switched)))
+
+
+def expert_count(config: Mapping[str, Any]) -> int:
+    """Experts of a block's MLP, 0 where it is no mixture; of a known family or of another."""
+    return int(config.get("num_experts") or config.get("num_local_experts") or 0)  # transformers 5 writes the latter

@@ -1,0 +1,20 @@
+"""Names of models that exist, for "did you mean": tutorials invent others (Qwen3-1.7B-Instruct gives 401)."""
+
+import re
+
+from kit.support.errors import did_you_mean
+
+KNOWN_ON_HUB = (
+    *(f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B")),
+    *(f"Qwen/Qwen3-{size}-Base" for size in ("0.6B", "1.7B", "4B", "8B", "14B")),
+    "Qwen/Qwen3-4B-Instruct-2507",
+    "Qwen/Qwen3-4B-Thinking-2507",
+    "Qwen/Qwen3-30B-A3B-Instruct-2507",
+)
+
+
+def near_on_hub(name: str) -> str:
+    """'Did you mean X?' for a hub name, "" where none is near. What answers has no suffix at Qwen3: one that was added
+    goes off first, so that the size stays."""
+    plain = re.sub(r"(-\d+(?:\.\d+)?B)-\w+$", r"\1", name)
+    return did_you_mean(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
