@@ -62,14 +62,14 @@ class Look:
         self.calls = 0
 
     def loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        from kit.backend.steps import checkpoint_activations
+        from kit.backend.methods import recompute_activations
 
         self.calls += 1
         grid = self.grid if self.calls == 2 else []  # the optimiser's states are there from the second step on
         on = False
         for samples, tokens, way, padded in grid:
             if way != "off" and not on:
-                checkpoint_activations(self.loaded)
+                recompute_activations(self.loaded)
                 on = True
             what = {"samples": samples, "tokens": tokens, "checkpointing": way, "padded": padded}
             self.rows.append(what | self.cost(model, samples, tokens, padded))

@@ -87,14 +87,24 @@ def _check_rank(model: Any, run: Run) -> None:
 
 
 def _all_weights(model: Any, run: Run) -> Any:
-    _checkpoint_activations(model, run.gradient_checkpointing)
+    if run.gradient_checkpointing != "off":
+        _recompute_activations(model)
     return model.requires_grad_(True)
 
 
-def _checkpoint_activations(model: Any, gradient_checkpointing: str) -> None:
-    if gradient_checkpointing != "off":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+def recompute_activations(loaded: Loaded) -> None:
+    """Switch gradient checkpointing on in a model that trains without."""
+    if loaded.backend.name == "unsloth":
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_training(loaded.model, use_gradient_checkpointing=True)
+    else:
+        _recompute_activations(loaded.model)
+
+
+def _recompute_activations(model: Any) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
 
 
 def _by_unsloth(model: Any, run: Run) -> Any:
@@ -118,7 +128,8 @@ def _by_peft(model: Any, run: Run) -> Any:
     import torch
     from peft import get_peft_model
 
-    _checkpoint_activations(model, run.gradient_checkpointing)
+    if run.gradient_checkpointing != "off":
+        _recompute_activations(model)
     torch.manual_seed(run.seed)
     return get_peft_model(model, peft_config(run))
 

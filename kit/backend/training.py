@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kit.backend import state
+from kit.backend.listener import Listener, add_listener
 from kit.backend.loading import Loaded
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
-from kit.backend.steps import trainer_class, with_less
+from kit.backend.steps import trainer_class
 from kit.backend.tracking import add_tracker
 from kit.backend.using import peak_memory_bytes
 from kit.data.batches import micro_batches
@@ -19,18 +20,6 @@ from kit.data.store import Samples
 from kit.memory import evaluation_tokens
 from kit.options import Run
 from kit.prompt import IGNORED, Sample
-
-
-class Listener(Protocol):
-    """Who is told what happens while the trainer works."""
-
-    def on_begin(self) -> None: ...
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def on_event(self, kind: str, text: str, **facts: Any) -> None: ...
-
-    def stop_requested(self) -> bool: ...
 
 
 def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: Listener) -> Any:
@@ -79,7 +68,7 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
         )
     made.prepare(loaded, run, train, listener.on_event)
     _set_adapter_precision(loaded.model, run.adapter_precision)
-    _replace_printer(made, listener)
+    add_listener(made, listener)
     if run.report_to != "none":
         add_tracker(made, run.report_to, listener.on_event)
     return made
@@ -113,25 +102,6 @@ def _example(sample: Sample) -> dict[str, list[int]]:
     return {"input_ids": sample.ids, "labels": [IGNORED, *sample.labels[1:]]}
 
 
-def _replace_printer(trainer: Any, listener: Listener) -> None:
-    """The kit's listener in place of the callback that prints a dict a step."""
-    from transformers import PrinterCallback, TrainerCallback
-
-    class Tell(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            listener.on_begin()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-            """Once a step, when it is complete: weights changed, gradients gone, position moved on."""
-            state.log_history.clear()  # metrics.jsonl has it; in every checkpoint it would grow with the run
-            if logs and "loss" in logs:
-                listener.on_step(state.global_step, {name: float(value) for name, value in logs.items()})
-                control.should_training_stop |= listener.stop_requested()
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Tell())
-
-
 @dataclass(frozen=True)
 class Preflight:
     """The worst that the run will do, done once before its first step."""
@@ -157,10 +127,10 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
         worst = trainer.samples.take((-lengths).argsort(kind="stable")[:together])
         batch = _collated(trainer, worst)
         trained = (batch["labels"][:, 1:] != IGNORED).sum()
-        trainer.step_of(model, batch, trained, worst.row.__getitem__)
+        trainer.run_step(model, batch, trained, worst.row.__getitem__)
         trainer.optimizer.step()
         start_s = time.perf_counter()
-        trainer.step_of(model, batch, trained, worst.row.__getitem__)
+        trainer.run_step(model, batch, trained, worst.row.__getitem__)
         seconds = time.perf_counter() - start_s
         if len(measured):
             one = measured.take((-measured.lengths).argsort(kind="stable")[:together])
@@ -168,7 +138,7 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
         return len(worst), int(worst.lengths.sum()), seconds
 
     try:
-        samples, tokens, seconds = with_less(trainer.ladder, "the preflight", 0, work, undo)
+        samples, tokens, seconds = trainer.ladder.retry("the preflight", 0, work, undo)
     finally:
         undo()
     return Preflight(samples, tokens, tokens / seconds, peak_memory_bytes(device))
@@ -192,7 +162,7 @@ def _undo(trainer: Any) -> Callable[[], None]:
         if scale is not None:
             scaler.load_state_dict(scale)
         state.set_random_state(random)
-        trainer.forget_counts(tokens)
+        trainer.reset_counts(tokens)
         trainer.was_below_guessing = below
 
     return undo
@@ -232,6 +202,6 @@ def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], Non
 
     model.eval()
     try:
-        return with_less(trainer.ladder, "the evaluation", trainer.state.global_step, work, lambda: None)
+        return trainer.ladder.retry("the evaluation", trainer.state.global_step, work, lambda: None)
     finally:
         model.train()

@@ -1,10 +1,10 @@
 """The optimiser's own step where memory runs out in it: done again if nothing was changed yet, else said so."""
 
-from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 from envcheck.facts import Finding
+from kit.backend.listener import OnEvent
 from kit.backend.out_of_memory import free_memory, is_out_of_memory
 from kit.support.errors import KitError, first_line, problem
 
@@ -13,7 +13,7 @@ class UpdateCutShort(KitError):
     """The weights are those of no step: nothing of this state may be kept."""
 
 
-def guard_update(optimizer: Any, on_event: Callable[..., None]) -> None:
+def guard_update(optimizer: Any, on_event: OnEvent) -> None:
     """Give this optimiser a step that is tried twice. Raises UpdateCutShort: some weights are changed, others not."""
     plain = optimizer.step
 
@@ -28,8 +28,9 @@ def guard_update(optimizer: Any, on_event: Callable[..., None]) -> None:
         free_memory()
         if _changes(optimizer) != before:
             raise UpdateCutShort(_cut_short(text))
-        told = "memory ran out in the optimiser's step: memory freed, the same step again"
-        on_event("out-of-memory", told, error=text)
+        on_event(
+            "out-of-memory", "memory ran out in the optimiser's step: memory freed, the same step again", error=text
+        )
         return plain(*args, **kwargs)
 
     optimizer.step = MethodType(step, optimizer)

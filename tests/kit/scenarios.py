@@ -177,7 +177,7 @@ def gradients(make):
             trainer.ladder.budget_tokens = together * int(samples.lengths.max())
             model.zero_grad()
             for one, count in zip(batches, counts, strict=True):
-                trainer.step_of(trainer.model_wrapped, one, count, samples.row.__getitem__)
+                trainer.run_step(trainer.model_wrapped, one, count, samples.row.__getitem__)
             found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
             model.zero_grad()
             return found

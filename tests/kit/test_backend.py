@@ -41,7 +41,7 @@ if sys.argv[3] == "evaluate-first":
 parts, seen = [], []
 step, look_up = trainer.training_step, trainer.data_collator
 def counting(model, inputs, items):
-    parts.append(len(trainer.places(inputs)))
+    parts.append(len(trainer.split(inputs)))
     return step(model, inputs, items)
 def collating(examples):
     seen.append([tuple(example["input_ids"]) for example in examples])

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import planner
 from envcheck.facts import Facts
 from kit import memory, models, train
-from kit.backend.steps import Ladder
+from kit.backend.ladder import Ladder
 from kit.backend.training import _example
 from kit.options import METHODS, Run, resolve
 from kit.prompt import IGNORED, Sample
@@ -200,11 +200,11 @@ class TestLadder:
 
     def test_the_last_rung_of_learnt_keys_is_one_sample(self) -> None:
         ladder = self.ladder(method="prefix", virtual_tokens=50)
-        ladder.down("training", 1, "no room")
-        ladder.down("training", 1, "no room")
+        ladder.step_down("training", 1, "no room")
+        ladder.step_down("training", 1, "no room")
         assert ladder.budget_tokens == 150
         with pytest.raises(KitError) as raised:
-            ladder.down("training", 1, "no room")
+            ladder.step_down("training", 1, "no room")
         (finding,) = raised.value.findings
         assert "100 tokens" in finding.why, "of the sample itself"
         assert not any("checkpointing" in fix for fix in finding.fix)

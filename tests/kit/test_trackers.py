@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.backend.tracking import _guarded
+from kit.backend.tracking import GuardedTracker
 from kit.run import trackers
 from kit.support.errors import KitError
 
@@ -47,7 +47,7 @@ def test_its_error_is_an_event_and_the_last_thing_it_is_asked() -> None:
             raise OSError("no network")
 
     tracker, events = Broken(), []
-    guarded = _guarded(tracker, "wandb", lambda kind, text, **facts: events.append((kind, text)))
+    guarded = GuardedTracker(tracker, "wandb", lambda kind, text, **facts: events.append((kind, text)))
     for _ in range(2):
         guarded.on_log(None, None, None, logs={"loss": 1.0})
 
