@@ -230,9 +230,9 @@ def run_in(
 def _write_page(folder: Path) -> None:
     """The page of what is written down so far. No error in it ends a run."""
     try:
-        from kit import report  # here, not above: plots take half a second to import
+        from kit.report import page  # here, not above: plots take half a second to import
 
-        report.write(folder)
+        page.write(folder)
     except Exception as error:
         console.note(f"no {REPORT}: {describe_error(error)}; python -m kit.report {folder} tries again")
 

@@ -8,7 +8,7 @@ from kit.chat.options import ChatCommand
 from kit.export.job import MergeCommand
 from kit.options import DataCommand, TrainCommand
 from kit.options.command_line import flags_of
-from kit.report.__main__ import ReportCommand
+from kit.report.options import ReportCommand
 from kit.sweep import SweepCommand
 
 ROOT = Path(__file__).parents[1]

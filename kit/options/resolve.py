@@ -1,5 +1,6 @@
 """Preset, file and flags, in that order -> a command's options; where each value came from is remembered."""
 
+import functools
 import json
 import re
 import tomllib
@@ -17,12 +18,19 @@ from kit.options.option import Door
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
 PRESETS = Path(__file__).parent / "presets"
+CARDS = PRESETS / "cards.toml"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
 AnyRunDoor = TypeVar("AnyRunDoor", bound=RunDoor)
 
 
+@functools.cache
+def cards() -> dict[str, dict[str, Any]]:
+    """Name of a card -> its values, and the memory class that it takes the others from."""
+    return _read_file(CARDS)
+
+
 def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+    return sorted([*cards(), *(path.stem for path in PRESETS.glob("*.toml") if path != CARDS)])
 
 
 def preset_for(facts: Facts) -> str:
@@ -34,13 +42,9 @@ def preset_for(facts: Facts) -> str:
         return "cpu"
     by_size = [name for name in CLASSES if int(name.removeprefix("vram-")) <= (card.vram_gib or 0) + 0.5]
     own = re.sub(r"nvidia|geforce|tesla|\W", "", (card.name or "").lower())
-    if own in preset_names() and (not by_size or _class_of(own) == by_size[-1]):
+    if own in cards() and (not by_size or cards()[own]["class"] == by_size[-1]):
         return own
     return by_size[-1] if by_size else CLASSES[0]
-
-
-def _class_of(preset: str) -> str | None:
-    return _read_file(PRESETS / f"{preset}.toml").get("class")
 
 
 def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
@@ -238,7 +242,7 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
             ),
             status=USAGE,
         )
-    own = _read_file(PRESETS / f"{name}.toml")
+    own = dict(cards()[name]) if name in cards() else _read_file(PRESETS / f"{name}.toml")
     of_class = own.pop("class", None)
     values = _check_keys(own, f"preset {name}")
     origins = dict.fromkeys(values, f"preset {name}")

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from kit.support.errors import plain_name
+
 
 class Word(NamedTuple):
     """ours: NAME or NAME=VALUE, "" where the kit has no such option. remark: what differs, as a sentence."""
@@ -89,11 +91,6 @@ WORDS = {
 }
 
 
-def normalised(name: str) -> str:
-    """A name as names are compared: without dashes, underscores, points and capitals."""
-    return "".join(character for character in name.lower() if character not in "-_.")
-
-
 def word_for(name: str) -> Word | None:
     """What the kit says for a name of another tool, given with or without dashes."""
-    return WORDS.get(normalised(name))
+    return WORDS.get(plain_name(name))

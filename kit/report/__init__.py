@@ -1,5 +1,1 @@
 """Run folder -> one HTML page: what happened, and what the adapter learnt. No torch; the page needs no network."""
-
-from kit.report.page import write
-
-__all__ = ["write"]

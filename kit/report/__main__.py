@@ -11,7 +11,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,32 +19,15 @@ from rich.text import Text
 from envcheck.facts import Finding
 from kit.models.adapters import CONFIG
 from kit.options.command_line import parse
-from kit.options.option import Door, Typed
-from kit.report import comparing, listing, page
-from kit.report.page import Shown
+from kit.report import listing
+from kit.report.options import ReportCommand
 from kit.run.layout import MANIFEST, OPTIONS, REPORT
 from kit.run.reading import is_run
 from kit.support import console
 from kit.support.errors import USAGE, KitError, problem
 
-
-class ReportCommand(Door):
-    """What happened in a run, as one HTML page.
-
-    kit report runs/x                      runs/x/report.html, also of a run under way
-    kit report runs/x runs/y -o both.html  compares runs in one page
-    kit report --list runs                 every run and adapter there
-
-    Exit status: 0 done, 1 failed, 2 wrong usage."""
-
-    door = "report"
-
-    runs: Annotated[tuple[Path, ...], Typed(positional=True)] = ()
-    """Run folders; more than one are compared."""
-    output: Annotated[Path | None, Typed(short="-o")] = None
-    """The page. Default: report.html in the run; comparison.html beside the first of several."""
-    list: Path | None = None
-    """List the runs and adapters under this folder instead."""
+if TYPE_CHECKING:
+    from kit.report.page import Shown
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,6 +51,8 @@ def command_line(argv: list[str]) -> int:
 
 
 def report(command: ReportCommand) -> int:
+    from kit.report import comparing, page  # here, not above: a list needs no plots
+
     wrong = [finding for folder in command.runs if (finding := _not_a_run(folder))]
     if wrong:
         raise KitError(*wrong)
@@ -92,7 +77,9 @@ def report(command: ReportCommand) -> int:
     return 0
 
 
-def _to_json(seen: Shown) -> dict[str, Any]:
+def _to_json(seen: "Shown") -> dict[str, Any]:
+    from kit.report import page
+
     run = seen.run
     return {
         "folder": str(run.folder),

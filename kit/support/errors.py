@@ -1,12 +1,14 @@
 """One form for everything that can go wrong: a KitError carries findings, and the front doors print them and stop."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 from envcheck import report
 from envcheck.facts import Finding
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+LEAST_PREFIX = 3  # letters that may stand for a longer name
 
 
 class KitError(Exception):
@@ -48,8 +50,19 @@ def describe_error(error: BaseException) -> str:
 
 
 def near_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one is nearest to, if any is near."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+    """The known name that a misspelt one is nearest to, if any is near: compared without dashes, underscores and
+    capitals, one that begins with it before one that only looks like it."""
+    plain = {plain_name(other): other for other in reversed(list(known))}  # of two that are equal, the first
+    if not (wanted := plain_name(name)):
+        return None
+    longer = [other for other in reversed(plain) if len(wanted) >= LEAST_PREFIX and other.startswith(wanted)]
+    near = longer or difflib.get_close_matches(wanted, list(plain), n=1, cutoff=0.6)
+    return plain[near[0]] if near else None
+
+
+def plain_name(name: str) -> str:
+    """A name as names are compared: without dashes, underscores, points and capitals."""
+    return re.sub(r"[-_.]", "", name.lower())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,7 +285,7 @@ def machine_of(vram_gib: float, name: str = "NVIDIA card") -> Facts:
     return Facts(gpu=(Gpu(name=name, vram_gib=vram_gib, compute_capability="8.6", display=True),))
 
 
-CARDS = [name for name in resolve.preset_names() if name not in ("cpu", *resolve.CLASSES)]
+CARDS = list(resolve.cards())
 
 
 @pytest.mark.parametrize("name", resolve.preset_names())
@@ -294,8 +293,7 @@ def test_every_preset_fits_its_card(name: str) -> None:
     run = resolve.load(["--preset", name], lambda: Facts(gpu=())).run
     if name == "cpu":
         return
-    named = tomllib.loads((resolve.PRESETS / f"{name}.toml").read_text())
-    size = named.get("class", name).removeprefix("vram-")
+    size = resolve.cards().get(name, {}).get("class", name).removeprefix("vram-")
     facts = machine_of(float(size))
     run, _ = resolve.settle(run, facts)
     room = settings.choose(facts).memory_bytes.value

@@ -14,7 +14,6 @@ import pytest
 from filelock import FileLock
 from safetensors.numpy import save_file
 
-from kit import report
 from kit.export import parity
 from kit.report import comparing, listing, page, plots
 from kit.report.__main__ import main
@@ -83,7 +82,7 @@ def change(path: Path, **values: object) -> None:
 
 
 def test_page_of_a_run_is_whole_small_and_alone(run: Path, tmp_path: Path) -> None:
-    path = report.write(run)
+    path = page.write(run)
     assert path == run / "report.html"
     assert path.stat().st_size < MOST_BYTES
     seen = Page(path)
@@ -105,7 +104,7 @@ def test_page_of_a_run_is_whole_small_and_alone(run: Path, tmp_path: Path) -> No
 
 
 def test_page_says_what_the_files_say(run: Path) -> None:
-    seen = Page(report.write(run))
+    seen = Page(page.write(run))
     manifest = json.loads((run / "manifest.json").read_text())
     data = json.loads((run / "data.json").read_text())
     result = manifest["result"]
@@ -138,12 +137,12 @@ def test_every_plot_has_what_was_measured(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line | {"memory_bytes": None}) + "\n" for line in lines))
     assert plots.memory_over_time(read(run)) == ""
-    assert len(Page(report.write(run)).all("svg")) == PLOTS - 1
+    assert len(Page(page.write(run)).all("svg")) == PLOTS - 1
 
 
 def test_colours_are_the_page_s(run: Path) -> None:
     """A colour that is written into a plot would be unreadable in the other scheme."""
-    source = report.write(run).read_text()
+    source = page.write(run).read_text()
     inside = "".join(re.findall(r"<svg.*?</svg>", source, re.DOTALL))
     assert not re.findall(r"#[0-9a-fA-F]{6}\b", inside)
     assert {int(number) for number in re.findall(r"var\(--c(\d)\)", inside)} == {1, 2}
@@ -164,7 +163,7 @@ def test_texts_of_others_stay_texts(run: Path) -> None:
     (run / "events.jsonl").write_text(json.dumps({"kind": ATTACK, "text": ATTACK}) + "\n")
     (run / "parity.json").write_text(json.dumps({"against": ATTACK, "rows": [{"name": ATTACK, "first_layer": ATTACK}]}))
     named = run.rename(run.with_name("_<b>&$x$ 你 " + 40 * "x"))
-    seen = Page(report.write(named))
+    seen = Page(page.write(named))
     assert not seen.all("script")
     assert not seen.all("img")
     assert seen.text.count("<script>alert(1)</script>") >= 12
@@ -227,7 +226,7 @@ def test_broken_lines_are_left_out_and_counted(run: Path, name: str) -> None:
 
 def test_a_run_that_just_began_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("")
-    seen = Page(report.write(tmp_path))
+    seen = Page(page.write(tmp_path))
     assert [attributes["id"] for attributes in seen.all("section")] == SECTIONS
     assert "No step has been done yet." in seen.text
     assert "There is no adapter." in seen.text
@@ -238,11 +237,11 @@ def test_page_of_a_run_under_way_refreshes_and_waits_with_the_adapter(run: Path)
     change(run / "manifest.json", status="running", result=None)
     change(run / "plan.json", steps=16)
     with FileLock(run / ".lock"):
-        seen = Page(report.write(run))
+        seen = Page(page.write(run))
         assert "refresh" in [attributes.get("http-equiv") for attributes in seen.all("meta")]
         assert "Running. At step 8 of 16, about 0:0" in seen.text
         assert "when the run has ended" in seen.text
-    seen = Page(report.write(run))  # nobody is in the folder any more
+    seen = Page(page.write(run))  # nobody is in the folder any more
     assert "refresh" not in [attributes.get("http-equiv") for attributes in seen.all("meta")]
     assert "Stopped without a word." in seen.text
 
@@ -294,7 +293,7 @@ def test_parity_table_is_shown(run: Path) -> None:
     record = parity.Parity("base + adapter", "200 held-out rows", "fp32", (row, bad, known))
     (run / layout.PARITY).write_text(json.dumps(record.to_json()))
     assert read(run).verified is False
-    text = " ".join(Page(report.write(run)).text.split())
+    text = " ".join(Page(page.write(run)).text.split())
     for said in ("…/merged transformers bf16 verified yes yes yes 640 99.5 97 0.013 0.03",
                  "q8.gguf llama.cpp bf16 differs from model.layers.3 yes no yes",
                  "as trained transformers bf16 to be known – yes yes 640 99.5 – 0.013 –",
@@ -319,7 +318,7 @@ def test_a_long_run_of_a_large_adapter_stays_small(run: Path) -> None:
             line = {"step": step, "loss": random.random(), "grad_norm": random.random(), "learning_rate": 1e-4,
                     "tokens": step, "elapsed_s": step, "memory_bytes": random.random() * 1e9}  # fmt: skip
             file.write(json.dumps(line) + "\n")
-    path = report.write(run)
+    path = page.write(run)
     assert len(Page(path).all("svg")) == PLOTS
     assert path.stat().st_size < MOST_BYTES
 
@@ -365,12 +364,12 @@ def test_each_method_has_its_page(run: Path, method: str, tmp_path_factory) -> N
     shutil.copytree(other, run / made)
     options = json.loads((run / "manifest.json").read_text())["options"]
     change(run / "manifest.json", options=options | {"method": {"value": method, "origin": "command line"}})
-    text = Page(report.write(run)).text
+    text = Page(page.write(run)).text
     assert f"Trained with --method {method}: " in text
     assert ("cannot be merged" in text) == (method == "prefix")
     assert ("--to gguf does, and compares" in text) == (method == "full")
     (run / made).rename(run / "gone")
-    assert f"There is no {made}." in Page(report.write(run)).text
+    assert f"There is no {made}." in Page(page.write(run)).text
 
 
 def test_the_method_of_a_run_without_a_word_of_it(run: Path) -> None:
@@ -478,7 +477,7 @@ onload = () => {{
 @pytest.mark.parametrize("width", [400, 1400])
 def test_page_in_a_real_browser(run: Path, width: int) -> None:
     """No message on the console; every plot drawn, inside the page and with readable text. Keeps a screenshot."""
-    report.write(run)
+    page.write(run)
     (run / "look.html").write_text(LOOK.format(width=width))
     flags = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
              f"--window-size={width},5000", f"--user-data-dir={run / 'profile'}"]  # fmt: skip
