@@ -34,12 +34,14 @@ def parse(kind: type[AnyDoor], argv: Sequence[str]) -> AnyDoor:
 
 
 def typed_as(door: str) -> str:
-    """The door as this program was called, so that it works when it is typed again: `kit train` only where the script
-    is installed, else python -m."""
+    """The door as it works when it is typed: `kit train` where this program is that script, else python -m."""
+    return f"kit {door}" if is_script() else f"python -m kit.{door}"
+
+
+def is_script() -> bool:
+    """Whether the installed `kit` was called; without an installation it is not on the path."""
     program = Path(sys.argv[0])
-    if program.stem == "kit" and program.suffix != ".py":
-        return f"kit {door}"
-    return f"python -m kit {door}" if program.parts[-2:] == ("kit", "__main__.py") else f"python -m kit.{door}"
+    return program.stem == "kit" and program.suffix in ("", ".exe")
 
 
 def read(kind: type[Door], argv: Sequence[str]) -> Given:
