@@ -1,15 +1,18 @@
 # One line each; the README gives the same commands for Windows.
 PYTHON ?= python3
 RUN := .venv/bin/python
+TESTS := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: setup setup-dev demo lab test lint notebooks bench tiny
+.PHONY: setup setup-dev demo lab check test prove lint notebooks bench tiny
 
 setup:      ; @$(PYTHON) -m envcheck install --venv .venv
 setup-dev:  ; @$(PYTHON) -m envcheck install --venv .venv --dev
 demo: setup ; @$(RUN) -m envcheck --no-smoke && $(RUN) -m kit.train --config examples/identity.toml
 lab:        ; @$(PYTHON) -m envcheck install --venv .venv --notebooks && .venv/bin/jupyter lab notebooks
-lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check
-test: lint  ; @$(RUN) -m pytest && $(RUN) -m notebooks --check
+lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check && $(RUN) -m mypy
+check: lint ; @$(TESTS) -m "not torch and not prove"
+test: check ; @$(TESTS) -m "torch and not prove" && $(RUN) -m notebooks --check
+prove: test ; @$(TESTS) -m prove && $(RUN) -m benchmarks
 notebooks: setup-dev ; @$(RUN) -m notebooks
 bench: setup ; @$(RUN) -m benchmarks
 tiny: setup ; @$(RUN) -m scripts.build_tiny --data $(DATA)

@@ -185,7 +185,7 @@ def test_other_adapters_are_refused_in_words(make, config: dict, said: str) -> N
         learnt(adapter)
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", [*METHODS, "full"])
 def test_what_other_methods_hold_is_counted(method: str, tmp_path_factory) -> None:
     folder = made_by_peft(tmp_path_factory)[0] / method

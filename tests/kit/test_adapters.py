@@ -184,7 +184,7 @@ def kinds(tmp_path_factory) -> Path:
     return made_by_peft(tmp_path_factory)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", METHODS)
 def test_each_kind_is_known_and_fits_its_base(method: str, kinds: Path) -> None:
     found = adapters.find(kinds / method)
@@ -210,7 +210,7 @@ def no_such_number(folder: Path, matrices: dict) -> None:
     matrices |= {name: value.ravel() for name, value in matrices.items() if "lora_A" not in name}
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", [*METHODS[2:6], "prompt"])
 @pytest.mark.parametrize(
     ("change", "finding"),
@@ -228,7 +228,7 @@ def test_a_broken_one_of_each_kind_is_a_finding(method: str, change, finding: st
     assert error.value.findings[0].fix
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_factors_of_the_other_side_are_seen(kinds: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(kinds / "ia3", tmp_path / "ia3"))
     config = json.loads((folder / adapters.CONFIG).read_text())
@@ -247,7 +247,7 @@ def test_an_unknown_kind_names_the_known_ones(whole: Path, tmp_path: Path) -> No
         assert "LORA, IA3, MISS, PREFIX_TUNING, PROMPT_TUNING" in error.value.findings[0].why
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_adapters_of_two_kinds_are_refused_before_loading(kinds: Path, capsys) -> None:
     assert main([str(kinds / "ia3"), str(kinds / "prompt"), "--prompt", "Hello"]) == 1
     told = capsys.readouterr().err

@@ -97,7 +97,7 @@ def answered(run_folder: Path, untaught: Path, tmp_path_factory) -> dict[str | N
     return {name: [one for one in found if one["adapter"] == name] for name in (None, "taught", "nothing.new")}
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_answers_are_those_of_the_run(answered, run_folder: Path) -> None:
     samples = json.loads((run_folder / "samples.json").read_text())
 
@@ -106,7 +106,7 @@ def test_answers_are_those_of_the_run(answered, run_folder: Path) -> None:
         assert told == [(one["text"], one["tokens"]) for one in samples[when]]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_each_adapter_answers_for_itself(answered) -> None:
     texts = {name: [one["answer"] for one in found] for name, found in answered.items()}
 
@@ -114,13 +114,13 @@ def test_each_adapter_answers_for_itself(answered) -> None:
     assert all(tuned != untuned for tuned, untuned in zip(texts["taught"], texts[None], strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_end_of_an_answer_has_its_reason(answered) -> None:
     for one in (one for found in answered.values() for one in found):
         assert one["finish_reason"] == ("length" if one["tokens"] == LONGEST_TOKENS else "stop")
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_adapter_answers_alike_without_the_kit(answered, run_folder: Path, tmp_path: Path) -> None:
     questions = json.dumps([one["prompt"] for one in answered["taught"]])
     command = [sys.executable, "-I", "-c", WITHOUT_THE_KIT, run_folder / "adapter", str(LONGEST_TOKENS), questions]
@@ -130,7 +130,7 @@ def test_the_adapter_answers_alike_without_the_kit(answered, run_folder: Path, t
     assert records(done) == [{"answer": one["answer"], "tokens": one["tokens"]} for one in answered["taught"]]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_conversation_in_4_bit(run_folder: Path, untaught: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved.jsonl"
     typed = ["Who are you?", "/base", "And who \\", "developed you?", f"/save {saved}", "/adapter nothing", "/bas",
@@ -151,7 +151,7 @@ def test_a_conversation_in_4_bit(run_folder: Path, untaught: Path, tmp_path: Pat
     assert figures == ["taught", "base", "untaught.v2"]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
     command = [sys.executable, "-m", "kit.chat", "tiny", "--precision", "fp32", "--max-tokens", "300"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -169,7 +169,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
     assert not figures[1].endswith("; stopped")
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_real_client_hears_the_same_answers(answered, run_folder: Path) -> None:
     """The openai package, streaming and not; it and the server's packages are in requirements-dev.txt."""
     openai = pytest.importorskip("openai")
@@ -236,7 +236,7 @@ def heard(kinds) -> dict:
     return exports.child("chats", kinds[0])
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", [*METHODS[2:], "full"])
 def test_each_method_answers_as_peft_does(method: str, kinds, heard) -> None:
     """Two adapters over one base, both beside the base itself; of `full`, two models."""
@@ -248,7 +248,7 @@ def test_each_method_answers_as_peft_does(method: str, kinds, heard) -> None:
         assert told[f"{method}-2"] == answers[f"{method}-2"] not in (answers[method], answers["base"])
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_virtual_tokens_are_served(kinds) -> None:
     openai = pytest.importorskip("openai")
     pytest.importorskip("fastapi")
@@ -262,14 +262,14 @@ def test_virtual_tokens_are_served(kinds) -> None:
     assert [one.choices[0].message.content.strip() for one in told] == measured["answers"]["prompt"]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_virtual_tokens_take_positions(kinds) -> None:
     """The longest prompt is that much shorter."""
     rooms = [find(parse([str(kinds[0] / name)]), FACTS).context_tokens for name in ("prompt", "ia3")]
     assert rooms == [1024 - 5, 1024]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsys) -> None:
     folder = kinds[0]
     alone, both = (find(parse([str(folder / "full"), *more]), FACTS) for more in ((), ("--compare",)))
@@ -286,7 +286,7 @@ def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsy
         assert "error: whole-model-stands-alone" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
     for method in ("dora", "ia3", "prompt", "full"):
         with pytest.raises(KitError, match="unsloth-without-method"):

@@ -127,6 +127,7 @@ def find(hub: dict, *names: str) -> list:
     return json.loads(done.stdout)
 
 
+@pytest.mark.torch
 def test_a_data_set_is_fetched_once_and_then_needs_no_hub(hub) -> None:
     Hub.asked.clear()
     names = ("someone/sums", "someone/both:sums:test")
@@ -140,6 +141,7 @@ def test_a_data_set_is_fetched_once_and_then_needs_no_hub(hub) -> None:
     assert problem["id"] == "data-hub-offline"
 
 
+@pytest.mark.torch
 def test_problems_are_told_with_what_there_is(hub) -> None:
     names = ("someone/sums:test", "someone/both:sums:tset", "someone/both:letters:train", "someone/both")
     problems = find(hub, *names)
@@ -151,6 +153,7 @@ def test_problems_are_told_with_what_there_is(hub) -> None:
     assert problems[3]["what"] == "someone/both has several configurations, and none is the default."
 
 
+@pytest.mark.torch
 def test_what_cannot_be_had_is_told_with_the_reason(hub) -> None:
     names = ("someone/nothing", "someone/gated", "someone/broken", "someone/script", "some--one/x")
     problems = find(hub, *names)
@@ -160,6 +163,7 @@ def test_what_cannot_be_had_is_told_with_the_reason(hub) -> None:
     assert "hf auth login" in problems[1]["fix"]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("change", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_without_a_hub_the_way_around_it_is_told(hub, change: dict) -> None:
     (problem,) = find({**hub, **change}, "someone/never-fetched")

@@ -101,6 +101,7 @@ def test_a_checkpoint_is_not_begun_where_there_is_no_room_for_it(watch, monkeypa
     assert "no checkpoint at step 3: disk-too-full" in watch.told[0]
 
 
+@pytest.mark.torch
 def test_the_last_step_has_a_checkpoint(watch, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
     watch.measured_steps = set()
@@ -109,6 +110,7 @@ def test_the_last_step_has_a_checkpoint(watch, monkeypatch) -> None:
     assert [one.about.step for one in checkpoints.whole(watch.folder.checkpoints)[0]] == [6]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("stop_at", [0, 2, 6])
 def test_a_caller_hears_each_held_out_loss_and_may_stop_the_run_there(watch, monkeypatch, stop_at) -> None:
     """After the last step there is nothing to stop."""
@@ -214,6 +216,7 @@ def test_a_run_without_a_checkpoint_writes_no_step_twice(watch) -> None:
     assert [event["kind"] for event in events(watch)] == ["checkpoint-broken", "begun-again"]
 
 
+@pytest.mark.torch
 def test_a_deleted_run_folder_is_made_again(watch, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
     watch.folder.write_json("data.json", {"sha256": "1"})

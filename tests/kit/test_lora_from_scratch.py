@@ -24,7 +24,7 @@ TINY = models.find("tiny")
 RANK, ALPHA, STEPS = 6, 9, 6  # a scale of 1.5
 LAYERS = 4 * len(LINEAR_LAYERS)
 ROUNDING = 1e-4  # of float32 through four layers, beside logits of the size of 10
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")

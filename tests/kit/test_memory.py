@@ -324,7 +324,7 @@ def test_auto_takes_the_largest_class_that_a_card_holds(vram_gib: float | None, 
     assert resolve.preset_for(machine_of(vram_gib)) == preset
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("backend", ["unsloth", "hf"])
 def test_the_plan_is_what_a_training_takes(backend: str) -> None:
     """A small part of benchmarks/planner.py, which has other shapes and options."""

@@ -27,21 +27,21 @@ def numbers(tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_equal_to_peft_to_the_last_bit(numbers) -> None:
     """Also with rsLoRA's scale and with ranks and alphas of their own."""
     assert numbers["tensors"] == 46
     assert numbers["peft"] == {"plain": [], "odd": []}
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_nf4_is_the_loaders(numbers) -> None:
     assert numbers["four_bit"]["differ"] == []
     assert numbers["four_bit"]["differ_when_saved"] == []
     assert len(numbers["four_bit"]["rounded"]) == 4 * 7, "the linear layers of each block, not embedding and norms"
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_several_adapters(numbers) -> None:
     assert numbers["combined"]["linear"] < 1e-6
     assert numbers["combined"]["ties"] < 1e-4, "PEFT's goes through a decomposition"
@@ -50,7 +50,7 @@ def test_several_adapters(numbers) -> None:
     assert numbers["combined"]["dare_repeats"] == [True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", METHODS[:5])
 def test_each_kind_is_merged_as_by_peft(method: str, tmp_path_factory) -> None:
     found = made_by_peft(tmp_path_factory)[1]["merged"][method]
@@ -59,7 +59,7 @@ def test_each_kind_is_merged_as_by_peft(method: str, tmp_path_factory) -> None:
     assert found["largest"] < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["dora", "ia3", "miss", "full"])
 def test_the_command_proves_each_kind(name: str, tmp_path_factory) -> None:
     """A run of `full` is no merge: its model goes into a GGUF file, and is compared with itself."""
@@ -71,7 +71,7 @@ def test_the_command_proves_each_kind(name: str, tmp_path_factory) -> None:
     assert not any((folder / f"{name}-{to}" / "NOT-VERIFIED").exists() for to in ("hf", "gguf"))
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", METHODS[5:])
 def test_virtual_tokens_cannot_be_merged(method: str, out, tmp_path_factory) -> None:
     found = finding(made_by_peft(tmp_path_factory)[0] / method, out)
@@ -80,7 +80,7 @@ def test_virtual_tokens_cannot_be_merged(method: str, out, tmp_path_factory) -> 
     assert found.fix[0].startswith("python -m kit.chat")
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("options", [{"weight": 0.5}, {"add": ("lora",)}])
 @pytest.mark.parametrize("method", ["dora", "ia3", "miss"])
 def test_what_is_no_plain_sum_is_merged_alone(method: str, options: dict, out, tmp_path_factory) -> None:
@@ -93,7 +93,7 @@ def test_what_is_no_plain_sum_is_merged_alone(method: str, options: dict, out, t
     assert [len(weight.changes) for weight in job.weights if weight.changes] == [2] * 12
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("options", "named"),
     [({}, "--to hf"), ({"to": ("hf", "gguf")}, "--to hf"), ({"to": ("gguf",), "weight": 2.0}, "--weight"),

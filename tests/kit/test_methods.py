@@ -47,7 +47,7 @@ def played(tmp_path_factory) -> dict[str, dict]:
     return play("hf", tmp_path_factory.mktemp("hf"), CASES, BIG)
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("name", CASES)
 class TestEachMethod:
     def test_the_held_out_loss_falls_from_the_bases(self, played, name: str) -> None:
@@ -80,12 +80,12 @@ class TestEachMethod:
         assert ("model.safetensors" if name == "full" else "adapter_model.safetensors") in got["saved"]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_whole_model_is_saved_once_in_16_bit(played) -> None:
     assert played["full"]["saved"]["model.safetensors"] == pytest.approx(2 * played["full"]["trained"], rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_unsloth_gives_the_same_losses_for_the_methods_it_has(played, tmp_path) -> None:
     for name, got in play("unsloth", tmp_path, {name: CASES[name] for name in ("lora", "rslora")}).items():
         assert got["backend"] == "unsloth"
@@ -95,7 +95,7 @@ def test_unsloth_gives_the_same_losses_for_the_methods_it_has(played, tmp_path) 
         assert got["same_weights"]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_virtual_tokens_are_counted_in_no_loss(tmp_path) -> None:
     """Split sample by sample, a step has the same gradients: each part's loss has the tokens that are counted."""
     options = {"max_steps": 1, "precision": "fp32", "load_in_4bit": False, "method": "prompt"}
@@ -244,7 +244,7 @@ class TestPlan:
         assert more.trained_params - plain.trained_params == 16 * 28 * (2048 + 2048)
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_plan_of_a_methods_activations_is_what_autograd_keeps() -> None:
     """One method that adds to each layer and one that stands before it; the others by benchmarks/planner.py."""
     for method in ("ia3", "p-tuning-v2"):
@@ -252,7 +252,7 @@ def test_the_plan_of_a_methods_activations_is_what_autograd_keeps() -> None:
         assert [row["ratio"] for row in found["grid"]] == pytest.approx([1], abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_run_of_all_weights_leaves_a_model(kit_train, tmp_path) -> None:
     options = (
         "--method",

@@ -77,7 +77,7 @@ def test_what_the_hub_refuses_is_a_finding(kit_train, hub, name: str, said: str)
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_hub_model_is_trained_and_then_needs_no_hub(kit_train, hub, tmp_path) -> None:
     options = ("--preset", "cpu", "--model", "someone/tiny", "--data", "examples/identity.jsonl", "--max-steps", 2,
                "--sample-tokens", 4, "--json")  # fmt: skip

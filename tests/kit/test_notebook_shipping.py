@@ -53,6 +53,7 @@ def measured(tmp_path_factory) -> dict:
     return json.loads(done.stdout.splitlines()[-1]) | {"folder": folder}
 
 
+@pytest.mark.torch
 def test_each_answers_by_its_name_in_any_order(measured) -> None:
     there, back = measured["rounds"]
     assert measured["names"] == ["base", "first", "second"]
@@ -60,21 +61,25 @@ def test_each_answers_by_its_name_in_any_order(measured) -> None:
     assert len(set(there.values())) == 3
 
 
+@pytest.mark.torch
 def test_beside_others_an_adapter_answers_as_alone(measured) -> None:
     there, _ = measured["rounds"]
     assert {name: there[name] for name in measured["alone"]} == measured["alone"]
 
 
+@pytest.mark.torch
 def test_the_table_has_a_column_for_each(measured) -> None:
     heads, row = measured["shown"]
     assert heads == ["question", "base", "first", "second"]
     assert row[0] == "Who are you?"
 
 
+@pytest.mark.torch
 def test_an_unknown_name_is_a_finding(measured) -> None:
     assert measured["unknown"] == "unknown-adapter"
 
 
+@pytest.mark.torch
 def test_a_merge_shows_its_files_and_their_proof(measured) -> None:
     folder = measured["folder"] / "merged"
     assert measured["passed"]
@@ -107,6 +112,7 @@ def test_speed_is_all_tokens_over_all_seconds_without_the_first_round() -> None:
     assert slow.answers == fast.answers == []
 
 
+@pytest.mark.torch
 def test_a_server_is_there_inside_and_gone_after() -> None:
     with chatting.serving("tiny", "--no-load-in-4bit") as address, urllib.request.urlopen(f"{address}/models") as reply:
         names = [model["id"] for model in json.load(reply)["data"]]

@@ -39,7 +39,7 @@ def merged(run, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
                          "--shard-gib", 0.004)  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_run_becomes_a_model_and_a_file_that_answer_the_same(run, merged) -> None:
     output, done = merged
     assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ def test_a_run_becomes_a_model_and_a_file_that_answer_the_same(run, merged) -> N
     assert record["rows"][2]["top1_pct"] >= 97
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_what_lies_in_the_folder(merged) -> None:
     output, _ = merged
     config = json.loads((output / "config.json").read_text())
@@ -70,7 +70,7 @@ def test_what_lies_in_the_folder(merged) -> None:
     assert 'PARAMETER stop "<|im_end|>"' in modelfile
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_spoilt_model_is_named_with_its_first_layer_and_marked(run, tmp_path) -> None:
     output = tmp_path / "model"
     done = child("tests/kit/exports.py", "broken", run, output)
@@ -161,7 +161,7 @@ def test_arithmetic_in_bf16_widens_the_bounds() -> None:
     assert wide.least_top1_pct == BOUNDS["bf16"].least_top1_pct
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_two_adapters_in_one(tmp_path) -> None:
     """Compared with what PEFT makes of the two."""
     paths = [write_adapter(tmp_path / name, seed=seed, size=0.01) for seed, name in enumerate("ab")]

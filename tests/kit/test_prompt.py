@@ -74,6 +74,7 @@ def only_finding(error: pytest.ExceptionInfo[KitError]):
 # What is trained is what is asked
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_text_and_ids_equal_those_of_transformers(qwen3_chat, transformers_tokenizer, name: str) -> None:
     messages, tools = CONVERSATIONS[name]
@@ -83,6 +84,7 @@ def test_text_and_ids_equal_those_of_transformers(qwen3_chat, transformers_token
     assert ids == transformers_tokenizer(ours, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_each_answer_is_trained_behind_the_ids_it_is_asked_with(qwen3_chat, transformers_tokenizer, name: str) -> None:
     messages, tools = CONVERSATIONS[name]

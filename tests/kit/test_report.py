@@ -81,6 +81,7 @@ def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+@pytest.mark.torch
 def test_page_of_a_run_is_whole_small_and_alone(run: Path, tmp_path: Path) -> None:
     path = page.write(run)
     assert path == run / "report.html"
@@ -103,6 +104,7 @@ def test_page_of_a_run_is_whole_small_and_alone(run: Path, tmp_path: Path) -> No
     assert not list(run.glob(".*.part"))
 
 
+@pytest.mark.torch
 def test_page_says_what_the_files_say(run: Path) -> None:
     seen = Page(page.write(run))
     manifest = json.loads((run / "manifest.json").read_text())
@@ -126,6 +128,7 @@ def test_page_says_what_the_files_say(run: Path) -> None:
     assert all(part["name"] in seen.text for part in plan["parts"])
 
 
+@pytest.mark.torch
 def test_every_plot_has_what_was_measured(run: Path) -> None:
     found = read(run)
     assert [int(line["step"]) for line in found.steps] == list(range(1, 9))
@@ -140,6 +143,7 @@ def test_every_plot_has_what_was_measured(run: Path) -> None:
     assert len(Page(page.write(run)).all("svg")) == PLOTS - 1
 
 
+@pytest.mark.torch
 def test_colours_are_the_page_s(run: Path) -> None:
     """A colour that is written into a plot would be unreadable in the other scheme."""
     source = page.write(run).read_text()
@@ -151,6 +155,7 @@ def test_colours_are_the_page_s(run: Path) -> None:
     assert used <= set(re.findall(r"(--\w+):", light)) == set(re.findall(r"(--\w+):", dark))
 
 
+@pytest.mark.torch
 def test_texts_of_others_stay_texts(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["result"]["after"][0]["text"] = manifest["result"]["after"][1]["question"] = ATTACK
@@ -203,6 +208,7 @@ BROKEN = (
 UNREADABLE = {b"", b"{", b"\xff\xfe\x00", b"[" * 9999}
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["manifest.json", "data.json", "plan.json", "begun.json", "parity.json"])
 def test_each_file_may_be_broken(run: Path, name: str, monkeypatch) -> None:
     if name not in ("data.json", "plan.json"):  # only these are drawn
@@ -214,6 +220,7 @@ def test_each_file_may_be_broken(run: Path, name: str, monkeypatch) -> None:
         assert (f"{name} cannot be read" in source) == (content in UNREADABLE), content
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "samples.jsonl"])
 def test_broken_lines_are_left_out_and_counted(run: Path, name: str) -> None:
     with (run / name).open("ab") as file:
@@ -233,6 +240,7 @@ def test_a_run_that_just_began_has_a_page(tmp_path: Path) -> None:
     assert not seen.all("svg")
 
 
+@pytest.mark.torch
 def test_page_of_a_run_under_way_refreshes_and_waits_with_the_adapter(run: Path) -> None:
     change(run / "manifest.json", status="running", result=None)
     change(run / "plan.json", steps=16)
@@ -246,6 +254,7 @@ def test_page_of_a_run_under_way_refreshes_and_waits_with_the_adapter(run: Path)
     assert "Stopped without a word." in seen.text
 
 
+@pytest.mark.torch
 def test_verdict_of_each_outcome(run: Path) -> None:
     with (run / "events.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "failed", "text": f"the disk of {run} is full"}) + "\n")
@@ -266,6 +275,7 @@ def test_verdict_of_each_outcome(run: Path) -> None:
     assert "No rows were held out" in page.verdict(read(run))
 
 
+@pytest.mark.torch
 def test_a_file_that_cannot_be_opened_is_named(run: Path) -> None:
     for name in ("metrics.jsonl", "plan.json", ".lock"):
         (run / name).unlink()
@@ -277,6 +287,7 @@ def test_a_file_that_cannot_be_opened_is_named(run: Path) -> None:
     assert "plan.json cannot be read (Is a directory)" in page.of_run(page.look(run))
 
 
+@pytest.mark.torch
 def test_counts_that_do_not_add_up_are_said(run: Path) -> None:
     data = json.loads((run / "data.json").read_text())
     change(run / "data.json", rows_left_out={"data-too-long": 2}, rows_read=data["rows_read"] + 2)
@@ -285,6 +296,7 @@ def test_counts_that_do_not_add_up_are_said(run: Path) -> None:
     assert "do not add up" in page.of_run(page.Shown(read(run), None, ""))
 
 
+@pytest.mark.torch
 def test_parity_table_is_shown(run: Path) -> None:
     bound = parity.Bound(97.0, 0.03)
     row = parity.Row("/home/joe/merged", "transformers", "bf16", True, True, True, 640, 99.5, 0.25, 0.0125, bound)
@@ -304,6 +316,7 @@ def test_parity_table_is_shown(run: Path) -> None:
     assert read(run).verified is True
 
 
+@pytest.mark.torch
 def test_a_long_run_of_a_large_adapter_stays_small(run: Path) -> None:
     random = numpy.random.default_rng(3)
     factors = {}
@@ -332,6 +345,7 @@ def test_thinned_lines_keep_mean_and_extremes() -> None:
     assert plots.binned(steps[:5], values[:5], 7)[1].tolist() == values[:5].tolist()
 
 
+@pytest.mark.torch
 def test_comparison_shows_what_differs(run: Path, capsys) -> None:
     other = shutil.copytree(run, run.parent / "other" / "taught")
     manifest = json.loads((other / "manifest.json").read_text())
@@ -355,7 +369,7 @@ def manifest_value(run: Path, name: str) -> str:
     return json.loads((run / "manifest.json").read_text())["chosen"][name]["value"]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("method", ["dora", "ia3", "prefix", "full"])
 def test_each_method_has_its_page(run: Path, method: str, tmp_path_factory) -> None:
     folder = made_by_peft(tmp_path_factory)[0] / method
@@ -372,6 +386,7 @@ def test_each_method_has_its_page(run: Path, method: str, tmp_path_factory) -> N
     assert f"There is no {made}." in Page(page.write(run)).text
 
 
+@pytest.mark.torch
 def test_the_method_of_a_run_without_a_word_of_it(run: Path) -> None:
     (run / "manifest.json").write_text("{}")
     text = (run / "run.toml").read_text()
@@ -380,6 +395,7 @@ def test_the_method_of_a_run_without_a_word_of_it(run: Path) -> None:
         assert read(run).method == method
 
 
+@pytest.mark.torch
 def test_runs_are_compared_by_method_and_trained_weights(run: Path) -> None:
     other = shutil.copytree(run, run.parent / "prompted")
     options = json.loads((run / "manifest.json").read_text())["options"]
@@ -393,6 +409,7 @@ def test_runs_are_compared_by_method_and_trained_weights(run: Path) -> None:
     assert rows == {"method": ["lora", "prompt"], "trained weights": [own, "5,120 (0.25 %)"]}
 
 
+@pytest.mark.torch
 def test_command_writes_the_page_without_torch(run: Path, without_heavy_libraries) -> None:
     done = without_heavy_libraries("kit.report.__main__", run, "--json")
     assert done.returncode == 0, done.stderr
@@ -403,6 +420,7 @@ def test_command_writes_the_page_without_torch(run: Path, without_heavy_librarie
     assert (run / "report.html").exists()
 
 
+@pytest.mark.torch
 def test_list_tells_runs_and_adapters(run: Path, capsys) -> None:
     shutil.copytree(run / "adapter", run.parent / "shipped")
     half = run.parent / "deep" / "half"
@@ -431,6 +449,7 @@ def test_list_tells_runs_and_adapters(run: Path, capsys) -> None:
     assert f"{result['loss_after']:.3f}" in capsys.readouterr().out
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("arguments", "status", "finding"),
     [
@@ -473,6 +492,7 @@ onload = () => {{
 </script>"""
 
 
+@pytest.mark.torch
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; the pages are parsed by the other tests")
 @pytest.mark.parametrize("width", [400, 1400])
 def test_page_in_a_real_browser(run: Path, width: int) -> None:

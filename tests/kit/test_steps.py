@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.torch
 
 
 def play(scenario: str, backend: str, folder: Path, **options: object) -> dict:

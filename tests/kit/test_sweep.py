@@ -492,7 +492,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_an_interrupted_sweep_goes_on_to_the_same_losses(tmp_path, kit_train) -> None:
     """And a trial that was paused at a rung is the run that kit.train does without a break, to the last bit."""

@@ -137,6 +137,7 @@ def expected_answer(template: str, message: dict, is_thinking_kept: bool) -> str
     return unicodedata.normalize("NFC", text)  # Qwen's tokenizer makes one character of a letter and its accent
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("template", "name"), CASES)
 def test_text_equals_that_of_transformers(load_chat, load_transformers, template: str, name: str) -> None:
     chat, tokenizer = load_chat(template), load_transformers(template)
@@ -144,6 +145,7 @@ def test_text_equals_that_of_transformers(load_chat, load_transformers, template
     assert chat.render(messages, tools) == tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("template", "name"), CASES)
 def test_answers_are_trained_behind_the_ids_they_are_asked_with(
     load_chat, load_transformers, template: str, name: str
@@ -228,6 +230,7 @@ def texts(tokenizer, sample: Sample) -> list[str]:
     return [tokenizer.decode(sample.ids[start:end]) for start, end in runs(sample)]
 
 
+@pytest.mark.torch
 def test_qwen3_instruct_differs_from_trl_in_the_newline_after_the_end_token(load_chat, load_transformers) -> None:
     tokenizer = load_transformers("qwen3-instruct-2507")
     for name in ("one turn", "two turns", "system", "empty system", "unicode", "tools"):
@@ -239,6 +242,7 @@ def test_qwen3_instruct_differs_from_trl_in_the_newline_after_the_end_token(load
         assert [f"{text}\n" for text in texts(tokenizer, ours)] == texts(tokenizer, theirs)
 
 
+@pytest.mark.torch
 def test_chatml_differs_from_trls_qwen2_5_in_the_newlines_around_the_answer(load_chat, load_transformers) -> None:
     tokenizer = load_transformers("chatml")
     messages = CONVERSATIONS["system"]  # without a system text Qwen2.5's template writes one of its own
@@ -249,6 +253,7 @@ def test_chatml_differs_from_trls_qwen2_5_in_the_newlines_around_the_answer(load
     assert [f"\n{text}\n" for text in texts(tokenizer, ours)] == texts(tokenizer, theirs)
 
 
+@pytest.mark.torch
 def test_llama_3_equals_trls(load_chat, load_transformers) -> None:
     tokenizer = load_transformers("llama-3")
     for name in ("one turn", "two turns", "system", "unicode", "newline-led", "trailing spaces"):
@@ -257,6 +262,7 @@ def test_llama_3_equals_trls(load_chat, load_transformers) -> None:
         assert (ours.ids, ours.labels) == (theirs.ids, theirs.labels)
 
 
+@pytest.mark.torch
 def test_qwen3_with_thinking_kept_differs_from_trl_in_empty_think_blocks(load_chat, load_transformers) -> None:
     tokenizer = load_transformers("qwen3-thinking")
     for name in ("two turns", "system", *THINKING, *CALLING):
@@ -270,6 +276,7 @@ def test_qwen3_with_thinking_kept_differs_from_trl_in_empty_think_blocks(load_ch
         assert [f"{text}\n" for text in expected] == texts(tokenizer, theirs)
 
 
+@pytest.mark.torch
 def test_qwen3s_own_differs_from_trl_in_earlier_think_blocks_too(load_chat, load_transformers) -> None:
     tokenizer = load_transformers("qwen3")
     messages = CONVERSATIONS["reasoning in the text"]
@@ -281,6 +288,7 @@ def test_qwen3s_own_differs_from_trl_in_earlier_think_blocks_too(load_chat, load
     assert kept == asked.replace("assistant\n2<", "assistant\n<think>\none and one\n</think>\n\n2<") + "\n"
 
 
+@pytest.mark.torch
 def test_the_benchmark_takes_no_difference_for_another(load_chat, load_transformers) -> None:
     tokenizer = load_transformers("qwen3-thinking")
     ids = trl_masks.known_ids(tokenizer)

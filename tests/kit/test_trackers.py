@@ -24,6 +24,7 @@ def test_a_missing_package_has_its_install_line(name: str) -> None:
     assert finding.fix[0] == f"python -m pip install {name}"
 
 
+@pytest.mark.torch
 def test_every_tracker_is_one_of_transformers() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -38,6 +39,7 @@ def test_its_files_belong_into_the_run_folder() -> None:
     assert trackers.environment("none", folder) == {}
 
 
+@pytest.mark.torch
 def test_its_error_is_an_event_and_the_last_thing_it_is_asked() -> None:
     class Broken:
         asked = 0

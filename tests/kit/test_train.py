@@ -98,7 +98,7 @@ def finished(tmp_path_factory, kit_train):
     return folder, done
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_run_leaves_the_folder_that_the_readme_draws(finished) -> None:
     folder, done = finished
     assert {path.name for path in folder.iterdir()} == {
@@ -119,7 +119,7 @@ def test_a_run_leaves_the_folder_that_the_readme_draws(finished) -> None:
     assert json.loads(done.stdout)["steps"] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_manifest_says_what_ran(finished) -> None:
     folder, _ = finished
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -134,7 +134,7 @@ def test_the_manifest_says_what_ran(finished) -> None:
     assert f"{Path.home()}/" not in json.dumps(manifest["facts"]), "facts are redacted"
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_plan_holds_the_measured_peak(finished) -> None:
     folder, _ = finished
     plan = json.loads((folder / "plan.json").read_text())
@@ -142,7 +142,7 @@ def test_the_plan_holds_the_measured_peak(finished) -> None:
     assert plan["low_bytes"] <= peak <= plan["high_bytes"]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_the_same_command_again_has_nothing_to_do(finished, kit_train) -> None:
     folder, _ = finished
     weights = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
@@ -152,7 +152,7 @@ def test_the_same_command_again_has_nothing_to_do(finished, kit_train) -> None:
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == weights
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_another_run_does_not_overwrite_it(finished, kit_train) -> None:
     folder, _ = finished
     done = kit_train(*QUICK, "--output", folder, "--prompts", "Who are you?", "--seed", 1)
@@ -160,7 +160,7 @@ def test_another_run_does_not_overwrite_it(finished, kit_train) -> None:
     assert "3407 there, 1 now" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_run_toml_repeats_the_run_to_the_last_digit(finished, kit_train, tmp_path) -> None:
     folder, first = finished
     assert tomllib.loads((folder / "run.toml").read_text())["max_steps"] == 3
@@ -171,7 +171,7 @@ def test_run_toml_repeats_the_run_to_the_last_digit(finished, kit_train, tmp_pat
     assert [first[key] for key in keys] == [again[key] for key in keys]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_without_unsloth_auto_says_so_and_goes_on(tmp_path, kit_train) -> None:
     (tmp_path / "unsloth").mkdir()
     (tmp_path / "unsloth" / "__init__.py").write_text("raise RuntimeError('no kernels for this card')\n")
@@ -186,7 +186,7 @@ def test_without_unsloth_auto_says_so_and_goes_on(tmp_path, kit_train) -> None:
     assert not (tmp_path / "y").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_keeps_what_is_finished(tmp_path) -> None:
     options = ("--preset", "cpu", "--data", "examples/identity.jsonl", "--epochs", "1000", "--sample-tokens", "4")
@@ -209,7 +209,7 @@ def test_interrupt_keeps_what_is_finished(tmp_path) -> None:
     assert (tmp_path / "x" / "adapter" / "adapter_model.safetensors").stat().st_size > 0
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.parametrize("file", ["examples/gsm8k.jsonl", "messages"])
 def test_other_real_rows_train_too(file: str, kit_train, tmp_path, write_rows) -> None:
     if file == "messages":
@@ -232,7 +232,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(kit_train, tmp_path) -> None:
     """Also past a newest checkpoint that something broke."""
@@ -256,7 +256,7 @@ def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(k
     assert adapters[0] == adapters[1]
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_a_run_killed_after_its_last_step_does_no_step_more(kit_train, tmp_path) -> None:
     folder = tmp_path / "x"
     assert kit_train(*RESUMED, "--output", folder).returncode == 0
@@ -271,7 +271,7 @@ def test_a_run_killed_after_its_last_step_does_no_step_more(kit_train, tmp_path)
     assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_early_stopping_keeps_the_best_adapter(kit_train, tmp_path) -> None:
     options = (
         "--learning-rate",
