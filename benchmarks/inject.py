@@ -118,7 +118,7 @@ def memory_runs_out_in_evaluation(wanted: Callable[[int], bool], times: int) -> 
         if not trainer.model.training and wanted(trainer.state.global_step) and next(numbers) < times:
             raise RuntimeError(OUT_OF_MEMORY)
 
-    before(training, "_collated", fail)
+    before(training, "collate", fail)
 
 
 def not_a_number(step: int = STEP) -> None:

@@ -5,16 +5,18 @@ Unsloth comes first, because it patches the others, and after everything cheap i
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
 """
 
+from kit.backend.adapters_in_use import without_virtual_tokens
+from kit.backend.device_memory import attempt, free_memory, is_out_of_memory, memory_bytes, peak_memory_bytes
+from kit.backend.generation import answer, answering
 from kit.backend.listener import Listener
 from kit.backend.loading import Backend, Loaded, Loading, load, start
 from kit.backend.methods import adapt
-from kit.backend.out_of_memory import error_of, free_memory, is_out_of_memory
+from kit.backend.saving import save_adapter, saved_bytes
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
 from kit.backend.tracking import tell_tracker
 from kit.backend.training import held_out_loss, preflight, trainer
 from kit.backend.update import UpdateCutShort
-from kit.backend.using import answer, answering, as_base, memory_bytes, peak_memory_bytes, save_adapter, saved_bytes
 
 __all__ = [
     "Backend",
@@ -25,8 +27,7 @@ __all__ = [
     "adapt",
     "answer",
     "answering",
-    "as_base",
-    "error_of",
+    "attempt",
     "free_memory",
     "held_out_loss",
     "is_out_of_memory",
@@ -42,4 +43,5 @@ __all__ = [
     "state_bytes",
     "tell_tracker",
     "trainer",
+    "without_virtual_tokens",
 ]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from envcheck.facts import Finding
+from kit.backend.device_memory import free_memory, is_out_of_memory
 from kit.backend.listener import OnEvent
 from kit.backend.loading import Loaded
 from kit.backend.methods import recompute_activations
-from kit.backend.out_of_memory import free_memory, is_out_of_memory
 from kit.data.batches import budget_tokens
 from kit.data.store import Samples
 from kit.options import METHODS, Run

@@ -4,10 +4,10 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from envcheck.facts import Finding
-from kit.backend.out_of_memory import is_out_of_memory
+from kit.backend.device_memory import is_out_of_memory
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.models import Model
@@ -15,6 +15,15 @@ from kit.options import Run, resolve
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError, describe_error, first_line, problem
 from kit.support.units import GIB
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, TokenizersBackend
+
+    class CausalModel(PreTrainedModel):
+        """A model as transformers and Unsloth load it; or PEFT's over it, which passes everything on to it."""
+
+        def generate(self, **options: Any) -> torch.LongTensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,8 @@ class Backend:
 class Loaded:
     """A model with its transformers tokenizer, on the device it trains on."""
 
-    model: Any
-    tokenizer: Any
+    model: "CausalModel"
+    tokenizer: "TokenizersBackend"
     backend: Backend
     device: str
 
@@ -140,7 +149,7 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     return Loaded(base, tokenizer, backend, loading.device)
 
 
-def _load_by_unsloth(location: str, loading: Loading) -> tuple[Any, Any]:
+def _load_by_unsloth(location: str, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.from_pretrained(
@@ -156,7 +165,7 @@ def _load_by_unsloth(location: str, loading: Loading) -> tuple[Any, Any]:
     )
 
 
-def _load_by_transformers(location: str, loading: Loading) -> tuple[Any, Any]:
+def _load_by_transformers(location: str, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch_dtype(loading.precision)
@@ -171,10 +180,11 @@ def _load_by_transformers(location: str, loading: Loading) -> tuple[Any, Any]:
     if loading.device == "cpu":
         _keep_weights_trainable(model)
     model.config.use_cache = False
-    return model, AutoTokenizer.from_pretrained(location, padding_side="right", trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(location, padding_side="right", trust_remote_code=False)
+    return cast("CausalModel", model), cast("TokenizersBackend", tokenizer)
 
 
-def _keep_weights_trainable(model: Any) -> None:
+def _keep_weights_trainable(model: "torch.nn.Module") -> None:
     """On CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights for inference at the first forward without gradients.
     Gradients through packed weights are wrong: an evaluation before training would spoil the run without a word."""
     import bitsandbytes

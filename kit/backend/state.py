@@ -1,14 +1,19 @@
 """The whole state of a run to files and back, to the last bit: a resumed run has the losses of an unbroken one."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kit.backend.loading import Loaded
+
+if TYPE_CHECKING:
+    import torch
+
+    from kit.backend.steps import Steps
 
 WEIGHTS, STATE, TRAINER = "trained_weights.safetensors", "state.pt", "trainer_state.json"
 
 
-def save(trainer: Any, folder: Path) -> None:
+def save(trainer: "Steps", folder: Path) -> None:
     """Trained weights, optimiser, schedule, loss scale, random generators, position and counts."""
     import torch
     from safetensors.torch import save_file
@@ -33,7 +38,7 @@ def state_bytes(loaded: Loaded) -> int:
     return 3 * sum(weight.nbytes for weight in loaded.model.parameters() if weight.requires_grad) + (1 << 20)
 
 
-def trained_weights(model: Any) -> dict[str, Any]:
+def trained_weights(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     """Name -> a copy of each weight that is trained, on the CPU."""
     return {
         name: weight.detach().cpu().clone().contiguous()
@@ -42,24 +47,25 @@ def trained_weights(model: Any) -> dict[str, Any]:
     }
 
 
-def copied(state: dict[str, Any]) -> dict[str, Any]:
+def copy_to_cpu(state: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's state on the CPU: on a card there may be no room for two of all weights' moments."""
     import torch
 
-    def copy_of(value: Any) -> Any:
+    def to_cpu(value: object) -> object:
         return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
 
-    return torch.utils._pytree.tree_map(copy_of, state)
+    return torch.utils._pytree.tree_map(to_cpu, state)
 
 
-def load_weights(model: Any, folder: Path) -> None:
+def load_weights(model: "torch.nn.Module", folder: Path) -> None:
     """Into the weights that are there, so that their precision stays what it is."""
     from safetensors.torch import load_file
 
     set_weights(model, load_file(folder / WEIGHTS))
 
 
-def set_weights(model: Any, saved: dict[str, Any]) -> None:
+def set_weights(model: "torch.nn.Module", saved: "dict[str, torch.Tensor]") -> None:
+    """Values of `trained_weights` back into the weights that are trained."""
     import torch
 
     with torch.no_grad():
@@ -68,7 +74,7 @@ def set_weights(model: Any, saved: dict[str, Any]) -> None:
                 weight.copy_(saved[name])
 
 
-def load(trainer: Any, folder: Path) -> None:
+def load(trainer: "Steps", folder: Path) -> None:
     """Everything but the weights and the random generators, once the optimiser is made."""
     state = _read(folder)
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -81,6 +87,7 @@ def load(trainer: Any, folder: Path) -> None:
 
 
 def load_random(folder: Path) -> None:
+    """The random generators, once all else is loaded."""
     set_random_state(_read(folder)["random"])
 
 
@@ -100,13 +107,14 @@ def random_state() -> dict[str, Any]:
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype("int64")), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
+    """Values of `random_state` back into the generators."""
     import random
 
     import numpy as np

@@ -22,9 +22,13 @@ from kit.support.errors import KitError, problem
 
 if TYPE_CHECKING:
     import torch
+    from accelerate.optimizer import AcceleratedOptimizer
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
     from torch.utils.data import Sampler
     from trl import SFTTrainer
+
+    from kit.backend.loading import CausalModel
 else:
     SFTTrainer = object  # `trainer_class` puts the real one below
 
@@ -46,6 +50,10 @@ class Steps(SFTTrainer):
 
     The loss is the mean over the trained tokens of the step, however it is split.
     """
+
+    model: "CausalModel"  # these are there before the first step, and then not None
+    optimizer: "AcceleratedOptimizer"
+    lr_scheduler: "LambdaLR"
 
     def prepare(self, loaded: Loaded, run: Run, samples: Samples, on_event: OnEvent) -> None:
         """What the constructor of the libraries' trainer has no place for."""

@@ -5,24 +5,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kit.backend import state
+from kit.backend.device_memory import peak_memory_bytes
 from kit.backend.listener import Listener, add_listener
 from kit.backend.loading import Loaded
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
-from kit.backend.steps import trainer_class
+from kit.backend.steps import Batch, Steps, trainer_class
 from kit.backend.tracking import add_tracker
-from kit.backend.using import peak_memory_bytes
 from kit.data.batches import micro_batches
 from kit.data.store import Samples
 from kit.memory import evaluation_tokens
 from kit.options import Run
 from kit.prompt import IGNORED, Sample
 
+if TYPE_CHECKING:
+    import datasets
+    import torch
 
-def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: Listener) -> Any:
+
+def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: Listener) -> Steps:
     """TRL's SFTTrainer over samples that are tokenised and masked already; `listener` hears of every optimiser step."""
     from trl import SFTConfig
 
@@ -60,21 +64,21 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
         dataloader_pin_memory=run.pin_memory == "on",
     )
     with silence():
-        made = trainer_class()(
+        step_trainer = trainer_class()(
             model=loaded.model,
             processing_class=loaded.tokenizer,
             args=arguments,
             train_dataset=_dataset(train),
         )
-    made.prepare(loaded, run, train, listener.on_event)
+    step_trainer.prepare(loaded, run, train, listener.on_event)
     _set_adapter_precision(loaded.model, run.adapter_precision)
-    add_listener(made, listener)
+    add_listener(step_trainer, listener)
     if run.report_to != "none":
-        add_tracker(made, run.report_to, listener.on_event)
-    return made
+        add_tracker(step_trainer, run.report_to, listener.on_event)
+    return step_trainer
 
 
-def _set_adapter_precision(model: Any, precision: str) -> None:
+def _set_adapter_precision(model: "torch.nn.Module", precision: str) -> None:
     """TRL casts the adapter of a quantised model to bf16 when it is made, but loads it in fp32 on resume; here it is an
     option that holds throughout. In bf16 an update below 1/256 of a weight is lost."""
     for weight in model.parameters():
@@ -82,21 +86,20 @@ def _set_adapter_precision(model: Any, precision: str) -> None:
             weight.data = weight.data.to(torch_dtype(precision))
 
 
-def _dataset(samples: Samples) -> Any:
+def _dataset(samples: Samples) -> "datasets.Dataset":
     """The samples' numbers as a data set, which are looked up as they are asked for: TRL takes no other kind."""
     import datasets
 
     datasets.disable_progress_bars()
 
     def look_up(rows: dict[str, list[int]]) -> dict[str, list[list[int]]]:
-        found = [samples[index] for index in rows["index"]]
-        examples = [_example(sample) for sample in found]
+        examples = [training_example(samples[index]) for index in rows["index"]]
         return {name: [example[name] for example in examples] for name in ("input_ids", "labels")}
 
     return datasets.Dataset.from_dict({"index": range(len(samples))}).with_transform(look_up)
 
 
-def _example(sample: Sample) -> dict[str, list[int]]:
+def training_example(sample: Sample) -> dict[str, list[int]]:
     """As the collator takes it. Nothing stands before the first token, so it is never trained; virtual tokens would
     stand there, and the loss would have one token more than is counted."""
     return {"input_ids": sample.ids, "labels": [IGNORED, *sample.labels[1:]]}
@@ -112,7 +115,7 @@ class Preflight:
     peak_memory_bytes: int
 
 
-def preflight(trainer: Any, measured: Samples) -> Preflight:
+def preflight(trainer: Steps, held_out: Samples) -> Preflight:
     """The longest samples forward, backward and through the optimiser, and the longest ones to measure on; then the
     weights, the optimiser, the random generators and the counts are what they were before, to the last bit.
 
@@ -125,16 +128,16 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
     def work() -> tuple[int, int, float]:
         together = max(1, trainer.ladder.budget_tokens // trainer.ladder.longest_tokens)
         worst = trainer.samples.take((-lengths).argsort(kind="stable")[:together])
-        batch = _collated(trainer, worst)
+        batch = collate(trainer, worst)
         trained = (batch["labels"][:, 1:] != IGNORED).sum()
         trainer.run_step(model, batch, trained, worst.row.__getitem__)
         trainer.optimizer.step()
         start_s = time.perf_counter()
         trainer.run_step(model, batch, trained, worst.row.__getitem__)
         seconds = time.perf_counter() - start_s
-        if len(measured):
-            one = measured.take((-measured.lengths).argsort(kind="stable")[:together])
-            held_out_loss(trainer, one, lambda *_: None)
+        if len(held_out):
+            longest = held_out.take((-held_out.lengths).argsort(kind="stable")[:together])
+            held_out_loss(trainer, longest, lambda *_: None)
         return len(worst), int(worst.lengths.sum()), seconds
 
     try:
@@ -144,10 +147,10 @@ def preflight(trainer: Any, measured: Samples) -> Preflight:
     return Preflight(samples, tokens, tokens / seconds, peak_memory_bytes(device))
 
 
-def _undo(trainer: Any) -> Callable[[], None]:
+def _undo(trainer: Steps) -> Callable[[], None]:
     """A function that brings everything that training changes back to what it is now."""
     weights, random = state.trained_weights(trainer.model), state.random_state()
-    optimizer = state.copied(trainer.optimizer.state_dict())
+    optimizer = state.copy_to_cpu(trainer.optimizer.state_dict())
     scaler = trainer.accelerator.scaler
     scale = copy.deepcopy(scaler.state_dict()) if scaler is not None else None
     tokens, below = trainer._total_train_tokens, trainer.was_below_guessing
@@ -168,14 +171,15 @@ def _undo(trainer: Any) -> Callable[[], None]:
     return undo
 
 
-def _collated(trainer: Any, samples: Samples) -> dict[str, Any]:
-    found = [samples[index] for index in range(len(samples))]
-    batch = trainer.data_collator([_example(sample) for sample in found])
+def collate(trainer: Steps, samples: Samples) -> Batch:
+    """The samples as one batch, on the trainer's device: each tensor (samples, tokens), padded to the longest."""
+    batch = trainer.data_collator([training_example(samples[index]) for index in range(len(samples))])
     return {name: values.to(trainer.args.device) for name, values in batch.items()}
 
 
-def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], None]) -> float:
-    """Mean over all trained tokens of the samples, in nats; `told` hears of each batch.
+def held_out_loss(trainer: Steps, samples: Samples, on_batch: Callable[[int, int], None]) -> float:
+    """Mean over all trained tokens of the samples, in nats; on_batch: called with the number of each batch that is
+    done, and that of all.
 
     Trainer.evaluate averages over batches instead, which gives the tokens of short answers more weight.
     """
@@ -184,8 +188,8 @@ def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], Non
     model, lengths = trainer.model, (samples.lengths + trainer.ladder.virtual_tokens).tolist()
     most = evaluation_tokens(model.config.vocab_size, trainer.run)
 
-    def batch_loss(places: list[int]) -> tuple[float, int]:
-        batch = _collated(trainer, samples.take(places))
+    def batch_loss(indices: list[int]) -> tuple[float, int]:
+        batch = collate(trainer, samples.take(indices))
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
         with torch.no_grad(), trainer.accelerator.autocast(), silence():
             return float(model(**batch, use_cache=False).loss) * count, count
@@ -194,10 +198,10 @@ def held_out_loss(trainer: Any, samples: Samples, told: Callable[[int, int], Non
         together = min(trainer.ladder.budget_tokens, most or trainer.ladder.budget_tokens)
         batches = list(micro_batches(lengths, together))
         total, tokens = 0.0, 0
-        for number, places in enumerate(batches, start=1):
-            loss, count = batch_loss(places)
+        for number, indices in enumerate(batches, start=1):
+            loss, count = batch_loss(indices)
             total, tokens = total + loss, tokens + count
-            told(number, len(batches))
+            on_batch(number, len(batches))
         return total / tokens
 
     model.eval()

@@ -1,19 +1,22 @@
 """The optimiser's own step where memory runs out in it: done again if nothing was changed yet, else said so."""
 
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
+from kit.backend.device_memory import free_memory, is_out_of_memory
 from kit.backend.listener import OnEvent
-from kit.backend.out_of_memory import free_memory, is_out_of_memory
 from kit.support.errors import KitError, first_line, problem
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 class UpdateCutShort(KitError):
     """The weights are those of no step: nothing of this state may be kept."""
 
 
-def guard_update(optimizer: Any, on_event: OnEvent) -> None:
+def guard_update(optimizer: "Optimizer", on_event: OnEvent) -> None:
     """Give this optimiser a step that is tried twice. Raises UpdateCutShort: some weights are changed, others not."""
     plain = optimizer.step
 
@@ -33,10 +36,10 @@ def guard_update(optimizer: Any, on_event: OnEvent) -> None:
         )
         return plain(*args, **kwargs)
 
-    optimizer.step = MethodType(step, optimizer)
+    optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign] # torch's schedulers ask for a method
 
 
-def _changes(optimizer: Any) -> list[tuple[int, int]]:
+def _changes(optimizer: "Optimizer") -> list[tuple[int, int]]:
     """How often each weight and its count of steps were changed: equal lists, nothing was done in between.
 
     bitsandbytes writes weights without torch's knowledge, but counts the step first.

@@ -7,7 +7,8 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from kit.backend import Loaded
-from kit.backend.chatting import add_adapters, use, write
+from kit.backend.adapters_in_use import add_adapters, use_adapter
+from kit.backend.generation import TokenStream, generate
 from kit.chat.target import Target
 from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
@@ -98,9 +99,9 @@ class Speaker:
             if piece := stream.step(chat.tokenizer, token):
                 told(piece)
 
-        with use(loaded, place):
+        with use_adapter(loaded, place):
             most, end = min(room, self.longest_tokens), chat.tokenizer.token_to_id(chat.end_token)
-            written = write(loaded, ids, end, most, self.sampling, hear, stopped)
+            written = generate(loaded, ids, end, most, self.sampling, TokenStream(hear, stopped))
         reason = written.finish_reason
         if reason == "length" and room <= self.longest_tokens:
             reason = "context"

@@ -4,7 +4,7 @@ import contextlib
 import socket
 
 from kit.backend import Loaded, answering
-from kit.backend.chatting import use
+from kit.backend.adapters_in_use import use_adapter
 from kit.backend.serving import HOST, missing_packages, server
 from kit.chat.options import ChatCommand
 from kit.chat.target import Target
@@ -47,7 +47,7 @@ def serve(loaded: Loaded, target: Target, command: ChatCommand) -> int:
         console.note(f"a server answers with one adapter: {name}")
     if command.system:
         console.note("--system is not served: clients send their own system prompt")
-    with answering(loaded), use(loaded, place):
+    with answering(loaded), use_adapter(loaded, place):
         running = server(loaded, name, chat.tokenizer.token_to_id(chat.end_token), thinking, command.port)
         address = f"http://{HOST}:{command.port}/v1"
         console.say(f"serving   {name} at {address} for this machine only; Ctrl-C ends it", style="bold")

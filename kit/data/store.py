@@ -264,7 +264,7 @@ class Samples(Sequence):
     def __len__(self) -> int:
         return len(self.number)
 
-    def take(self, index: "np.ndarray") -> "Samples":
+    def take(self, index: "np.ndarray | list[int]") -> "Samples":
         """Those at these places, in this order."""
         return Samples(self.stored, *(column[index] for column in (self.number, self.start, self.stop, self.row)))
 

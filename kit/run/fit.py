@@ -143,7 +143,7 @@ def _save_adapter(watch: Watch) -> None:
 
     Raises KitError: not saved in the run folder.
     """
-    error = backend.error_of(lambda: _into_folder(watch))  # safetensors has errors of its own for a full disk
+    error = backend.attempt(lambda: _into_folder(watch))  # safetensors has errors of its own for a full disk
     if not error:
         return
     if isinstance(error, KitError):  # the folder is another run's by now
@@ -211,7 +211,7 @@ def _begun(watch: Watch) -> tuple[float | None, tuple[Answer, ...]]:
     """Loss and answers of the untuned model: measured once, when the run begins."""
     there = watch.folder.read_json(BEGUN)
     if there is None:
-        with backend.as_base(watch.loaded):
+        with backend.without_virtual_tokens(watch.loaded):
             answers = [vars(answer) for answer in watch.answers()]
             there = {"loss": watch.held_out_loss("base model"), "answers": answers}
         watch.folder.write_json(BEGUN, there)

@@ -236,7 +236,7 @@ class Watch:
         about = About(self.step, self.tokens, round(self.elapsed_s, 3), loss)
         self.saved_s = time.perf_counter()
         # whatever the error is: safetensors has some of its own for a full disk, and a checkpoint is no reason to end
-        error = backend.error_of(lambda: self._write(about))
+        error = backend.attempt(lambda: self._write(about))
         if not error:
             self.kept_step = self.step
             return

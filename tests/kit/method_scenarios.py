@@ -35,7 +35,7 @@ def case(name, folder, options):
         checkpoints.write(folder / "checkpoints", About(steps // 2, 0, 0.0), lambda path: backend.save_state(
             training.trainer, path))  # fmt: skip
 
-    with backend.as_base(training.loaded):
+    with backend.without_virtual_tokens(training.loaded):
         told["base"] = held_out(training)
     told["before"] = held_out(training)
     listener.begin = lambda: backend.preflight(training.trainer, training.data.held_out)

@@ -163,14 +163,14 @@ def preflight(make, folder):
 def gradients(make):
     """The gradients of one step of 8 samples, computed 8 x 1 and otherwise; each way's largest difference of all
     tensors, as a share of the largest gradient of the tensor."""
-    from kit.backend.training import _collated
+    from kit.backend.training import collate
 
     training = make(Listener())
     trainer, model, told = training.trainer, training.loaded.model, {}
 
     def look():  # after the first step: before it the gradient of each A is nought
         samples = trainer.samples.take(range(8))
-        batch = _collated(trainer, samples)
+        batch = collate(trainer, samples)
         items = (batch["labels"][:, 1:] != -100).sum()
 
         def computed(together, batches, counts):

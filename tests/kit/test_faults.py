@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import faults, inject
 from kit import backend
-from kit.backend import out_of_memory
+from kit.backend import device_memory
 from kit.data import Question
 from kit.options import Run, TrainCommand
 from kit.run import checkpoints, fit
@@ -28,7 +28,7 @@ class SafetensorError(Exception):
 @pytest.fixture
 def freed(monkeypatch) -> list[bool]:
     calls: list[bool] = []
-    for place in (backend, out_of_memory):
+    for place in (backend, device_memory):
         monkeypatch.setattr(place, "free_memory", lambda: calls.append(True))
     return calls
 

@@ -13,7 +13,7 @@ from benchmarks import planner
 from envcheck.facts import Facts
 from kit import memory, models, train
 from kit.backend.ladder import Ladder
-from kit.backend.training import _example
+from kit.backend.training import training_example
 from kit.options import METHODS, Run, resolve
 from kit.prompt import IGNORED, Sample
 from kit.support.errors import KitError
@@ -110,7 +110,7 @@ def test_virtual_tokens_are_counted_in_no_loss(tmp_path) -> None:
 
 def test_the_first_token_is_never_trained() -> None:
     """Of plain text all tokens are; behind virtual tokens the loss would have one more than is counted."""
-    assert _example(Sample(0, [5, 6, 7], [5, 6, 7])) == {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}
+    assert training_example(Sample(0, [5, 6, 7], [5, 6, 7])) == {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}
 
 
 def settled(**options: object) -> tuple[Run, dict[str, str]]:

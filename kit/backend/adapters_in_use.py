@@ -1,0 +1,77 @@
+"""One base model with any number of adapters over it, of which one answers at a time."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from envcheck.facts import Finding
+from kit.backend.device_memory import is_out_of_memory
+from kit.backend.loading import Loaded
+from kit.backend.methods import keep_precision
+from kit.backend.silence import silence
+from kit.support.errors import KitError, first_line, problem
+
+
+def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
+    """The base with every adapter over it: name -> folder. Raises KitError: one cannot be loaded."""
+    from peft import PeftModel
+
+    model: Any = loaded.model
+    for index, (name, folder) in enumerate(folders.items()):
+        try:
+            with silence():
+                if index == 0:
+                    model = PeftModel.from_pretrained(model, str(folder), adapter_name=_peft_name(0))
+                else:
+                    model.load_adapter(str(folder), adapter_name=_peft_name(index))
+        except (RuntimeError, ValueError, OSError, KeyError, TypeError, MemoryError) as error:
+            raise KitError(_cannot_load(name, folder, error)) from error
+    keep_precision(model)
+    return replace(loaded, model=model)
+
+
+@contextlib.contextmanager
+def use_adapter(loaded: Loaded, index: int | None) -> Iterator[None]:
+    """Inside, this adapter answers, counted in the order they were added; None: the untuned model. A model without
+    adapters answers as it is."""
+    from peft import PeftModel
+
+    if not isinstance(loaded.model, PeftModel):
+        yield
+    elif index is not None:
+        loaded.model.set_adapter(_peft_name(index))
+        yield
+    else:
+        with loaded.model.disable_adapter():
+            yield
+
+
+@contextlib.contextmanager
+def without_virtual_tokens(loaded: Loaded) -> Iterator[None]:
+    """The base alone inside, where virtual tokens would stand before it, which begin at random. Other adapters begin as
+    nothing."""
+    from peft import PeftModel
+
+    model = loaded.model
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        with model.disable_adapter():
+            yield
+    else:
+        yield
+
+
+def _peft_name(index: int) -> str:
+    """PEFT's name of an adapter: it takes no dots, the user's folders have them."""
+    return f"adapter{index}"
+
+
+def _cannot_load(name: str, folder: Path, error: Exception) -> Finding:
+    short = is_out_of_memory(error)
+    return problem(
+        "out-of-memory-at-load" if short else "adapter-cannot-be-loaded",
+        f"The adapter {name} ({folder}) cannot be loaded.",
+        first_line(error),
+        "--load-in-4bit, or fewer adapters at once" if short else "--base MODEL        (the model it was trained on)",
+    )

@@ -1,0 +1,64 @@
+"""Memory of the device: how much is taken, how torch says that it ran out, how it is freed for another try."""
+
+import re
+import sys
+from collections.abc import Callable
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch says it as a RuntimeError, in other words on a card than on a CPU."""
+    match = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
+    return match is not None or isinstance(error, MemoryError)
+
+
+def free_memory() -> None:
+    """What nothing holds any more; call it outside of `except`, as an error holds on to the tensors of its try."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def attempt(work: Callable[[], object]) -> Exception | None:
+    """The error that the work raises, whatever it is; where memory ran out, after another try with memory freed."""
+    error = _error_of(work)
+    if error and is_out_of_memory(error):
+        error.__traceback__ = None  # see free_memory
+        free_memory()
+        error = _error_of(work)
+    return error
+
+
+def _error_of(work: Callable[[], object]) -> Exception | None:
+    try:
+        work()
+    except Exception as error:
+        return error
+    return None
+
+
+def memory_bytes(device: str) -> int:
+    """Memory taken now: reserved by torch on a card, resident in this process on a CPU."""
+    import psutil
+    import torch
+
+    return torch.cuda.memory_reserved() if device == "cuda" else psutil.Process().memory_info().rss
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Most memory taken so far: reserved by torch on a card, resident in this process on a CPU."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

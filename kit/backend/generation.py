@@ -1,0 +1,195 @@
+"""Answers of a loaded model: greedy and whole, or token by token as they are drawn."""
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from envcheck.facts import Finding
+from kit.backend.device_memory import is_out_of_memory
+from kit.backend.loading import Loaded
+from kit.backend.methods import converting_layers
+from kit.backend.silence import silence
+from kit.models import end_ids
+from kit.options.sampling import Sampling
+from kit.support.errors import KitError, first_line, problem
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class GeneratedTokens:
+    """The tokens of an answer, with the end token if it came; finish_reason: stop, length or interrupted."""
+
+    ids: list[int]
+    seconds: float
+    finish_reason: str
+
+    @property
+    def tokens_per_s(self) -> float:
+        return len(self.ids) / self.seconds
+
+
+class TokenStream:
+    """The tokens of one answer as they come; `on_token` is called with each, `stop_requested` may end it after any.
+
+    In the forms that transformers' generate() takes: `put` and `end` are a streamer's, `stop` is a stopping criterion.
+    """
+
+    def __init__(self, on_token: Callable[[int], None], stop_requested: Callable[[], bool]):
+        self.on_token, self.stop_requested = on_token, stop_requested
+        self.ids: list[int] = []
+        self.is_prompt = True  # what comes first is the prompt
+
+    def put(self, value: "torch.Tensor") -> None:
+        if self.is_prompt:
+            self.is_prompt = False
+            return
+        for token in value.reshape(-1).tolist():
+            self.ids.append(token)
+            self.on_token(token)
+
+    def end(self) -> None:
+        """Nothing was held back."""
+
+    def stop(self, input_ids: "torch.Tensor", scores: Any, **_: Any) -> "torch.Tensor":
+        import torch
+
+        return torch.full((len(input_ids),), self.stop_requested(), device=input_ids.device, dtype=torch.bool)
+
+
+def answer(loaded: Loaded, prompt_ids: list[int], longest_tokens: int) -> tuple[str, int, float]:
+    """Greedy answer to a prompt: the text without its end token, its tokens, and the seconds it took."""
+    import torch
+
+    ids = torch.tensor([prompt_ids], device=loaded.model.device)
+    start_s = time.perf_counter()
+    with torch.no_grad(), silence():
+        output = loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=longest_tokens,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=loaded.tokenizer.eos_token_id,
+            **_drawing(Sampling()),
+        )
+    new = output[0][ids.shape[1] :]
+    text = cast(str, loaded.tokenizer.decode(new, skip_special_tokens=True))
+    return text.strip(), len(new), time.perf_counter() - start_s
+
+
+def generate(
+    loaded: Loaded,
+    prompt_ids: Sequence[int],
+    end_id: int | None,
+    longest_tokens: int,
+    sampling: Sampling,
+    stream: TokenStream,
+) -> GeneratedTokens:
+    """An answer to a prompt, up to the end token of training or one that the model itself ends with.
+
+    Raises KitError: not enough memory for it.
+    """
+    import torch
+    from transformers import StoppingCriteriaList
+
+    ids = torch.tensor([list(prompt_ids)], device=loaded.model.device)
+    ends = end_ids(end_id, loaded.model.generation_config.eos_token_id)
+    if sampling.temperature and sampling.seed is not None:
+        torch.manual_seed(sampling.seed)
+    start_s = time.perf_counter()
+    try:
+        with torch.no_grad(), _no_warnings():
+            loaded.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=longest_tokens,
+                pad_token_id=loaded.tokenizer.pad_token_id,
+                eos_token_id=sorted(ends),
+                streamer=stream,
+                stopping_criteria=StoppingCriteriaList([stream.stop]),
+                **_drawing(sampling),
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = first_line(error)
+    else:
+        ended = stream.ids and stream.ids[-1] in ends
+        reason = "stop" if ended else "interrupted" if stream.stop_requested() else "length"
+        return GeneratedTokens(stream.ids, time.perf_counter() - start_s, reason)
+    raise KitError(_no_room(len(prompt_ids), text))  # outside of `except`: see free_memory
+
+
+def _drawing(sampling: Sampling) -> dict[str, Any]:
+    """Arguments of generate()."""
+    if not sampling.temperature:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+    }
+
+
+@contextlib.contextmanager
+def answering(loaded: Loaded) -> Iterator[None]:
+    """The model ready to generate inside, ready to train again after."""
+    converting = converting_layers(loaded.model)
+    before = [module.cast_input_dtype_enabled for module in converting]
+    for module in converting:
+        module.cast_input_dtype_enabled = True  # no autocast here
+    try:
+        with _generating(loaded):
+            yield
+    finally:
+        for module, flag in zip(converting, before, strict=True):
+            module.cast_input_dtype_enabled = flag
+
+
+@contextlib.contextmanager
+def _generating(loaded: Loaded) -> Iterator[None]:
+    if loaded.backend.name == "unsloth":
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_inference(loaded.model)
+        try:
+            yield
+        finally:
+            FastLanguageModel.for_training(loaded.model)
+    else:
+        loaded.model.eval()
+        loaded.model.config.use_cache = True
+        try:
+            yield
+        finally:
+            loaded.model.config.use_cache = False
+            loaded.model.train()
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """The libraries' remarks would stand in the middle of the answer. `silence` would take the answer too."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _no_room(tokens: int, why: str) -> Finding:
+    return problem(
+        "out-of-memory-answering",
+        f"Memory ran out while answering a prompt of {tokens:,} tokens.",
+        why,
+        "/reset                       (forgets the conversation so far)",
+        "--max-tokens 256, or --load-in-4bit",
+    )
