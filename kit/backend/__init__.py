@@ -1,8 +1,14 @@
-"""The only folder that imports unsloth, torch, trl, transformers, peft, bitsandbytes and datasets, and that late.
+"""The only room that imports unsloth, torch, trl, transformers, peft, bitsandbytes and datasets, and that late.
 
 Unsloth comes first, because it patches the others, and after everything cheap is checked: importing them takes seconds.
 
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
+
+    loading -> methods -> training (steps, ladder, update, listener, tracking) -> state, saving    a run
+    loading -> adapters_in_use -> generation, serving                                              answers
+    merging, comparing                                                                            exports, proven equal
+
+May import support, options, models, prompt, data and memory.
 """
 
 from kit.backend.adapters_in_use import without_virtual_tokens

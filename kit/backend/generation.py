@@ -1,9 +1,7 @@
 """Answers of a loaded model: greedy and whole, or token by token as they are drawn."""
 
 import contextlib
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +10,7 @@ from envcheck.facts import Finding
 from kit.backend.device_memory import is_out_of_memory
 from kit.backend.loading import Loaded
 from kit.backend.methods import converting_layers
-from kit.backend.silence import silence
+from kit.backend.silence import no_warnings, silence
 from kit.models import end_ids
 from kit.options.sampling import Sampling
 from kit.support.errors import KitError, first_line, problem
@@ -103,7 +101,7 @@ def generate(
         torch.manual_seed(sampling.seed)
     start_s = time.perf_counter()
     try:
-        with torch.no_grad(), _no_warnings():
+        with torch.no_grad(), no_warnings():  # in the middle of the answer, which `silence` would take too
             loaded.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -170,19 +168,6 @@ def _generating(loaded: Loaded) -> Iterator[None]:
         finally:
             loaded.model.config.use_cache = False
             loaded.model.train()
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    """The libraries' remarks would stand in the middle of the answer. `silence` would take the answer too."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _no_room(tokens: int, why: str) -> Finding:

@@ -1,0 +1,70 @@
+"""What the kit adds to the libraries' classes, over bases made of paper: no torch here."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kit.backend.generation import TokenStream
+from kit.backend.listener import ListenerCallback
+from kit.backend.steps import SPIKE, Steps
+from kit.options import Run
+
+
+class Base:
+    """In the place of TRL's trainer."""
+
+    state = SimpleNamespace(global_step=0)
+
+
+class FakeSamples:
+    lengths = np.array([5, 9, 3, 7, 4])
+    row = np.array([10, 11, 12, 13, 14])
+
+
+@pytest.fixture
+def trainer() -> Steps:
+    made = type("StepTrainer", (Steps, Base), {})()
+    loaded = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(vocab_size=1000)))
+    run = Run(batch_size=2, micro_batch_size=2, gradient_checkpointing="off")
+    made.prepare(loaded, run, FakeSamples(), lambda *_, **__: None)
+    return made
+
+
+def test_a_sample_of_any_step_is_named_by_its_data_row(trainer) -> None:
+    sampler = trainer._get_train_sampler()
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        rows = [int(FakeSamples.row[index]) for index in sampler]
+        steps = [1, 1, 2, 2, 3]
+        assert rows == [trainer.data_row(3 * epoch + step, number % 2) for number, step in enumerate(steps)]
+
+
+def test_a_spike_is_one_only_after_the_loss_was_below_guessing(trainer) -> None:
+    loss = 1.01 * SPIKE * trainer.guessing_loss
+    assert not trainer.is_spike(loss)
+    trainer.was_below_guessing = True
+    assert trainer.is_spike(loss)
+    assert not trainer.is_spike(0.98 * loss)
+
+
+def test_the_listener_hears_of_steps_and_may_stop_after_one() -> None:
+    steps = []
+    listener = SimpleNamespace(on_step=lambda *step: steps.append(step), stop_requested=lambda: len(steps) == 2)
+    callback, control = ListenerCallback(listener), SimpleNamespace(should_training_stop=False)
+    for step in (1, 2):
+        state = SimpleNamespace(global_step=step, log_history=[{"loss": 1}])
+        assert not control.should_training_stop
+        callback.on_log(None, state, control, logs={"loss": 2})
+        callback.on_log(None, state, control, logs={"train_runtime": 1})
+        assert state.log_history == []
+    assert steps == [(1, {"loss": 2.0}), (2, {"loss": 2.0})]
+    assert control.should_training_stop
+
+
+def test_the_prompt_is_no_part_of_the_answer() -> None:
+    heard: list[int] = []
+    stream = TokenStream(heard.append, lambda: False)
+    for ids in ([[1, 2, 3]], [4], [5]):
+        stream.put(np.array(ids))
+    assert stream.ids == heard == [4, 5]
