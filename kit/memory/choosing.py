@@ -1,10 +1,11 @@
 """Memory -> the fastest settings that fit: samples at once, attention, what is computed again, what is offloaded."""
 
-from bisect import bisect_left
+from bisect import bisect_right
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from kit.memory.planning import plan, shape_of
+from kit.memory.planning import high_bytes, shape_of
+from kit.memory.shape import Shape
 from kit.memory.weights import can_offload_embedding
 from kit.options import Run
 from kit.support.errors import USAGE, KitError, problem
@@ -32,32 +33,45 @@ def choose(
     Fastest first: nothing computed twice and the most samples at once; then with checkpointing, the most samples. The
     effective batch stays what it is. machine_way: how this machine keeps activations best (envcheck.settings).
     """
-    ways, most = _ways(config, run, data, machine_way), _most_samples(run)
-    if available_bytes is None or shape_of(config) is None:
+    shape = shape_of(config)
+    if available_bytes is None or shape is None:
         way = _given(run) | ({"gradient_checkpointing": machine_way} if run.gradient_checkpointing == "auto" else {})
         why = "the free memory is unknown" if available_bytes is None else "the sizes of this model are unknown"
-        return _settled(run, way, min(most), dict.fromkeys(CHOSEN, why))
+        return _settled(run, way, min(_sample_counts(run)), dict.fromkeys(CHOSEN, why))
+    ways, counts = _ways(shape, run, data, machine_way), _sample_counts(run)
 
-    def high_bytes(way: Way, samples: int) -> int:
-        return plan(config, _with(run, way, samples), data, None).high_bytes
+    def needed_bytes(way: Way, samples: int) -> int:
+        return high_bytes(shape, _with(run, way, samples), data)
 
-    room = f"{available_bytes / GIB:.2f} GiB"
+    def largest_that_fits(way: Way) -> int:
+        """Samples at once; 0 where not even the fewest fit."""
+        fitting = bisect_right(counts, available_bytes, key=lambda samples: needed_bytes(way, samples))
+        return counts[fitting - 1] if fitting else 0
+
     for way in ways:
-        count = bisect_left(most, True, key=lambda samples, way=way: high_bytes(way, samples) > available_bytes)
-        if count:
-            samples = most[count - 1]
-            need = f"{high_bytes(way, samples) / GIB:.2f} of {room}"
-            largest = "the whole step at once" if samples >= run.batch_size else "the most that fit"
-            without = f"without it one sample needs up to {high_bytes(ways[0], most[0]) / GIB:.2f} of {room}"
-            return _settled(run, way, samples, {
-                "micro_batch_size": f"{largest}: {need} at most",
-                "attention": "faster on a CPU for short samples" if way["attention"] == "eager" else "part of torch",
-                "gradient_checkpointing": "nothing is computed twice" if way["gradient_checkpointing"] == "off"
-                else without,
-            } | ({"embedding_offload": without} if way["embedding_offload"] == "on" else {}))  # fmt: skip
-    need = high_bytes(ways[-1], most[0])
-    smallest = f"the smallest setting, which needs up to {need / GIB:.2f} of {room}"
-    return _settled(run, ways[-1], most[0], dict.fromkeys(CHOSEN, smallest))
+        if samples := largest_that_fits(way):
+            needs_bytes = needed_bytes(way, samples), needed_bytes(ways[0], counts[0])
+            return _settled(run, way, samples, _reasons(run, way, samples, needs_bytes, available_bytes))
+    need = _of(needed_bytes(ways[-1], counts[0]), available_bytes)
+    return _settled(run, ways[-1], counts[0], dict.fromkeys(CHOSEN, f"the smallest setting, which needs up to {need}"))
+
+
+def _of(needed_bytes: int, available_bytes: int) -> str:
+    return f"{needed_bytes / GIB:.2f} of {available_bytes / GIB:.2f} GiB"
+
+
+def _reasons(run: Run, way: Way, samples: int, needs_bytes: tuple[int, int], available_bytes: int) -> dict[str, str]:
+    """Why each of CHOSEN is as it is. needs_bytes: of this way with so many samples, of the fastest with the fewest."""
+    this_way, fastest_way = (_of(need, available_bytes) for need in needs_bytes)
+    largest = "the whole step at once" if samples >= run.batch_size else "the most that fit"
+    without = f"without it one sample needs up to {fastest_way}"
+    recomputes = way["gradient_checkpointing"] != "off"
+    reasons = {
+        "micro_batch_size": f"{largest}: {this_way} at most",
+        "attention": "faster on a CPU for short samples" if way["attention"] == "eager" else "part of torch",
+        "gradient_checkpointing": without if recomputes else "nothing is computed twice",
+    }
+    return reasons | ({"embedding_offload": without} if way["embedding_offload"] == "on" else {})
 
 
 def fit(
@@ -82,26 +96,26 @@ def fit(
             ),
             status=USAGE,
         )
-    if shape_of(config) is None:
+    shape = shape_of(config)
+    if shape is None:
         return None
-    small = _with(run, _ways(config, run, None, machine_way)[-1], _most_samples(run)[0])
+    small = _with(run, _ways(shape, run, None, machine_way)[-1], _sample_counts(run)[0])
     name, most = {
         "seq": ("max_length_tokens", config.get("max_position_embeddings") or MOST_TOKENS),
         "batch": ("micro_batch_size", MOST_SAMPLES),
     }[what]
 
-    def too_large(value: int) -> bool:
-        return plan(config, small.model_copy(update={name: value}), None, None).high_bytes > available_bytes
+    def needed_bytes(value: int) -> int:
+        return high_bytes(shape, small.model_copy(update={name: value}), None)
 
-    found = bisect_left(range(1, most + 1), True, key=too_large)
-    return {name: getattr(small, name) for name in (*CHOSEN, "max_length_tokens")} | {name: found, "solved_for": name}
+    largest = bisect_right(range(1, most + 1), available_bytes, key=needed_bytes)
+    return {name: getattr(small, name) for name in (*CHOSEN, "max_length_tokens")} | {name: largest, "solved_for": name}
 
 
-def _ways(config: dict[str, Any], run: Run, data: "DataReport | None", machine_way: Checkpointing) -> list[Way]:
+def _ways(shape: Shape, run: Run, data: "DataReport | None", machine_way: Checkpointing) -> list[Way]:
     """What was left open in every combination, fastest first, smallest last."""
-    tied = bool(config.get("tie_word_embeddings"))
     open_ones = {
-        "embedding_offload": ("off", "on") if can_offload_embedding(tied, run) else ("off",),
+        "embedding_offload": ("off", "on") if can_offload_embedding(shape.tied, run) else ("off",),
         "gradient_checkpointing": ("off", "on" if machine_way == "off" else machine_way),
         "attention": ("eager", "sdpa") if _is_short(run, data) else ("sdpa",),
     }
@@ -123,7 +137,7 @@ def _given(run: Run) -> Way:
     return {name: way if getattr(run, name) == "auto" else getattr(run, name) for name, way in plain.items()}
 
 
-def _most_samples(run: Run) -> range:
+def _sample_counts(run: Run) -> range:
     if run.micro_batch_size == "auto":
         return range(1, run.batch_size + 1)
     return range(run.micro_batch_size, run.micro_batch_size + 1)

@@ -87,7 +87,7 @@ def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_
     shape = shape_of(config)
     if shape is None:
         return None
-    length = data.longest_tokens if data else run.max_length_tokens
+    length = _longest_tokens(run, data)
     parts = _parts(shape, run, length)
     low, high = sum(part.low_bytes for part in parts), sum(part.high_bytes for part in parts)
     steps = run.steps(data.samples) if data else run.max_steps
@@ -102,10 +102,26 @@ def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_
         params=shape.params,
         trained_params=trained_params(shape, run),
         steps=steps,
-        tokens=int(data.tokens / data.samples * steps * run.batch_size) if data else None,
+        tokens=int(data.tokens / data.samples * steps * run.batch_size) if data and steps else None,
         settings={name: getattr(run, name) for name in names},
         reasons=_reasons(shape, run, length, data),
     )
+
+
+def high_bytes(shape: Shape, run: Run, data: "DataReport | None") -> int:
+    """The high bound of a plan alone."""
+    return sum(part.high_bytes for part in _parts(shape, run, _longest_tokens(run, data)))
+
+
+def _longest_tokens(run: Run, data: "DataReport | None") -> int:
+    return data.longest_tokens if data else run.max_length_tokens
+
+
+def _samples_at_once(run: Run) -> int:
+    """Of a settled run."""
+    if run.micro_batch_size == "auto":
+        raise ValueError("a plan is made of a run whose micro_batch_size is settled")
+    return run.micro_batch_size
 
 
 def shape_of(config: dict[str, Any]) -> Shape | None:
@@ -125,7 +141,7 @@ def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tig
 
 def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
     length += run.virtual_tokens if METHODS[run.method].kind == "PROMPT_TUNING" else 0
-    tokens = run.micro_batch_size * length
+    tokens = _samples_at_once(run) * length
     logits, scratch = logits_bytes(shape, run, tokens), scratch_bytes(shape, run, tokens, length)
     step = (
         _activations(shape, run, tokens, length),
@@ -141,8 +157,8 @@ def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
         _beyond("loading", "a step", (0, _loading_bytes(shape, run)), (0, after_loading)),
     )
     process = Part("process", *map(int, PROCESS_BYTES[run.device]))
-    found = (*_weights(shape, run), *trained, *step, *beyond, _kept_aside(shape, run), process)
-    return tuple(part for part in found if part.high_bytes)
+    parts = (*_weights(shape, run), *trained, *step, *beyond, _kept_aside(shape, run), process)
+    return tuple(part for part in parts if part.high_bytes)
 
 
 def _beyond(phase: str, other: str, its_bytes: tuple[int, int], others_bytes: tuple[int, int]) -> Part:
@@ -198,27 +214,27 @@ def _activations(shape: Shape, run: Run, tokens: int, length: int) -> Part:
     """High: of padded batches (one sample is never padded), and with the formula's tolerance."""
     saved = saved_bytes(shape, run, tokens, length)
     blocks = shape.layers if run.gradient_checkpointing == "off" else 1
-    padding = blocks * tokens * padding_bytes_per_token(shape, run, length) if run.micro_batch_size > 1 else 0
+    padding = blocks * tokens * padding_bytes_per_token(shape, run, length) if _samples_at_once(run) > 1 else 0
     return Part("activations", saved, int(TOLERANCE * (saved + padding)))
 
 
 def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> tuple[str, ...]:
     longest = "the longest sample of the data" if data else "max_length_tokens: no data was given"
-    said = [
+    reasons = [
         f"one micro-batch is {run.micro_batch_size} x {length} tokens ({longest})",
         f"one optimiser step takes {run.batch_size} samples, shorter ones together up to as many tokens at once",
     ]
     if is_offloaded(run):
-        gib = shape.layers * checkpoint_bytes(shape, run, run.micro_batch_size * length) / GIB
-        said.append(f"{gib:.2f} GiB of activations wait in main memory")
+        gib = shape.layers * checkpoint_bytes(shape, run, _samples_at_once(run) * length) / GIB
+        reasons.append(f"{gib:.2f} GiB of activations wait in main memory")
     if is_embedding_offloaded(shape, run):
-        said.append(f"{width_bytes(run) * shape.embedding_params / GIB:.2f} GiB of embedding wait in main memory")
+        reasons.append(f"{width_bytes(run) * shape.embedding_params / GIB:.2f} GiB of embedding wait in main memory")
     if shape.experts:
-        said.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
-    return tuple(said)
+        reasons.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
+    return tuple(reasons)
 
 
 def with_reasons(made: Plan, chosen: dict[str, str], fit: dict[str, Any] | None = None) -> Plan:
     """The plan with what was chosen for it and why."""
-    told = tuple(f"{name} {made.settings[name]}: {reason}" for name, reason in chosen.items())
-    return replace(made, reasons=told + made.reasons, fit=fit)
+    choices = tuple(f"{name} {made.settings[name]}: {reason}" for name, reason in chosen.items())
+    return replace(made, reasons=choices + made.reasons, fit=fit)

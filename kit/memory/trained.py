@@ -10,7 +10,7 @@ class Trained(NamedTuple):
     """Tensors of one size. is_embedding: an optimiser in 8 bit keeps their moments in 32."""
 
     weights: int
-    count: int
+    copies: int
     is_embedding: bool = False
 
 
@@ -29,7 +29,7 @@ def trained_tensors(shape: Shape, run: Run) -> list[Trained]:
 
 
 def trained_params(shape: Shape, run: Run) -> int:
-    return sum(tensor.weights * tensor.count for tensor in trained_tensors(shape, run))
+    return sum(tensor.weights * tensor.copies for tensor in trained_tensors(shape, run))
 
 
 def _of_layer(run: Run, name: str, d_in: int, d_out: int) -> tuple[int, ...]:
@@ -62,4 +62,4 @@ def _all_weights(shape: Shape) -> list[Trained]:
     biases = [Trained(shape.linears[name][1], shape.layers) for name in shape.biased]
     router = Trained(shape.experts * shape.hidden, shape.layers)
     ends = [Trained(shape.embedding_params, 1, True), Trained(shape.head_params, 1)]
-    return [tensor for tensor in (*ends, *linears, *biases, *norms, router) if tensor.weights * tensor.count]
+    return [tensor for tensor in (*ends, *linears, *biases, *norms, router) if tensor.weights * tensor.copies]

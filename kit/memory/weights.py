@@ -48,7 +48,7 @@ def adapter_width_bytes(run: Run) -> int:
 def optimizer_bytes(shape: Shape, run: Run) -> int:
     """Two moments for each trained weight."""
     if "8bit" in run.optimizer:
-        return sum(tensor.count * _adam_8bit_bytes(tensor) for tensor in trained_tensors(shape, run))
+        return sum(tensor.copies * _adam_8bit_bytes(tensor) for tensor in trained_tensors(shape, run))
     return 2 * adapter_width_bytes(run) * trained_params(shape, run)
 
 
