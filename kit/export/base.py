@@ -226,6 +226,6 @@ def unknown_family(base: Base) -> Finding | None:
         "merge-family-unknown",
         f"{base.model.name} is of a family that the kit does not know ({name_of(base.model.config)}).",
         f"Known are {', '.join(FAMILIES)}. Only the comparison that follows says whether this merge is right.",
-        "--base 16bit        (if the run trained in 4 bit: which of its layers that quantises is not known)",
+        "--base-precision 16bit        (if the run trained in 4 bit: which of its layers that quantises is not known)",
         severity="warning",
     )

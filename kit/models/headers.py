@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 LENGTH_BYTES = 8
 LONGEST_HEADER_BYTES = 100 << 20  # the format's own limit
@@ -76,7 +76,7 @@ def _tensor(path: Path, name: str, about: Any, data_bytes: int) -> Tensor:
     return Tensor(name, dtype, tuple(shape), path, data_bytes + start, end - start)
 
 
-def _are_counts(values: Any) -> bool:
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < MOST for value in values)
 
 

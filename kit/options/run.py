@@ -71,7 +71,7 @@ class MethodOptions(Options):
 
     group = "method"
 
-    method: MethodName = Field(LORA.name, description=f"What is trained. {HELP}.")
+    method: MethodName = Field(default=LORA.name, description=f"What is trained. {HELP}.")
     load_in_4bit: bool = True
     """Base weights in 4-bit NF4 with double quantisation (QLoRA); off: 16 bit."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

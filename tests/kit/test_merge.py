@@ -379,15 +379,12 @@ def test_a_mixture_of_experts_is_refused(adapter, out, model) -> None:
 
 @pytest.mark.parametrize("experts", ["num_experts", "num_local_experts"])
 def test_a_family_that_was_never_compared_is_a_warning(adapter, out, model, experts: str) -> None:
-    config = json.loads((model / "config.json").read_text()) | {
-        "model_type": "granite",
-        "architectures": ["GraniteFor"],
-    }
+    config = json.loads((model / "config.json").read_text()) | {"model_type": "granite"}
     (model / "config.json").write_text(json.dumps(config))
-    job = prepare(command(adapter, out, base_model=str(model)))
+    job = prepare(command(adapter, out, base=str(model)))
     assert {found.id: found.severity for found in job.findings}["merge-family-unknown"] == "warning"
     (model / "config.json").write_text(json.dumps(config | {experts: 32}))
-    assert finding(adapter, out, base_model=str(model)).id == "merge-of-experts"
+    assert finding(adapter, out, base=str(model)).id == "merge-of-experts"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])

@@ -8,7 +8,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models import Model, headers
 from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
-from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, by, parts_in
+from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, Pair, by, parts_in
 from kit.models.families import head_dim, key_value_heads
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, did_you_mean, problem
@@ -68,11 +68,12 @@ def read_parts(adapter: Adapter) -> tuple[dict[str, LayerChange], list[str]]:
     if wrong:
         raise KitError(broken(adapter.path, wrong))
     missing = _halves(others) if adapter.kind == "LORA" else []
+    pairs = {layer: part for layer, part in parts.items() if isinstance(part, Pair)}
     if adapter.method.has_lengths:
-        missing += [f"{layer}: lora_magnitude_vector" for layer, part in parts.items() if not part.magnitude]
-    elif adapter.kind == "LORA":  # lengths that PEFT would not read
-        others += [part.magnitude.name for part in parts.values() if part.magnitude]
-        parts = {layer: replace(part, magnitude=None) for layer, part in parts.items()}
+        missing += [f"{layer}: lora_magnitude_vector" for layer, pair in pairs.items() if not pair.magnitude]
+    else:  # lengths that PEFT would not read
+        others += [pair.magnitude.name for pair in pairs.values() if pair.magnitude]
+        parts |= {layer: replace(pair, magnitude=None) for layer, pair in pairs.items()}
     if missing or not parts:
         raise KitError(_incomplete(adapter, missing or ["every matrix"]))
     return parts, others

@@ -5,7 +5,7 @@ What has another name PEFT leaves out, with a warning at most.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +13,6 @@ from kit.models.adapters.folder import CONFIG
 from kit.models.headers import Tensor
 
 LORA_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>A|B|magnitude_vector)(?P<weight>\.weight)?")
-# One tensor a layer.
-LAYER_TENSOR = {
-    "IA3": re.compile(r"base_model\.model\.(?P<layer>.+)\.ia3_l"),
-    "MISS": re.compile(r"base_model\.model\.(?P<layer>.+)\.miss_block"),
-}
 PROMPT_TENSOR = "prompt_embeddings"
 
 
@@ -130,20 +125,28 @@ class BlockSum:
         return f"a block of {by(self.block.shape)} in the adapter, {by(there)} in the model"
 
 
-def parts_in(kind: str, found: Mapping[str, Tensor]) -> tuple[dict[str, LayerChange], list[str]]:
+# Kinds that hold one tensor for each layer, by its name.
+ONE_TENSOR: Mapping[str, tuple[Callable[[Tensor], LayerChange], re.Pattern[str]]] = {
+    "IA3": (Factors, re.compile(r"base_model\.model\.(?P<layer>.+)\.ia3_l")),
+    "MISS": (BlockSum, re.compile(r"base_model\.model\.(?P<layer>.+)\.miss_block")),
+}
+
+
+def parts_in(kind: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, LayerChange], list[str]]:
     """What is held for each layer, by the layer's name in the base model, and the names of all other tensors."""
     if kind == "LORA":
-        return pairs_in(found)
-    make, pattern = {"IA3": Factors, "MISS": BlockSum}[kind], LAYER_TENSOR[kind]
-    named = {name: pattern.fullmatch(name) for name in found}
-    parts = {match["layer"]: make(found[name]) for name, match in named.items() if match}
-    return parts, [name for name, match in named.items() if not match]
+        pairs, others = pairs_in(tensors)
+        return {**pairs}, others
+    make, pattern = ONE_TENSOR[kind]
+    matches = {name: pattern.fullmatch(name) for name in tensors}
+    parts = {match["layer"]: make(tensors[name]) for name, match in matches.items() if match}
+    return parts, [name for name, match in matches.items() if not match]
 
 
-def pairs_in(found: Mapping[str, Tensor]) -> tuple[dict[str, Pair], list[str]]:
+def pairs_in(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Pair], list[str]]:
     """The same of a LoRA adapter."""
     sides: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         match = LORA_TENSOR.fullmatch(name)
         if match and bool(match["weight"]) == (match["side"] in "AB"):
             sides.setdefault(match["layer"], {})[match["side"]] = tensor
@@ -153,7 +156,7 @@ def pairs_in(found: Mapping[str, Tensor]) -> tuple[dict[str, Pair], list[str]]:
         if held.keys() >= {"A", "B"}
     }
     used = {tensor.name for pair in pairs.values() for tensor in pair.tensors}
-    return pairs, [name for name in found if name not in used]
+    return pairs, [name for name in tensors if name not in used]
 
 
 def scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
