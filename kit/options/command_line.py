@@ -52,17 +52,15 @@ def read(kind: type[Door], argv: Sequence[str]) -> Given:
     if (topic := _help_topic(argv)) is not None:
         print(help_page(kind, topic, typed_as(kind.door)))
         raise SystemExit(0)
-    options = options_of(kind)
-    flags = flags_of(kind)
+    options, flags = options_of(kind), flags_of(kind)
     positional = next((option for option in options.values() if option.typed.positional), None)
     given: Given = {}
     problems: list[Finding] = []
-    words = deque(argv)
+    words, only_values = _parted(argv)
     while words:
         word = words.popleft()
         if not FLAG.match(word):
-            if word != "--":
-                problems += _add_positional(given, positional, word, kind.door)
+            problems += _add_positional(given, positional, word, kind.door)
             continue
         flag, equals, text = word.partition("=")
         option, value = flags.get(re.sub("[_.]", "-", flag), (None, None))
@@ -73,9 +71,17 @@ def read(kind: type[Door], argv: Sequence[str]) -> Given:
             given[option.name] = [*given.get(option.name, []), *values] if option.is_list else values[-1]
         else:
             problems.append(_missing_value(option, kind.door))
+    for word in only_values:
+        problems += _add_positional(given, positional, word, kind.door)
     if problems:
         raise KitError(*problems, status=USAGE)
     return given
+
+
+def _parted(argv: Sequence[str]) -> tuple[deque[str], list[str]]:
+    """The words before and after a --, behind which none is an option."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return deque(argv[:place]), list(argv[place + 1 :])
 
 
 def _help_topic(argv: Sequence[str]) -> str | None:
@@ -106,7 +112,7 @@ def _names(flags: Iterable[str]) -> list[str]:
 
 def _values(words: deque[str]) -> list[str]:
     """Takes the words before the next flag."""
-    found = list(takewhile(lambda word: word != "--" and not FLAG.match(word), words))
+    found = list(takewhile(lambda word: not FLAG.match(word), words))
     for _ in found:
         words.popleft()
     return found
@@ -118,7 +124,7 @@ def _values_of(option: Option, words: deque[str]) -> list[str]:
         return _values(words)
     if option.is_switch:
         return [words.popleft()] if words and words[0] in SWITCH_VALUES else ["on"]
-    return [words.popleft()] if words and words[0] != "--" and not FLAG.match(words[0]) else []
+    return [words.popleft()] if words and not FLAG.match(words[0]) else []
 
 
 def _add_positional(given: Given, option: Option | None, word: str, door: str) -> list[Finding]:

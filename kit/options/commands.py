@@ -16,7 +16,7 @@ class RunDoor(Door):
     config: Path | None = None
     """A TOML or YAML file of options; runs/x/run.toml repeats a run."""
     plan: bool = False
-    """Say what the run will need and whether it fits, and stop."""
+    """Say what it will need and whether it fits, and stop."""
     vram_gib: PositiveFloat | None = None
     """With --plan: for a graphics card of that size instead of this machine's."""
 
@@ -26,12 +26,12 @@ class RunDoor(Door):
 class TrainCommand(RunDoor):
     """Fine-tune a language model, in a run that cannot fail silently.
 
-      kit train my.csv                               with what suits this machine
-      kit train my.jsonl --preset rtx5080 --plan     will it fit? nothing is trained or written
-      kit train --config runs/x/run.toml             the same run again
+      kit train my.csv                             with what suits this machine
+      kit train my.csv --preset rtx5080 --plan     will it fit? nothing written
+      kit train --config runs/x/run.toml           the same run again
 
     The same command again goes on where the run was stopped.
-    Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what is finished is saved)."""
+    Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
     door = "train"
     common = ("data", "model", "preset", "method", "epochs", "max_length_tokens", "output", "plan")

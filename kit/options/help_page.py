@@ -3,12 +3,11 @@
 import inspect
 import shutil
 import textwrap
-from collections.abc import Iterable
 
 from kit.options.option import Door, Option, groups_of, options_of
 from kit.support.errors import USAGE, KitError, did_you_mean, problem
 
-LEFT = 28  # columns of an option and its value
+MOST_LEFT = 28  # columns of an option and its value
 LEAST_WIDTH, MOST_WIDTH = 80, 110  # columns
 
 
@@ -39,18 +38,18 @@ def _first_page(kind: type[Door], groups: dict[str, str], typed: str) -> str:
     options = options_of(kind)
     about = inspect.cleandoc(kind.__doc__ or "").replace(f"kit {kind.door}", typed)
     shown = [options[name] for name in kind.common] or list(options.values())
-    lines = [about, "", *(_entry(_left(option), _first_sentence(option.help)) for option in shown), ""]
+    lines = [about, "", *_entries([(_left(option), _first_sentence(option)) for option in shown]), ""]
     if kind.common:
         lines.append(f"All {len(options)} options, with their values and defaults: {typed} --help GROUP")
-        lines += [_entry(f"  {name}", heading) for name, heading in (groups | {"all": "Every option."}).items()]
+        lines += _entries([(f"  {name}", heading) for name, heading in (groups | {"all": "Every option."}).items()])
     else:
         lines.append(f"More on each, with its values and default: {typed} --help all")
     return "\n".join(lines)
 
 
 def _group(kind: type[Door], name: str, heading: str) -> str:
-    options = (option for option in options_of(kind).values() if option.group == name)
-    return "\n".join([heading, *(_entry(_left(option), _whole_help(option)) for option in options)])
+    options = [option for option in options_of(kind).values() if option.group == name]
+    return "\n".join([heading, *_entries([(_left(option), _whole_help(option)) for option in options])])
 
 
 def _left(option: Option) -> str:
@@ -60,30 +59,32 @@ def _left(option: Option) -> str:
     return f"  {flags}" if option.schema.get("type") == "boolean" else f"  {flags} {option.metavar}"
 
 
-def _entry(left: str, right: str) -> str:
-    """Two columns; the right one begins on a line of its own where the left one is too long."""
+def _entries(pairs: list[tuple[str, str]]) -> list[str]:
+    """Lines in two columns; the right one begins on a line of its own where the left one is too long."""
     width = max(LEAST_WIDTH, min(shutil.get_terminal_size((MOST_WIDTH, 0)).columns, MOST_WIDTH))
-    if len(left) >= LEFT:
-        return "\n".join([left, *_wrapped(right, width)])
-    return left.ljust(LEFT) + "\n".join(_wrapped(right, width)).lstrip()
+    column = max((len(left) + 2 for left, _ in pairs if len(left) + 2 <= MOST_LEFT), default=MOST_LEFT)
+    indent, lines = " " * column, []
+    for left, right in pairs:
+        text = textwrap.fill(right, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+        lines += [left, text] if len(left) >= column else [left.ljust(column) + text[column:]]
+    return lines
 
 
-def _wrapped(text: str, width: int) -> Iterable[str]:
-    return textwrap.wrap(text, width, initial_indent=" " * LEFT, subsequent_indent=" " * LEFT, break_on_hyphens=False)
-
-
-def _first_sentence(text: str) -> str:
-    return text.partition(". ")[0].rstrip(".") + "."
+def _first_sentence(option: Option) -> str:
+    return f"{option.help.partition('. ')[0].rstrip('.')}.{_values(option)}"
 
 
 def _whole_help(option: Option) -> str:
     """With what it takes and its default, where the text does not say them."""
-    parts = [option.help]
-    if "number" in option.takes or (option.literals and option.literals[0] not in option.metavar):
-        parts.append(f"Takes {option.takes}.")
-    if "Default:" not in option.help and option.default not in (None, (), "", False):
-        parts.append(f"Default: {_in_words(option.default)}.")
-    return " ".join(parts)
+    takes = f" Takes {option.takes}." if "number" in option.takes else _values(option)
+    is_said = "Default:" in option.help or option.default in (None, (), "", False)
+    return option.help + takes + ("" if is_said else f" Default: {_in_words(option.default)}.")
+
+
+def _values(option: Option) -> str:
+    """The words that it takes, where they do not stand beside the flag."""
+    is_shown = not option.literals or option.literals[0] in option.metavar
+    return "" if is_shown else f" Takes {option.takes}."
 
 
 def _in_words(default: object) -> str:

@@ -22,7 +22,7 @@ class Rows(Options):
     group = "data"
 
     model: str = "tiny"
-    """A folder, a name on the hub (owner/name), or `tiny`, the small model that comes with the kit."""
+    """A folder, a name on the hub (owner/name), or `tiny`, which comes with the kit."""
     data: Annotated[tuple[str, ...], Typed(positional=True)] = ()
     """Training rows: files, folders, or data sets on the hub (owner/name, owner/name:split)."""
     data_format: str = "auto"
@@ -144,12 +144,12 @@ class StepOptions(Options):
 
 
 class MemoryOptions(Options):
-    """Where it runs, and how it fits there; nothing of it decides what is learnt."""
+    """Where it runs, and how it fits there."""
 
     group = "memory"
 
     preset: str = "auto"
-    """Starting values: cpu, a memory class (vram-8 to vram-32), a card (rtx5080, t4, ...), or auto (by the machine)."""
+    """Starting values: a card (rtx5080, t4, ...), its memory (vram-8 to vram-32), cpu, or auto (by the machine)."""
     backend: Literal["auto", "unsloth", "hf"] = "auto"
     """Who loads and adapts the model. auto: Unsloth, or plain transformers + PEFT where Unsloth cannot start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
