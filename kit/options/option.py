@@ -96,7 +96,7 @@ class Option:
 def options_of(kind: type[BaseModel]) -> dict[str, Option]:
     """Name -> option, those of models among the fields included."""
     schemas = kind.model_json_schema()["properties"]
-    found = {}
+    found: dict[str, Option] = {}
     for name, field in sorted(kind.model_fields.items(), key=lambda item: item[0] in Door.model_fields):
         typed = next((mark for mark in field.metadata if isinstance(mark, Typed)), Typed())
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

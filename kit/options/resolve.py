@@ -150,7 +150,11 @@ def as_option(choice: settings.Choice) -> tuple[str, str]:
     return {True: "on", False: "off"}.get(choice.value, choice.value), choice.reason
 
 
-def load(argv: Sequence[str], facts: Callable[[], Facts], kind: type[AnyRunDoor] = TrainCommand) -> AnyRunDoor:
+def load(
+    argv: Sequence[str],
+    facts: Callable[[], Facts],
+    kind: type[AnyRunDoor] = TrainCommand,  # type: ignore[assignment]  # mypy: no defaults of type variables
+) -> AnyRunDoor:
     """Flags over file over preset -> the options of a door with a run. `facts` is asked only when the preset is `auto`.
 
     Raises KitError (status 2): unknown option, key or preset; a value that is missing or wrong; a file that cannot be
@@ -159,7 +163,11 @@ def load(argv: Sequence[str], facts: Callable[[], Facts], kind: type[AnyRunDoor]
     return _layered(kind, command_line.read(kind, argv), "flag", facts)
 
 
-def given(options: Mapping[str, Any], facts: Callable[[], Facts], kind: type[AnyRunDoor] = TrainCommand) -> AnyRunDoor:
+def given(
+    options: Mapping[str, Any],
+    facts: Callable[[], Facts],
+    kind: type[AnyRunDoor] = TrainCommand,  # type: ignore[assignment]  # as above
+) -> AnyRunDoor:
     """The same of options given in Python, as a notebook does: given(dict(data="my.jsonl", epochs=2), probe.collect).
 
     Raises KitError (status 2): as `load`.

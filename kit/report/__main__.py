@@ -18,7 +18,7 @@ from rich.text import Text
 
 from envcheck.facts import Finding
 from kit.models.adapters import CONFIG
-from kit.options.command_line import parse
+from kit.options.command_line import parse, typed_as
 from kit.report import listing
 from kit.report.options import ReportCommand
 from kit.run.layout import MANIFEST, OPTIONS, REPORT
@@ -42,12 +42,12 @@ def command_line(argv: list[str]) -> int:
                 "report-of-what",
                 "Either runs or --list DIR must be given.",
                 "A page is of one run or of several; a list is of a folder.",
-                "python -m kit.report runs/x",
-                "python -m kit.report --list runs",
+                f"{typed_as('report')} runs/x",
+                f"{typed_as('report')} --list runs",
             ),
             status=USAGE,
         )
-    return show_list(command) if command.list else report(command)
+    return show_list(command.list, command.json_output) if command.list else report(command)
 
 
 def report(command: ReportCommand) -> int:
@@ -125,11 +125,11 @@ def _not_a_run(folder: Path) -> Finding | None:
     )
 
 
-def show_list(command: ReportCommand) -> int:
-    found, unread = listing.items(command.list)
+def show_list(folder: Path, as_json: bool) -> int:
+    found, unread = listing.items(folder)
     for place in unread:
         console.note(f"{place} cannot be looked into")
-    if command.json_output:
+    if as_json:
         print(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=1))
         return 0
     table = Table(box=None, pad_edge=False)

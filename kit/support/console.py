@@ -20,7 +20,7 @@ from kit.support.units import clock
 LINES_WITHOUT_TERMINAL = 10  # of progress, where a bar cannot be drawn
 # In a notebook plain lines, which run together to one output; by itself rich makes an output of each.
 IN_NOTEBOOK = "ipykernel" in sys.modules
-PLAIN = {"force_jupyter": False, "force_terminal": False, "width": 110} if IN_NOTEBOOK else {}
+PLAIN: dict[str, Any] = {"force_jupyter": False, "force_terminal": False, "width": 110} if IN_NOTEBOOK else {}
 stderr = Console(stderr=not IN_NOTEBOOK, highlight=False, **PLAIN)
 QUIET = Console(quiet=True)
 stdout = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), **PLAIN)  # what was asked for: reports, samples
