@@ -74,10 +74,10 @@ def _unknown_command(word: str) -> Finding:
 def _newest_runs(folder: Path) -> list[str]:
     """A line for each, whatever state it is in; what cannot be looked into is left out."""
     try:
-        found = [(path.stat().st_mtime, path) for path in folder.iterdir() if reading.is_run(path)]
+        runs = [(path.stat().st_mtime, path) for path in folder.iterdir() if reading.is_run(path)]
     except OSError:
         return []
-    newest = sorted(found, reverse=True)[:NEWEST]
+    newest = sorted(runs, reverse=True)[:NEWEST]
     width = max((len(path.name) for _, path in newest), default=0)
     return [f"  {path.name:<{width}}  {_state(reading.read(path), changed_s)}" for changed_s, path in newest]
 

@@ -95,14 +95,14 @@ def _help_topic(argv: Sequence[str]) -> str | None:
 
 def flags_of(kind: type[Door]) -> dict[str, tuple[Option, str | None]]:
     """Everything that may be typed with a dash -> its option, and the value that the flag stands for by itself."""
-    found: dict[str, tuple[Option, str | None]] = {}
+    flags: dict[str, tuple[Option, str | None]] = {}
     for option in options_of(kind).values():
-        found[option.flag] = (option, None)
+        flags[option.flag] = (option, None)
         if option.typed.short:
-            found[option.typed.short] = (option, None)
+            flags[option.typed.short] = (option, None)
         if option.is_switch:
-            found[f"--no-{option.flag[2:]}"] = (option, "off")
-    return found
+            flags[f"--no-{option.flag[2:]}"] = (option, "off")
+    return flags
 
 
 def _names(flags: Iterable[str]) -> list[str]:
@@ -112,10 +112,10 @@ def _names(flags: Iterable[str]) -> list[str]:
 
 def _values(words: deque[str]) -> list[str]:
     """Takes the words before the next flag."""
-    found = list(takewhile(lambda word: not FLAG.match(word), words))
-    for _ in found:
+    values = list(takewhile(lambda word: not FLAG.match(word), words))
+    for _ in values:
         words.popleft()
-    return found
+    return values
 
 
 def _values_of(option: Option, words: deque[str]) -> list[str]:
@@ -191,19 +191,19 @@ def build(kind: type[Model], values: Mapping[str, Any], origins: Mapping[str, st
 def wrong_values(kind: type[BaseModel], error: ValidationError, origins: Mapping[str, str], door: str) -> list[Finding]:
     """One finding for each option that pydantic does not take, and one for options that do not go together."""
     options = options_of(kind)
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     for item in error.errors(include_url=False):
         name = next((str(part) for part in item["loc"] if part in options), "")
-        if name in found:
+        if name in findings:
             continue
         if not name:
             what = item["msg"].removeprefix("Value error, ")
-            found[what] = _wrong_value(f"{what}.", f"{typed_as(door)} --help")
+            findings[what] = _wrong_value(f"{what}.", f"{typed_as(door)} --help")
         elif item["type"] == "missing":
-            found[name] = _missing_option(options[name], door)
+            findings[name] = _missing_option(options[name], door)
         else:
-            found[name] = _wrong_value_of(options[name], item["input"], origins.get(name, ""), door)
-    return list(found.values())
+            findings[name] = _wrong_value_of(options[name], item["input"], origins.get(name, ""), door)
+    return list(findings.values())
 
 
 def _wrong_value_of(option: Option, value: object, origin: str, door: str) -> Finding:

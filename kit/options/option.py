@@ -96,30 +96,30 @@ class Option:
 def options_of(kind: type[BaseModel]) -> dict[str, Option]:
     """Name -> option, those of models among the fields included."""
     schemas = kind.model_json_schema()["properties"]
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for name, field in sorted(kind.model_fields.items(), key=lambda item: item[0] in Door.model_fields):
         typed = next((mark for mark in field.metadata if isinstance(mark, Typed)), Typed())
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= options_of(field.annotation)
+            options |= options_of(field.annotation)
         elif not typed.hidden:
             group = getattr(_owner(kind, name), "group", "")
             text = " ".join((field.description or "").split())
-            found[name] = Option(name, typed, group, text, _default(field), _without_null(schemas[name]))
-    return found
+            options[name] = Option(name, typed, group, text, _default(field), _without_null(schemas[name]))
+    return options
 
 
 def groups_of(kind: type[BaseModel]) -> dict[str, str]:
     """Group of options -> its heading."""
     nested = [field.annotation for field in kind.model_fields.values() if isinstance(field.annotation, type)]
-    found: dict[str, str] = {}
+    headings: dict[str, str] = {}
     for model in nested:
         if issubclass(model, BaseModel):
-            found |= groups_of(model)
+            headings |= groups_of(model)
     owners = {_owner(kind, name) for name in kind.model_fields}
     for base in reversed(kind.__mro__):
-        if base in owners and (group := getattr(base, "group", "")) and group not in found:
-            found[group] = inspect.cleandoc(base.__doc__ or "").partition("\n")[0]
-    return found
+        if base in owners and (group := getattr(base, "group", "")) and group not in headings:
+            headings[group] = inspect.cleandoc(base.__doc__ or "").partition("\n")[0]
+    return headings
 
 
 def _owner(kind: type[BaseModel], name: str) -> type[BaseModel]:

@@ -52,14 +52,16 @@ def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
 
     Raises KitError (status 2): --vram-gib or --fit without --plan.
     """
-    asked = f"--vram-gib {command.vram_gib:g}" if command.vram_gib else f"--fit {command.fit}" if command.fit else ""
-    if asked and not command.plan:
+    option = f"--fit {command.fit}" if command.fit else ""
+    if command.vram_gib:
+        option = f"--vram-gib {command.vram_gib:g}"
+    if option and not command.plan:
         raise KitError(
             problem(
                 "needs-plan",
-                f"{asked} only says what would fit, it trains nothing.",
+                f"{option} only says what would fit, it trains nothing.",
                 "A run takes this machine's own card, and what the plan chooses for it.",
-                f"{asked} --plan",
+                f"{option} --plan",
                 "the same without it",
             ),
             status=USAGE,
@@ -107,9 +109,9 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
         **({"backend": ("hf", why_hf(run))} if why_hf(run) else {}),
         **({"gradient_checkpointing": ("off", NO_RECOMPUTING)} if METHODS[run.method].learns_prefix else {}),
     }
-    open_ones = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
-    settled = run.model_copy(update={name: value for name, (value, _) in open_ones.items()})
-    return settled, {name: reason for name, (_, reason) in open_ones.items()}
+    undecided = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
+    settled = run.model_copy(update={name: value for name, (value, _) in undecided.items()})
+    return settled, {name: reason for name, (_, reason) in undecided.items()}
 
 
 NO_RECOMPUTING = "learnt keys and values stand in a cache, which no layer may fill twice"
@@ -122,27 +124,28 @@ def why_hf(run: Run) -> str:
 
 def check_method(run: Run) -> None:
     """Raises KitError (status 2): options that do not go with the method."""
-    found, method = [], METHODS[run.method]
+    wrong: list[tuple[str, ...]] = []
+    method = METHODS[run.method]
     if run.backend == "unsloth" and why_hf(run):
         fixes = ("--backend auto", *(f"--method {name} --backend unsloth" for name in IN_UNSLOTH))
         what = f"Unsloth cannot train with --method {run.method}."
-        found.append(("method-needs-hf", what, f"{why_hf(run)}.", *fixes))
+        wrong.append(("method-needs-hf", what, f"{why_hf(run)}.", *fixes))
     if method.trains_whole_model and run.load_in_4bit:
         what, why = "--method full trains every weight, and 4-bit weights cannot be trained.", "They have no gradients."
         fixes = ("--method full --no-load-in-4bit", "--method lora          (an adapter on the 4-bit weights: QLoRA)")
-        found.append(("full-needs-16-bit", what, why, *fixes))
+        wrong.append(("full-needs-16-bit", what, why, *fixes))
     if method.learns_prefix and run.gradient_checkpointing not in ("auto", "off"):
         what = f"--method {run.method} cannot compute activations again."
         fixes = ("--gradient-checkpointing off", "--method prompt            (its virtual words are no cache)")
-        found.append(("method-cannot-recompute", what, f"{NO_RECOMPUTING.capitalize()}.", *fixes))
+        wrong.append(("method-cannot-recompute", what, f"{NO_RECOMPUTING.capitalize()}.", *fixes))
     if "rank_pattern" in method.options:
         for name in run.other_ranks.keys() - set(run.target_modules):
             near = did_you_mean(name, run.target_modules)
             what = f"rank_pattern names {name}, which is none of the target_modules. {near}".rstrip()
             fixes = (f"--rank-pattern NAME=RANK with a NAME of {' '.join(run.target_modules)}",)
-            found.append(("unknown-layer", what, "Its rank would be left out in silence.", *fixes))
-    if found:
-        raise KitError(*(problem(*one) for one in found), status=USAGE)
+            wrong.append(("unknown-layer", what, "Its rank would be left out in silence.", *fixes))
+    if wrong:
+        raise KitError(*(problem(*parts) for parts in wrong), status=USAGE)
 
 
 def as_option(choice: settings.Choice) -> tuple[str, str]:
