@@ -62,25 +62,15 @@ class TokenStream:
 
 def answer(loaded: Loaded, prompt_ids: list[int], longest_tokens: int) -> tuple[str, int, float]:
     """Greedy answer to a prompt: the text without its end token, its tokens, and the seconds it took."""
-    import torch
-
-    ids = torch.tensor([prompt_ids], device=loaded.model.device)
     start_s = time.perf_counter()
-    with torch.no_grad(), silence():
-        output = loaded.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=longest_tokens,
-            pad_token_id=loaded.tokenizer.pad_token_id,
-            eos_token_id=loaded.tokenizer.eos_token_id,
-            **_drawing(Sampling()),
-        )
-    new = output[0][ids.shape[1] :]
+    with silence():
+        output = _generate(loaded, prompt_ids, longest_tokens, Sampling(), eos_token_id=loaded.tokenizer.eos_token_id)
+    new = output[0][len(prompt_ids) :]
     text = cast(str, loaded.tokenizer.decode(new, skip_special_tokens=True))
     return text.strip(), len(new), time.perf_counter() - start_s
 
 
-def generate(
+def stream_answer(
     loaded: Loaded,
     prompt_ids: Sequence[int],
     end_id: int | None,
@@ -95,22 +85,21 @@ def generate(
     import torch
     from transformers import StoppingCriteriaList
 
-    ids = torch.tensor([list(prompt_ids)], device=loaded.model.device)
     ends = end_ids(end_id, loaded.model.generation_config.eos_token_id)
     if sampling.temperature and sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     start_s = time.perf_counter()
     try:
-        with torch.no_grad(), no_warnings():  # in the middle of the answer, which `silence` would take too
-            loaded.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=longest_tokens,
-                pad_token_id=loaded.tokenizer.pad_token_id,
+        with no_warnings():  # in the middle of the answer, which `silence` would take too
+            criteria = StoppingCriteriaList([stream.stop])
+            _generate(
+                loaded,
+                prompt_ids,
+                longest_tokens,
+                sampling,
                 eos_token_id=sorted(ends),
                 streamer=stream,
-                stopping_criteria=StoppingCriteriaList([stream.stop]),
-                **_drawing(sampling),
+                stopping_criteria=criteria,
             )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -123,16 +112,26 @@ def generate(
     raise KitError(_no_room(len(prompt_ids), text))  # outside of `except`: see free_memory
 
 
-def _drawing(sampling: Sampling) -> dict[str, Any]:
-    """Arguments of generate()."""
-    if not sampling.temperature:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {
-        "do_sample": True,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-    }
+def _generate(
+    loaded: Loaded, prompt_ids: Sequence[int], longest_tokens: int, sampling: Sampling, **options: Any
+) -> "torch.Tensor":
+    """The ids of the prompt and the answer: (1, tokens)."""
+    import torch
+
+    ids = torch.tensor([list(prompt_ids)], device=loaded.model.device)
+    is_drawn = bool(sampling.temperature)
+    with torch.no_grad():
+        return loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=longest_tokens,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            do_sample=is_drawn,
+            temperature=sampling.temperature if is_drawn else None,
+            top_p=sampling.top_p if is_drawn else None,
+            top_k=sampling.top_k if is_drawn else None,
+            **options,
+        )
 
 
 @contextlib.contextmanager

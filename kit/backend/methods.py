@@ -6,7 +6,6 @@ prefix tuning (Li and Liang 2021, arXiv:2101.00190), P-tuning v2 (Liu et al. 202
 (Lester et al. 2021, arXiv:2104.08691).
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -136,7 +135,7 @@ def _by_unsloth(model: "CausalModel", run: Run) -> "CausalModel":
         use_gradient_checkpointing=unsloth_checkpointing(run.gradient_checkpointing),
         random_state=run.seed,
         rank_pattern=run.other_ranks,
-        **_settings(run.method),
+        **METHODS[run.method].peft_settings,
     )
 
 
@@ -152,61 +151,31 @@ def _by_peft(model: "CausalModel", run: Run) -> "CausalModel":
 
 def peft_config(run: Run) -> "PeftConfig":
     """PEFT's configuration of the run's method."""
-    make = {"LORA": _lora, "IA3": _ia3, "MISS": _miss, "PREFIX_TUNING": _prefix, "PROMPT_TUNING": _prompt}
-    return make[METHODS[run.method].kind](run)
+    import peft
 
-
-def _settings(method: str) -> Mapping[str, Any]:
-    """What tells a method from the others of its kind, in PEFT's words."""
-    return METHODS[method].peft_settings
-
-
-def _lora(run: Run) -> "PeftConfig":
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=run.lora_rank,
-        lora_alpha=run.lora_alpha,
-        lora_dropout=run.lora_dropout,
-        target_modules=list(run.target_modules),
-        rank_pattern=run.other_ranks,
-        bias="none",
-        task_type="CAUSAL_LM",
-        **_settings(run.method),
-    )
-
-
-def _ia3(run: Run) -> "PeftConfig":
-    """A factor for each number that comes out of a layer; for the down projection for each that goes in."""
-    from peft import IA3Config
-
-    inward = [name for name in run.target_modules if name == "down_proj"]
-    return IA3Config(target_modules=list(run.target_modules), feedforward_modules=inward, task_type="CAUSAL_LM")
-
-
-def _miss(run: Run) -> "PeftConfig":
-    from peft import MissConfig
-
-    return MissConfig(
-        r=run.lora_rank,
-        miss_dropout=run.lora_dropout,
-        target_modules=list(run.target_modules),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-
-def _prefix(run: Run) -> "PeftConfig":
-    from peft import PrefixTuningConfig
-
-    settings = _settings(run.method)
-    return PrefixTuningConfig(num_virtual_tokens=run.virtual_tokens, task_type="CAUSAL_LM", **settings)
-
-
-def _prompt(run: Run) -> "PeftConfig":
-    """Each virtual token begins as some word of the vocabulary, where the model is at home."""
-    from peft import PromptTuningConfig
-
-    return PromptTuningConfig(
-        prompt_tuning_init="SAMPLE_VOCAB", num_virtual_tokens=run.virtual_tokens, task_type="CAUSAL_LM"
-    )
+    method, layers = METHODS[run.method], list(run.target_modules)
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM", **method.peft_settings}
+    match method.kind:
+        case "LORA":
+            return peft.LoraConfig(
+                r=run.lora_rank,
+                lora_alpha=run.lora_alpha,
+                lora_dropout=run.lora_dropout,
+                target_modules=layers,
+                rank_pattern=run.other_ranks,
+                bias="none",
+                **common,
+            )
+        case "IA3":  # a factor for each number that comes out of a layer; for the down projection for each that goes in
+            inward = [name for name in layers if name == "down_proj"]
+            return peft.IA3Config(target_modules=layers, feedforward_modules=inward, **common)
+        case "MISS":
+            rank, dropout = run.lora_rank, run.lora_dropout
+            return peft.MissConfig(r=rank, miss_dropout=dropout, target_modules=layers, bias="none", **common)
+        case "PREFIX_TUNING":
+            return peft.PrefixTuningConfig(num_virtual_tokens=run.virtual_tokens, **common)
+        case "PROMPT_TUNING":  # each virtual token begins as some word of the vocabulary, where the model is at home
+            return peft.PromptTuningConfig(
+                prompt_tuning_init="SAMPLE_VOCAB", num_virtual_tokens=run.virtual_tokens, **common
+            )
+    raise ValueError(f"{run.method} trains no adapter")

@@ -8,7 +8,7 @@ from tokenizers.decoders import DecodeStream
 
 from kit.backend import Loaded
 from kit.backend.adapters_in_use import add_adapters, use_adapter
-from kit.backend.generation import TokenStream, generate
+from kit.backend.generation import TokenStream, stream_answer
 from kit.chat.target import Target
 from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
@@ -101,7 +101,7 @@ class Speaker:
 
         with use_adapter(loaded, place):
             most, end = min(room, self.longest_tokens), chat.tokenizer.token_to_id(chat.end_token)
-            written = generate(loaded, ids, end, most, self.sampling, TokenStream(hear, stopped))
+            written = stream_answer(loaded, ids, end, most, self.sampling, TokenStream(hear, stopped))
         reason = written.finish_reason
         if reason == "length" and room <= self.longest_tokens:
             reason = "context"
