@@ -489,7 +489,7 @@ def test_an_answer_of_which_nothing_is_left_is_refused_with_the_reason(qwen3_fol
 
 
 def test_every_code_of_a_row_has_a_reason() -> None:
-    texts = [path.read_text() for part in ("rows", "prompt", "data") for path in (ROOT / "kit" / part).glob("*.py")]
+    texts = [path.read_text("utf-8") for room in ("data", "prompt") for path in (ROOT / "kit" / room).rglob("*.py")]
     codes = {code for text in texts for code in re.findall(r'RowError\(\s*"([\w-]+)"', text)}
     assert len(codes) > 15
     for code in codes:

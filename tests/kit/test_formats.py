@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.data.rows import checks, formats
+from kit.data.rows.codes import WHY
 from kit.data.rows.formats import Example, Format, by_name, convert, detect
 from kit.support.errors import KitError, RowError
 
@@ -395,7 +396,7 @@ def code_of(row: object, form: Format, columns: dict[str, str]) -> str | None:
 @given(st.data(), FORMATS, COLUMNS)
 @settings(max_examples=500, deadline=None, database=None)
 def test_any_row_of_a_format_is_an_example_or_refused_with_a_known_code(data, form: Format, columns: dict) -> None:
-    assert code_of(data.draw(rows_of(form)), form, columns) in {None, *checks.WHY}
+    assert code_of(data.draw(rows_of(form)), form, columns) in {None, *WHY}
 
 
 @given(VALUES, FORMATS)
