@@ -31,7 +31,6 @@ WANTED = {
     "unsloth",
     "matplotlib",
     "gguf",
-    "ijson",
     "optuna",
     "python-calamine",
     "threadpoolctl",

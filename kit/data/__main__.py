@@ -10,6 +10,7 @@ Exit status: 0 fit to train on, 1 not, 2 wrong usage. Nothing is trained and tor
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -31,42 +32,42 @@ def main(argv: list[str] | None = None) -> int:
 def check(command: DataCommand) -> int:
     rows = command.rows
     chat = prompt.load(models.find(rows.model), rows.template)
-    with console.progress() as shown:
-        seen = data.look(rows, chat, shown)
-    fit = not any(finding.severity == "error" for finding in seen.findings)
-    shown_rows = Preview(seen, chat, command.show)
+    with console.progress() as on_progress:
+        checked = data.look(rows, chat, on_progress)
+    fit = not any(finding.severity == "error" for finding in checked.findings)
+    preview = Preview(checked, chat, command.show)
     if command.json_output:
-        print(json.dumps(_to_json(seen, fit, shown_rows), ensure_ascii=False, indent=1))
+        print(json.dumps(_to_json(checked, fit, preview), ensure_ascii=False, indent=1))
     else:
-        show(seen, rows.model, fit)
+        show(checked, rows.model, fit)
         if command.show:
-            console.stdout.print(shown_rows)
+            console.stdout.print(preview)
     if command.fix:
-        removed, kept, gone = clean(seen, rows, command.fix)
+        removed, kept, gone = clean(checked, rows, command.fix)
         console.say(f"{command.fix}: {kept:,} rows kept; {removed}: {gone:,} rows removed, and why")
     return 0 if fit else FAILED
 
 
-def show(seen: data.Data, model: str, fit: bool) -> None:
+def show(checked: data.Data, model: str, fit: bool) -> None:
     """Counts, lengths, findings, verdict."""
-    report = seen.report
+    report = checked.report
     for file in report.files:
         console.stdout.print(Text(f"{file['name']}: {file['kind']} ({file['kind_reason']})"))
         console.stdout.print(Text(f"{file['format']} rows: {file['format_reason']}"))
     console.stdout.print(Text(f"tokens of {model}, template {report.template}\n"))
-    console.stdout.print(_counts(seen))
+    console.stdout.print(_counts(checked))
     if report.histogram:
         console.stdout.print(_lengths(report))
-    console.findings(seen.findings)
-    warnings = sum(finding.severity == "warning" for finding in seen.findings)
+    console.findings(checked.findings)
+    warnings = sum(finding.severity == "warning" for finding in checked.findings)
     words = "fit to train on" if fit else "not fit to train on"
     words += f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
     words += " (preferences: kit.train does not train on them yet)" if report.purpose == "preferences" else ""
     console.stdout.print(Text(f"\nverdict: {words}", style="bold green" if fit else "bold red"))
 
 
-def _counts(seen: data.Data) -> Table:
-    report = seen.report
+def _counts(checked: data.Data) -> Table:
+    report = checked.report
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -90,16 +91,17 @@ def _lengths(report: data.DataReport) -> Table:
     most = max(count for _, count in report.histogram)
     title = f"length in tokens (median {report.median_tokens:,}, longest {report.longest_tokens:,})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name, justify in (("up to", "right"), ("samples", "right"), ("", "left")):
-        table.add_column(name, justify=justify)
+    table.add_column("up to", justify="right")
+    table.add_column("samples", justify="right")
+    table.add_column("")
     for longest, count in report.histogram:
         table.add_row(f"{longest:,}", f"{count:,}", "█" * -(-BAR_CHARACTERS * count // most))
     return table
 
 
-def _to_json(seen: data.Data, fit: bool, shown: Preview) -> dict:
-    report = {"fit": fit, **seen.report.to_json(), "findings": [asdict(finding) for finding in seen.findings]}
-    return report | ({"rows": shown.to_json()} if shown.rows else {})
+def _to_json(checked: data.Data, fit: bool, preview: Preview) -> dict[str, Any]:
+    report = {"fit": fit, **checked.report.to_json(), "findings": [asdict(finding) for finding in checked.findings]}
+    return report | ({"rows": preview.to_json()} if preview.rows else {})
 
 
 if __name__ == "__main__":

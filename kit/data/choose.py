@@ -1,12 +1,15 @@
-"""A stored data set -> what is trained on and what is measured on; every other row with the code of why it is not."""
+"""A stored data set -> what is trained on and what is measured on; every other row with the code of why it is not.
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+A mask is an array of True and False, one item a row. Each step takes masks and returns others; none is changed.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envcheck.facts import Finding
 from kit.data.encode import BAD_ANSWER
 from kit.data.report import PLACES_SHOWN, Place, finding_on_rows
-from kit.data.store import Samples, Stored, numpy_of
+from kit.data.store import Samples, Stored, to_numpy
 from kit.options import Rows
 from kit.support.errors import problem
 
@@ -15,50 +18,85 @@ if TYPE_CHECKING:
 
 LONG_ROWS_PCT = 1.0
 HELD_OUT_PCT = 10.0
-TOO_LONG, CUT_AWAY, LEAK, NOT_DRAWN = (
+DETAIL_CHARACTERS = 60
+TOO_LONG, CUT_AWAY, LEAK, NOT_DRAWN, DUPLICATES = (
     "data-too-long",
     "data-answer-cut-away",
     "data-evaluation-leak",
     "data-not-drawn",
+    "data-duplicates",
 )
 
 
-@dataclass
-class Choice:
-    """The rows of a store with a code for each that is left out ("" for the others), and the findings on them."""
+@dataclass(frozen=True)
+class RowTable:
+    """The rows of a store with their files (as in data.json; weight 0: rows to measure on); arrays with an item a row.
+
+    file: index of its file; samples: how many it has; question, content: hashes of what it asks and of its token ids.
+    """
 
     stored: Stored
-    options: Rows
-    files: tuple[dict[str, Any], ...]  # as in data.json; weight 0: rows to measure on
-    findings: list[Finding] = field(default_factory=list)
+    files: tuple[dict[str, Any], ...]
+    file: "np.ndarray"
+    samples: "np.ndarray"
+    question: "np.ndarray"
+    content: "np.ndarray"
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def read(cls, stored: Stored, files: tuple[dict[str, Any], ...]) -> "RowTable":
+        columns = (to_numpy(stored.rows[name]) for name in ("source", "samples", "question", "content"))
+        return cls(stored, files, *columns)
+
+    def of_file(self, key: str) -> "np.ndarray":
+        """What data.json says of its file, for each row."""
+        import numpy as np
+
+        return np.array([file[key] for file in self.files])[self.file]
+
+    def encoding_errors(self) -> tuple[list[str], "np.ndarray"]:
+        """Codes, "" first, and for each row the index of why it could not be encoded, 0 where it could."""
         import numpy as np
         import pyarrow.compute as pc
 
-        table = self.stored.rows
-        self.source, self.samples = (numpy_of(table[name]) for name in ("source", "samples"))
-        self.question, self.content = (numpy_of(table[name]) for name in ("question", "content"))
-        codes = table["code"].combine_chunks().dictionary_encode()
-        self.codes: list[str] = ["", *codes.dictionary.to_pylist()]
-        self.left_out = np.zeros(len(self.samples), dtype=np.int16)
-        bad = numpy_of(pc.indices_nonzero(codes.is_valid()))
-        self.left_out[bad] = numpy_of(codes.indices.drop_null()) + 1
-        self.weight = np.array([file["weight"] for file in self.files], dtype=float)[self.source]
-        self.evaluation = self.weight == 0
-        self.row_of_sample = np.repeat(np.arange(len(self.samples)), self.samples)
-        self.cut = np.zeros(len(self.samples), dtype=bool)
-        self.twice = self.cut.copy()
+        column = self.stored.rows["code"].combine_chunks().dictionary_encode()
+        index = np.zeros(len(column), dtype=np.int16)
+        index[to_numpy(pc.indices_nonzero(column.is_valid()))] = to_numpy(column.indices.drop_null()) + 1
+        return ["", *column.dictionary.to_pylist()], index
+
+    def place(self, row: int) -> Place:
+        rows = self.stored.rows
+        name = self.files[int(self.file[row])]["name"]
+        return Place(name, rows["number"][row].as_py(), rows["line"][row].as_py())
+
+    def detail(self, row: int) -> str:
+        """What is wrong with a row, or else the beginning of what it asks."""
+        rows = self.stored.rows
+        return rows["detail"][row].as_py() or (rows["asked"][row].as_py() or "")[:DETAIL_CHARACTERS]
+
+    def first_places(self, rows: "np.ndarray") -> list[tuple[Place, str]]:
+        """The first rows of a mask, with what is wrong with them."""
+        import numpy as np
+
+        return [(self.place(row), self.detail(row)) for row in np.flatnonzero(rows)[:PLACES_SHOWN].tolist()]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What became of each row: `left_out` holds the index in `codes` of why it is not used, 0 for a row that is.
+
+    cut, repeated: masks of the rows that were cut, and of those that are token for token an earlier one.
+    """
+
+    table: RowTable
+    codes: list[str]
+    left_out: "np.ndarray"
+    cut: "np.ndarray"
+    repeated: "np.ndarray"
+    findings: list[Finding]
 
     @property
     def kept(self) -> "np.ndarray":
         return self.left_out == 0
-
-    def leave_out(self, rows: "np.ndarray", code: str) -> None:
-        """Give these rows the code, where they have none yet; rows: a mask."""
-        if code not in self.codes:
-            self.codes.append(code)
-        self.left_out[rows & self.kept] = self.codes.index(code)
 
     def counts(self) -> dict[str, int]:
         """Rows left out by code."""
@@ -67,112 +105,115 @@ class Choice:
         counted = np.bincount(self.left_out, minlength=len(self.codes))
         return {code: int(count) for code, count in zip(self.codes, counted, strict=True) if code and count}
 
-    def places(self, rows: "np.ndarray", most: int = PLACES_SHOWN) -> list[tuple[Place, str]]:
-        """The first of these rows with what is wrong with them; rows: a mask."""
-        import numpy as np
 
-        return [(self.place(row), self.detail(row)) for row in np.flatnonzero(rows)[:most].tolist()]
+def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> tuple[Selection, Samples, Samples]:
+    """(what became of each row, samples to train on, samples to measure on); errors stand among the findings."""
+    import numpy as np
 
-    def place(self, row: int) -> Place:
-        table = self.stored.rows
-        file = self.files[int(self.source[row])]["name"]
-        return Place(file, table["number"][row].as_py(), table["line"][row].as_py())
+    table = RowTable.read(stored, files)
+    codes, errors = table.encoding_errors()
+    weight = table.of_file("weight")
+    evaluation = weight == 0
+    kept = errors == 0
+    leaked = kept & ~evaluation & np.isin(table.question, table.question[kept & evaluation])
+    skipped = leaked & (options.data_on_error == "skip")
+    kept = kept & ~skipped
+    fitted = _fit(table, kept, options)
+    kept = kept & ~fitted.left_out
+    times = _times(table, weight, options.seed)
+    not_drawn = kept & ~evaluation & (times == 0)
+    kept = kept & ~not_drawn
+    held_out = kept & evaluation if evaluation.any() else _held_out(table, kept, options)
+    repeated = later_copies(table.content, kept & ~held_out)
+    findings = [
+        *_error_findings(table, codes, errors, options),
+        *_leak_findings(table, leaked, options),
+        *fitted.findings,
+        *_copy_findings(table, repeated),
+        *_warnings(table, kept),
+    ]
+    reasons = {LEAK: skipped, fitted.code: fitted.left_out, NOT_DRAWN: not_drawn}
+    left_out = np.select(list(reasons.values()), range(len(codes), len(codes) + len(reasons)), errors)
+    selection = Selection(table, [*codes, *reasons], left_out, fitted.cut, repeated, findings)
+    samples = fitted.samples
+    train, measured = (kept & ~held_out)[samples.row], held_out[samples.row]
+    return selection, _repeat(samples, train * times[samples.row]), _repeat(samples, measured)
 
-    def detail(self, row: int) -> str:
-        said = self.stored.rows["detail"][row].as_py()
-        return said or (self.stored.rows["asked"][row].as_py() or "")[:60]
 
-
-def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> tuple[Choice, Samples, Samples]:
-    """(what became of each row, samples to train on, samples to measure on); errors stand among choice.findings."""
-    choice = Choice(stored, options, files)
-    _unreadable(choice)
-    _leaks(choice)
-    samples = _within_length(choice)
-    repeats = _drawn(choice)
-    held_out = choice.kept & choice.evaluation
-    if not choice.evaluation.any():
-        held_out = _held_out(choice)
-    _duplicates(choice, choice.kept & ~held_out)
-    _warnings(choice)
-    kept = choice.kept[samples.row]
-    measured = kept & held_out[samples.row]
-    return choice, _taken(samples, (kept & ~measured) * repeats[samples.row]), _taken(samples, measured)
-
-
-def _taken(samples: Samples, times: "np.ndarray") -> Samples:
+def _repeat(samples: Samples, times: "np.ndarray") -> Samples:
     """The samples, each so many times."""
     import numpy as np
 
     return samples.take(np.repeat(np.arange(len(samples)), times.astype(np.int64)))
 
 
-def _unreadable(choice: Choice) -> None:
-    """Findings on rows that could not be encoded: errors, or with --data-on-error skip a warning each."""
-    severity = "error" if choice.options.data_on_error == "stop" else "warning"
+def _error_findings(table: RowTable, codes: list[str], errors: "np.ndarray", options: Rows) -> list[Finding]:
+    """On rows that could not be encoded: errors, or with --data-on-error skip a warning each."""
+    severity = "error" if options.data_on_error == "stop" else "warning"
     fix = "--data-on-error skip        (leaves them out and writes them down)" if severity == "error" else ""
-    for index, code in enumerate(choice.codes):
-        rows = choice.left_out == index
+    findings = []
+    for index, code in enumerate(codes):
+        rows = errors == index
         if not code or code == BAD_ANSWER or not rows.any():
             continue
         count = int(rows.sum())
         what = "" if severity == "error" else f"{count} {'rows are' if count > 1 else 'row is'} left out."
-        choice.findings.append(finding_on_rows(code, count, choice.places(rows), severity, fix, what))
+        findings.append(finding_on_rows(code, count, table.first_places(rows), severity, fix, what))
+    return findings
 
 
-def _leaks(choice: Choice) -> None:
-    """Training rows whose question stands among the evaluation rows too."""
-    import numpy as np
-
-    asked = choice.question[choice.evaluation & choice.kept]
-    leaked = choice.kept & ~choice.evaluation & np.isin(choice.question, asked)
-    if not leaked.any():
-        return
-    skip = choice.options.data_on_error == "skip"
+def _leak_findings(table: RowTable, leaked: "np.ndarray", options: Rows) -> list[Finding]:
     count = int(leaked.sum())
+    if not count:
+        return []
+    severity = "warning" if options.data_on_error == "skip" else "error"
     what = f"{count} training {'rows ask' if count > 1 else 'row asks'} what an evaluation row asks too."
-    choice.findings.append(
-        finding_on_rows(LEAK, count, choice.places(leaked), "warning" if skip else "error", "", what)
-    )
-    if skip:
-        choice.leave_out(leaked, LEAK)
+    return [finding_on_rows(LEAK, count, table.first_places(leaked), severity, "", what)]
 
 
-def _within_length(choice: Choice) -> Samples:
-    """The samples of the kept rows, those beyond the limit dropped or cut as told."""
+class Fitted(NamedTuple):
+    """The samples within the limit; the rows that are left out for their length, and those that are cut, as masks."""
+
+    samples: Samples
+    code: str
+    left_out: "np.ndarray"
+    cut: "np.ndarray"
+    findings: list[Finding]
+
+
+def _fit(table: RowTable, kept: "np.ndarray", options: Rows) -> Fitted:
+    """All samples; those of kept rows beyond the limit are dropped or cut, as --long-rows says."""
     import numpy as np
 
-    limit = choice.options.max_length_tokens
-    stored, rows = choice.stored, choice.row_of_sample
-    lengths = stored.lengths
-    longest = np.zeros(len(choice.samples), dtype=np.int64)
-    np.maximum.at(longest, rows, lengths)
-    too_long = choice.kept & (longest > limit)
+    lengths = table.stored.lengths.astype(np.int64)
     number = np.arange(len(lengths))
-    whole = Samples(stored, number, np.zeros_like(number), lengths.astype(np.int64), rows)
-    if not too_long.any():
-        return whole
-    if choice.options.long_rows == "cut":
-        return _cut(choice, whole, too_long, limit)
-    choice.findings.append(_too_long(choice, longest, too_long))
-    choice.leave_out(too_long, TOO_LONG)
-    return whole
+    row_of_sample = np.repeat(np.arange(len(table.samples)), table.samples)
+    whole = Samples(table.stored, number, np.zeros_like(number), lengths, row_of_sample)
+    longest = np.zeros(len(table.samples), dtype=np.int64)
+    np.maximum.at(longest, row_of_sample, lengths)
+    too_long = kept & (longest > options.max_length_tokens)
+    if too_long.any() and options.long_rows == "cut":
+        return _cut(table, whole, too_long, options.max_length_tokens)
+    findings = [_too_long(table, longest[kept], too_long, options)] if too_long.any() else []
+    return Fitted(whole, TOO_LONG, too_long, np.zeros_like(too_long), findings)
 
 
-def _too_long(choice: Choice, longest: "np.ndarray", too_long: "np.ndarray") -> Finding:
-    """More than LONG_ROWS_PCT are an error with the choices, unless the choice was made."""
+def _too_long(table: RowTable, longest: "np.ndarray", too_long: "np.ndarray", options: Rows) -> Finding:
+    """More than LONG_ROWS_PCT are an error with the choices, unless the choice was made.
+
+    longest: of each row that could be used, the tokens of its longest sample.
+    """
     import numpy as np
 
-    limit, count = choice.options.max_length_tokens, int(too_long.sum())
-    known = longest[choice.kept]
-    share_pct = 100 * count / len(known)
+    limit, count = options.max_length_tokens, int(too_long.sum())
+    share_pct = 100 * count / len(longest)
     details = {
-        "too long": f"{count} of {len(known)} rows ({share_pct:.1f} %)",
-        "longest row": f"{known.max()} tokens",
-        "first rows": ", ".join(str(place.number) for place, _ in choice.places(too_long)),
+        "too long": f"{count} of {len(longest)} rows ({share_pct:.1f} %)",
+        "longest row": f"{longest.max()} tokens",
+        "first rows": ", ".join(str(place.number) for place, _ in table.first_places(too_long)),
     }
-    enough = int(np.quantile(known, 0.99, method="inverted_cdf"))
-    if share_pct > LONG_ROWS_PCT and choice.options.long_rows == "stop":
+    enough = int(np.quantile(longest, 0.99, method="inverted_cdf"))
+    if share_pct > LONG_ROWS_PCT and options.long_rows == "stop":
         return problem(
             "data-rows-too-long",
             f"{share_pct:.1f} % of the rows are longer than {limit} tokens.",
@@ -186,30 +227,29 @@ def _too_long(choice: Choice, longest: "np.ndarray", too_long: "np.ndarray") -> 
         "data-rows-left-out",
         f"{count} {'rows are' if count > 1 else 'row is'} longer than {limit} tokens and left out.",
         "Nothing is cut; left_out.jsonl in the run folder names each.",
-        f"--max-length-tokens {known.max()}",
+        f"--max-length-tokens {longest.max()}",
         details=details,
         severity="warning",
     )
 
 
-def _cut(choice: Choice, whole: Samples, too_long: "np.ndarray", limit: int) -> Samples:
+def _cut(table: RowTable, whole: Samples, too_long: "np.ndarray", limit: int) -> Fitted:
     """All of plain text, in pieces of `limit` tokens; conversations up to the limit, if an answer begins there."""
     import numpy as np
 
-    purposes = [file["purpose"] == "text" for file in choice.files]
-    text = np.array(purposes)[choice.source][whole.row]
-    begins = choice.stored.first_trained < limit
-    pieces = np.where(text, -(-whole.stop // limit), begins.astype(np.int64))
-    cut = _taken(whole, pieces)
+    is_text = (table.of_file("purpose") == "text")[whole.row]
+    begins = table.stored.first_trained < limit
+    pieces = np.where(is_text, -(-whole.stop // limit), begins.astype(np.int64))
+    repeated = _repeat(whole, pieces)
     first_of_group = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = (np.arange(len(cut)) - first_of_group) * limit
-    cut = Samples(cut.stored, cut.number, start, np.minimum(start + limit, cut.stop), cut.row)
-    without = too_long & (np.bincount(cut.row, minlength=len(too_long)) == 0)
-    choice.cut = too_long & ~without
-    lost = int((pieces == 0).sum())
-    count = int(choice.cut.sum())
+    start = (np.arange(len(repeated)) - first_of_group) * limit
+    samples = Samples(table.stored, repeated.number, start, np.minimum(start + limit, repeated.stop), repeated.row)
+    without = too_long & (np.bincount(samples.row, minlength=len(too_long)) == 0)
+    cut = too_long & ~without
+    count, lost = int(cut.sum()), int((pieces == 0).sum())
+    findings = []
     if count:
-        choice.findings.append(
+        findings.append(
             problem(
                 "data-rows-cut",
                 f"{count} {'rows are' if count > 1 else 'row is'} cut to samples of {limit} tokens.",
@@ -220,22 +260,19 @@ def _cut(choice: Choice, whole: Samples, too_long: "np.ndarray", limit: int) -> 
             )
         )
     if without.any():
-        choice.findings.append(finding_on_rows(CUT_AWAY, int(without.sum()), choice.places(without), "warning"))
-    choice.leave_out(without, CUT_AWAY)
-    return cut
+        findings.append(finding_on_rows(CUT_AWAY, int(without.sum()), table.first_places(without), "warning"))
+    return Fitted(samples, CUT_AWAY, without, cut, findings)
 
 
-def _drawn(choice: Choice) -> "np.ndarray":
+def _times(table: RowTable, weight: "np.ndarray", seed: int) -> "np.ndarray":
     """How often each row is used in an epoch: its file's weight, a fraction of it drawn by content and seed."""
     import numpy as np
 
-    chance = _mixed(choice.content, choice.options.seed) / 2.0**64
-    times = np.floor(choice.weight).astype(np.int64) + (chance < choice.weight % 1)
-    choice.leave_out((times == 0) & ~choice.evaluation, NOT_DRAWN)
-    return times
+    chance = _mixed(table.content, seed) / 2.0**64
+    return np.floor(weight).astype(np.int64) + (chance < weight % 1)
 
 
-def _held_out(choice: Choice) -> "np.ndarray":
+def _held_out(table: RowTable, kept: "np.ndarray", options: Rows) -> "np.ndarray":
     """The rows kept out of training: those whose question has the smallest hashes under the run's seed; a mask.
 
     Chosen by content, so the same questions stay held out when rows are added or moved, and a question that stands in
@@ -243,9 +280,9 @@ def _held_out(choice: Choice) -> "np.ndarray":
     """
     import numpy as np
 
-    kept = np.flatnonzero(choice.kept)
-    wanted = min(choice.options.held_out_rows, int(len(kept) * HELD_OUT_PCT / 100))
-    hashes = _mixed(choice.question[kept], choice.options.seed)
+    rows = np.flatnonzero(kept)
+    wanted = min(options.held_out_rows, int(len(rows) * HELD_OUT_PCT / 100))
+    hashes = _mixed(table.question[rows], options.seed)
     questions, counts = np.unique(hashes, return_counts=True)
     chosen, total = [], 0
     for question, count in zip(questions, counts, strict=True):
@@ -254,8 +291,8 @@ def _held_out(choice: Choice) -> "np.ndarray":
         if total + count <= wanted:
             chosen.append(question)
             total += count
-    mask = np.zeros(len(choice.samples), dtype=bool)
-    mask[kept[np.isin(hashes, np.array(chosen, dtype=np.uint64))]] = True
+    mask = np.zeros(len(kept), dtype=bool)
+    mask[rows[np.isin(hashes, np.array(chosen, dtype=np.uint64))]] = True
     return mask
 
 
@@ -270,40 +307,38 @@ def _mixed(hashes: "np.ndarray", seed: int) -> "np.ndarray":
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _duplicates(choice: Choice, trained: "np.ndarray") -> None:
-    """Rows that are token for token the same as an earlier one: told, and trained as they are."""
-    choice.twice = later_copies(choice, trained)
-    count = int(choice.twice.sum())
-    if count:
-        what = f"{count} {'rows repeat' if count > 1 else 'row repeats'} an earlier one word for word."
-        finding = finding_on_rows("data-duplicates", count, choice.places(choice.twice), "warning", "", what)
-        choice.findings.append(finding)
-
-
-def later_copies(choice: Choice, among: "np.ndarray") -> "np.ndarray":
-    """Those rows whose content stands in an earlier one too; masks."""
+def later_copies(content: "np.ndarray", among: "np.ndarray") -> "np.ndarray":
+    """Those rows whose content stands in an earlier one too; content: hashes, among: a mask."""
     import numpy as np
 
     rows = np.flatnonzero(among)
-    _, first = np.unique(choice.content[rows], return_index=True)
+    _, first = np.unique(content[rows], return_index=True)
     mask = among.copy()
     mask[rows[first]] = False
     return mask
 
 
-def _warnings(choice: Choice) -> None:
+def _copy_findings(table: RowTable, repeated: "np.ndarray") -> list[Finding]:
+    """On rows that are token for token the same as an earlier one; they are trained as they are."""
+    count = int(repeated.sum())
+    if not count:
+        return []
+    what = f"{count} {'rows repeat' if count > 1 else 'row repeats'} an earlier one word for word."
+    return [finding_on_rows(DUPLICATES, count, table.first_places(repeated), "warning", "", what)]
+
+
+def _warnings(table: RowTable, kept: "np.ndarray") -> list[Finding]:
     """What is odd about rows that are trained all the same."""
     import pyarrow.compute as pc
 
-    told: dict[str, Any] = {}
-    lists = choice.stored.rows["warnings"]
-    told_of = numpy_of(pc.indices_nonzero(lists.is_valid()))
-    for row in told_of[choice.kept[told_of]].tolist():
-        said = lists[row].as_py()
-        for code, detail in zip(said[::2], said[1::2], strict=True):
-            count, places = told.get(code, (0, []))
-            if len(places) < PLACES_SHOWN:
-                places.append((choice.place(row), detail))
-            told[code] = (count + 1, places)
-    for code, (count, places) in told.items():
-        choice.findings.append(finding_on_rows(code, count, places, "warning"))
+    places: dict[str, list[tuple[Place, str]]] = {}
+    counts: dict[str, int] = {}
+    lists = table.stored.rows["warnings"]
+    with_warnings = to_numpy(pc.indices_nonzero(lists.is_valid()))
+    for row in with_warnings[kept[with_warnings]].tolist():
+        warnings = lists[row].as_py()
+        for code, detail in zip(warnings[::2], warnings[1::2], strict=True):
+            counts[code] = counts.get(code, 0) + 1
+            if counts[code] <= PLACES_SHOWN:
+                places.setdefault(code, []).append((table.place(row), detail))
+    return [finding_on_rows(code, count, places[code], "warning") for code, count in counts.items()]

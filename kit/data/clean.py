@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kit.data import Data
-from kit.data.choose import NOT_DRAWN, TOO_LONG, Choice
+from kit.data.choose import DUPLICATES, NOT_DRAWN, TOO_LONG, RowTable, Selection
 from kit.data.encode import BAD_ANSWER
+from kit.data.reading import Data
 from kit.data.rows import sources
+from kit.data.rows.sources import RawRow
 from kit.options import Rows
-from kit.support.errors import KitError, RowError, problem
+from kit.support.errors import KitError, RowError, describe_error, problem
 from kit.support.files import write_whole
 
 
@@ -22,25 +23,26 @@ def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:
     the limit where --long-rows drop says so. Raises KitError: `out` is there already, or the files differ in format.
     """
     removed = out.with_suffix(".removed.jsonl")
-    _check(data.choice, out, removed)
-    codes = _codes(data.choice, rows)
-    counts = {True: 0, False: 0}
-    for code in codes:
-        counts[not code] += 1
+    table = data.selection.table
+    _check(table, out, removed)
+    codes = _codes(data.selection, rows)
     try:
-        write_whole(out, (_line(raw.value) for raw, code, _ in _rows(data.choice, rows, codes) if not code))
-        write_whole(removed, (_removal(data.choice, *item) for item in _rows(data.choice, rows, codes) if item[1]))
+        write_whole(out, (_line(raw.value) for raw, code in zip(_raws(rows), codes, strict=True) if not code))
+        removals = zip(_raws(rows), codes, range(len(codes)), strict=True)
+        write_whole(removed, (_removal(table, *removal) for removal in removals if removal[1]))
     except OSError as error:
-        why = f"{type(error).__name__}: {error}"
         raise KitError(
             problem(
-                "output-cannot-be-written", f"{out} cannot be written.", why, "--fix a/folder/with/room/clean.jsonl"
+                "output-cannot-be-written",
+                f"{out} cannot be written.",
+                describe_error(error),
+                "--fix a/folder/with/room/clean.jsonl",
             )
         ) from error
-    return removed, counts[True], counts[False]
+    return removed, codes.count(""), len(codes) - codes.count("")
 
 
-def _check(choice: Choice, out: Path, removed: Path) -> None:
+def _check(table: RowTable, out: Path, removed: Path) -> None:
     there = [path for path in (out, removed) if path.exists()]
     if there:
         raise KitError(
@@ -50,7 +52,7 @@ def _check(choice: Choice, out: Path, removed: Path) -> None:
         raise KitError(
             problem("output-folder-missing", f"There is no folder {out.parent}.", "The copy goes there.", "mkdir it")
         )
-    names = {file["format"] for file in choice.files}
+    names = {file["format"] for file in table.files}
     if len(names) > 1:
         raise KitError(
             problem(
@@ -62,28 +64,25 @@ def _check(choice: Choice, out: Path, removed: Path) -> None:
         )
 
 
-def _codes(choice: Choice, rows: Rows) -> list[str]:
+def _codes(selection: Selection, rows: Rows) -> list[str]:
     """Why each row is removed; "" for those that stay."""
     stay = {BAD_ANSWER, NOT_DRAWN} | ({TOO_LONG} if rows.long_rows != "drop" else set())
-    names = ["" if code in stay else code for code in choice.codes]
-    twice = choice.twice.tolist()
-    left_out = choice.left_out.tolist()
-    return [names[code] or ("data-duplicates" if twice[row] else "") for row, code in enumerate(left_out)]
+    names = ["" if code in stay else code for code in selection.codes]
+    repeated = selection.repeated.tolist()
+    left_out = selection.left_out.tolist()
+    return [names[code] or (DUPLICATES if repeated[row] else "") for row, code in enumerate(left_out)]
 
 
-def _rows(choice: Choice, rows: Rows, codes: list[str]) -> Iterator[tuple[Any, str, int]]:
-    """(raw row, why it is removed, its place in the store) of all files, read again."""
-    files = itertools.chain.from_iterable(sources.find([name]) for name in (*rows.data, *rows.eval_data))
-    raws = itertools.chain.from_iterable(map(sources.rows, files))
-    return zip(raws, codes, range(len(codes)), strict=True)
+def _raws(rows: Rows) -> Iterator[RawRow]:
+    """The rows of all files, read again."""
+    files = (file for name in (*rows.data, *rows.eval_data) for file in sources.find_files([name]))
+    return itertools.chain.from_iterable(map(sources.read_rows, files))
 
 
 def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str) + "\n"
 
 
-def _removal(choice: Choice, raw: Any, code: str, row: int) -> str:
-    place = choice.place(row)
+def _removal(table: RowTable, raw: RawRow, code: str, row: int) -> str:
     value = None if isinstance(raw.value, RowError) else raw.value
-    where = {"file": place.file, "row": place.number, "line": place.line or None}
-    return _line(where | {"code": code, "why": choice.detail(row), "was": value})
+    return _line(table.place(row).to_json() | {"code": code, "why": table.detail(row), "was": value})

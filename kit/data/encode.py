@@ -1,13 +1,24 @@
-"""Files -> a stored data set, in one pass: rows are read and rendered while a worker thread tokenises those before."""
+"""The way of a row, from its file to the store, in one pass.
+
+    RawRow       number, line and value, as its file holds it            rows/readers.py
+    Example      conversations or plain text, checked                    rows/formats.py, rows/checks.py
+    Segments     the template's text in pieces, trained or not           kit.prompt
+    ids, spans   token ids, and which of them are trained                kit.prompt, in a worker thread
+    Arrow        a line of rows.arrow, its samples in samples.arrow      store.py
+
+A row that fails on the way keeps its line, with the code and the text of what is wrong. Rows are read and rendered
+while the worker tokenises those before.
+"""
 
 import functools
 import hashlib
 import json
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +26,14 @@ import kit
 from kit.data import store
 from kit.data.rows import checks, formats, sources
 from kit.data.rows.formats import Conversation, Example, Format
-from kit.data.rows.sources import Raw, Source
+from kit.data.rows.sources import RawRow, Source
 from kit.options import Rows
 from kit.prompt import ChatFormat, Segment
 from kit.support.errors import KitError, RowError, problem
+from kit.support.progress import OnProgress
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 # A change of these makes older entries unknown.
@@ -28,12 +41,13 @@ CODE = ("data/rows/*.py", "prompt/*.py", "data/encode.py", "data/store.py")
 CHUNK_ROWS = 1000
 WAITING_CHUNKS = 2
 DETECTED_ROWS = 100
+QUIET_S = 1.0  # no progress is reported before
 BAD_ANSWER = "data-marked-bad"  # no error: the row says itself that its answer is not to be learnt
-Told = Callable[[int, int], None]  # bytes read, rows read
+Batches = tuple["pa.RecordBatch", "pa.RecordBatch"]  # of samples, of rows
 
 
 @dataclass(slots=True)
-class Parsed:
+class ParsedRow:
     """A row on its way: what is known of it, and its samples as pieces of text."""
 
     source: int
@@ -60,18 +74,19 @@ def _code() -> list[str]:
     return [path.read_text("utf-8") for pattern in CODE for path in sorted(Path(kit.__file__).parent.glob(pattern))]
 
 
-def encode(rows: Rows, files: list[Source], chat: ChatFormat, key: str, told: Told) -> store.Stored:
+def encode(
+    rows: Rows, files: list[Source], chat: ChatFormat, key: str, on_progress: OnProgress | None = None
+) -> store.Stored:
     """Every row of the files, encoded or with the reason why not. Raises KitError for a file in no known format."""
-    with store.new(key) as folder:
-        writer = store.Writer(folder)
-        head = []
+    progress = _Progress(files, on_progress)
+    with store.new_folder(key) as folder:
+        writer = store.StoreWriter(folder)
         try:
-            for number, file in enumerate(files):
-                head.append(_encode_file(rows, number, file, chat, writer, told))
+            head = [_encode_file(rows, index, file, chat, writer, progress) for index, file in enumerate(files)]
         finally:
             writer.close()
         (folder / store.HEAD).write_text(json.dumps({"files": head}), encoding="utf-8")
-    stored = store.find(key)
+    stored = store.load(key)
     if stored is None:
         why = "Another program deleted or changed it at this moment."
         raise KitError(problem("cache-gone", f"The encoded data in {store.cache_folder()} is gone.", why, "try again"))
@@ -79,58 +94,35 @@ def encode(rows: Rows, files: list[Source], chat: ChatFormat, key: str, told: To
 
 
 def _encode_file(
-    rows: Rows, number: int, file: Source, chat: ChatFormat, writer: store.Writer, told: Told
+    rows: Rows, index: int, file: Source, chat: ChatFormat, writer: store.StoreWriter, progress: "_Progress"
 ) -> dict[str, Any]:
     """Write the file's rows; returns what its content turned out to be."""
-    read_bytes = 0
-
-    def hear(count_bytes: int) -> None:
-        nonlocal read_bytes
-        read_bytes = count_bytes
-
-    raws = sources.rows(file, hear)
+    raws = sources.read_rows(file, progress.on_bytes)
     first = list(islice(raws, DETECTED_ROWS))
     form, reason = _format(rows, file, first)
-    parsed = (_parse(number, raw, form, rows.columns, chat) for raw in chain(first, raws))
+    parsed = (_parse(index, raw, form, rows.columns, chat) for raw in chain(first, raws))
     count = 0
-    for samples, table in _in_worker(parsed, chat):
+    for samples, table in _tokenised(parsed, chat):
         writer.add(samples, table)
         count += len(table)
-        told(read_bytes, count)
+        progress.show(count)
+    progress.next_file(count)
     return {"format": form.name, "format_reason": reason, "purpose": form.purpose, "rows": count}
 
 
-def _format(rows: Rows, file: Source, first: list[Raw]) -> tuple[Format, str]:
-    if rows.data_format != "auto":
-        return formats.by_name(rows.data_format), "named by --data-format"
-    return formats.detect([raw.value for raw in first], rows.columns, file.name)
-
-
-def _in_worker(parsed: Iterable[Parsed], chat: ChatFormat) -> Iterator[tuple["pa.RecordBatch", "pa.RecordBatch"]]:
-    """Batches in order; the tokenizer works outside Python's lock: one chunk is encoded while the next is rendered."""
-    with ThreadPoolExecutor(1) as worker:
-        waiting: deque = deque()
-        while chunk := list(islice(parsed, CHUNK_ROWS)):
-            waiting.append(worker.submit(_batch, chunk, chat))
-            if len(waiting) > WAITING_CHUNKS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _parse(source: int, raw: Raw, form: Format, columns: dict[str, str], chat: ChatFormat) -> Parsed:
-    row = Parsed(source, raw.number, raw.line, [])
+def _parse(source: int, raw: RawRow, form: Format, columns: dict[str, str], chat: ChatFormat) -> ParsedRow:
+    row = ParsedRow(source, raw.number, raw.line, [])
     try:
         if isinstance(raw.value, RowError):
             raise raw.value
         example = formats.convert(raw.value, form, columns)
-        warnings = _checked(example, chat)
+        warnings = _check(example, chat)
         row.asked = _asked(example)
         row.question = _hash(" ".join(row.asked.split()).casefold().encode("utf-8", "surrogatepass"))
         if example.good:
-            row.samples = _samples(example, chat)
+            row.samples = _segments(example, chat)
             warnings += _not_rendered(example.conversations, row.samples)
-            warnings += _typed(example.conversations, row.samples, chat)
+            warnings += _typed_special_tokens(example.conversations, row.samples, chat)
         else:
             row.code = BAD_ANSWER
         row.warnings = list(chain.from_iterable(warnings)) or None
@@ -139,54 +131,146 @@ def _parse(source: int, raw: Raw, form: Format, columns: dict[str, str], chat: C
     return row
 
 
-def _checked(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
+def _tokenised(parsed: Iterable[ParsedRow], chat: ChatFormat) -> Iterator[Batches]:
+    """Batches in order; the tokenizer works outside Python's lock: one chunk is encoded while the next is rendered."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: deque[Future[Batches]] = deque()
+        while chunk := list(islice(parsed, CHUNK_ROWS)):
+            waiting.append(worker.submit(_tokenise, chunk, chat))
+            if len(waiting) > WAITING_CHUNKS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _tokenise(chunk: list[ParsedRow], chat: ChatFormat) -> Batches:
+    """Token ids and trained spans of the samples of a chunk, and the lines of its rows."""
+    import numpy as np
+    import pyarrow as pa
+
+    samples = [sample for row in chunk for sample in row.samples]
+    encoded = iter(chat.encode([piece for sample in samples for piece in sample]))
+    tokens = [_join(sample, encoded) for sample in samples]
+    ids, id_ends = _flatten([ids for ids, _ in tokens])
+    spans, span_ends = _flatten([spans for _, spans in tokens])
+    row_ends = id_ends[np.cumsum([0, *(len(row.samples) for row in chunk)])].tolist()
+    columns = {
+        "source": [row.source for row in chunk],
+        "number": [row.number for row in chunk],
+        "line": [row.line for row in chunk],
+        "samples": [len(row.samples) for row in chunk],
+        "question": [row.question for row in chunk],
+        "content": [_hash(ids[begin:end].tobytes()) for begin, end in pairwise(row_ends)],
+        "asked": [_storable(row.asked) for row in chunk],
+        "code": [row.code for row in chunk],
+        "detail": [_storable(row.detail) for row in chunk],
+        "warnings": [row.warnings for row in chunk],
+    }
+    lists = [pa.ListArray.from_arrays(pa.array(id_ends), ids), pa.ListArray.from_arrays(pa.array(span_ends), spans)]
+    schema = store.rows_schema()
+    rows = pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    return pa.record_batch(lists, schema=store.samples_schema()), rows
+
+
+def _join(sample: list[Segment], encoded: Iterator[list[int]]) -> tuple[list[int], list[int]]:
+    """Token ids of a sample, and start, stop, start, stop ... of the trained ones among them."""
+    ids: list[int] = []
+    spans: list[int] = []
+    for piece in sample:
+        start = len(ids)
+        ids += next(encoded)
+        if piece.trained:
+            spans += (start, len(ids))
+    return ids, spans
+
+
+def _flatten(lists: Sequence[list[int]]) -> tuple["np.ndarray", "np.ndarray"]:
+    """All numbers in one array, and where each list ends, after a 0."""
+    import numpy as np
+
+    ends = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    return np.fromiter(chain.from_iterable(lists), np.int32, count=int(ends[-1])), ends
+
+
+class _Progress:
+    """How far the files are read, in percent of all their bytes."""
+
+    def __init__(self, files: list[Source], on_progress: OnProgress | None):
+        self.on_progress = on_progress
+        self.total_bytes = sum(file.size_bytes for file in files) or 1
+        self.start_s = time.monotonic()
+        self.bytes_before = self.rows_before = 0  # of the files that are done
+        self.file_bytes = 0
+
+    def on_bytes(self, count_bytes: int) -> None:
+        self.file_bytes = count_bytes
+
+    def show(self, rows: int) -> None:
+        """rows: so many of this file are encoded."""
+        if self.on_progress and time.monotonic() - self.start_s > QUIET_S:
+            percent = min(100, 100 * (self.bytes_before + self.file_bytes) // self.total_bytes)
+            self.on_progress("data", percent, 100, f"{self.rows_before + rows:,} rows")
+
+    def next_file(self, rows: int) -> None:
+        self.bytes_before += self.file_bytes
+        self.rows_before += rows
+        self.file_bytes = 0
+
+
+def _format(rows: Rows, file: Source, first: list[RawRow]) -> tuple[Format, str]:
+    if rows.data_format != "auto":
+        return formats.by_name(rows.data_format), "named by --data-format"
+    return formats.detect([raw.value for raw in first], rows.columns, file.name)
+
+
+def _check(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
     """Warnings as (code, detail). Raises RowError."""
-    found = []
+    warnings = []
     for conversation in example.conversations:
-        found += checks.check(conversation)
+        warnings += checks.check(conversation)
     if example.text is not None:
         checks.check_text(example.text)
         if token := chat.first_special_token(example.text):
-            found.append(("data-text-with-markers", f"holds {token}"))
-    return found
+            warnings.append(("data-text-with-markers", f"holds {token}"))
+    return warnings
+
+
+def _segments(example: Example, chat: ChatFormat) -> list[list[Segment]]:
+    samples = [] if example.text is None else [chat.text_segments(example.text)]
+    for conversation in example.conversations:
+        samples += chat.segments(conversation.messages, conversation.tools)
+    trained = {piece.text.strip() for pieces in samples for piece in pieces if piece.trained}
+    if trained <= {"", chat.end_token}:
+        raise RowError("data-nothing-trained", f"{chat.template_origin} leaves nothing of the answers but their end")
+    return samples
 
 
 def _not_rendered(conversations: Iterable[Conversation], samples: list[list[Segment]]) -> list[tuple[str, str]]:
     """Warnings on what a row holds and the template leaves out: reasoning, tools."""
-    found = []
+    warnings = []
     for conversation in conversations:
         reasoning = [message.get("reasoning_content") for message in conversation.messages]
         if not (conversation.tools or any(reasoning)):
             continue
         text = "".join(piece.text for sample in samples for piece in sample)
         if any(thought and thought.strip() not in text for thought in reasoning):
-            found.append(("data-reasoning-not-rendered", "reasoning_content is left out"))
-        if conversation.tools and "name" in (tool := conversation.tools[0]).get("function", tool):
-            name = tool.get("function", tool)["name"]
-            found += [] if name in text else [("data-tools-not-rendered", f"tool {name} is left out")]
-    return found
+            warnings.append(("data-reasoning-not-rendered", "reasoning_content is left out"))
+        if conversation.tools:
+            tool = conversation.tools[0]
+            name = tool.get("function", tool).get("name")
+            if name is not None and name not in text:
+                warnings.append(("data-tools-not-rendered", f"tool {name} is left out"))
+    return warnings
 
 
-def _typed(
+def _typed_special_tokens(
     conversations: Iterable[Conversation], samples: list[list[Segment]], chat: ChatFormat
 ) -> list[tuple[str, str]]:
     """A warning where special tokens were typed into a row."""
     if not any(piece.has_typed_special_tokens for sample in samples for piece in sample):
         return []
-    token = next(
-        filter(None, (chat.first_special_token(str(conversation.messages)) for conversation in conversations)), "one"
-    )
-    return [("data-special-token-typed", f"holds {token}")]
-
-
-def _samples(example: Example, chat: ChatFormat) -> list[list[Segment]]:
-    found = [] if example.text is None else [chat.text_segments(example.text)]
-    for conversation in example.conversations:
-        found += chat.segments(conversation.messages, conversation.tools)
-    trained = {piece.text.strip() for pieces in found for piece in pieces if piece.trained}
-    if trained <= {"", chat.end_token}:
-        raise RowError("data-nothing-trained", f"{chat.template_origin} leaves nothing of the answers but their end")
-    return found
+    tokens = (chat.first_special_token(str(conversation.messages)) for conversation in conversations)
+    return [("data-special-token-typed", f"holds {next(filter(None, tokens), 'one')}")]
 
 
 def _asked(example: Example) -> str:
@@ -205,54 +289,6 @@ def _hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def _batch(chunk: list[Parsed], chat: ChatFormat) -> tuple["pa.RecordBatch", "pa.RecordBatch"]:
-    """Token ids and trained spans of the samples of a chunk, and the lines of its rows."""
-    import numpy as np
-    import pyarrow as pa
-
-    pieces = [piece for row in chunk for sample in row.samples for piece in sample]
-    encoded = iter(chat.encode(pieces))
-    ids: list[int] = []
-    spans: list[int] = []
-    id_ends, span_ends, contents = [0], [0], []
-    for row in chunk:
-        begin = len(ids)
-        for sample in row.samples:
-            start = len(ids)
-            for piece in sample:
-                before = len(ids) - start
-                ids += next(encoded)
-                if piece.trained:
-                    spans += (before, len(ids) - start)
-            id_ends.append(len(ids))
-            span_ends.append(len(spans))
-        contents.append((begin, len(ids)))
-    flat = np.array(ids, dtype=np.int32)
-    samples = pa.record_batch(
-        [_lists(id_ends, flat), _lists(span_ends, np.array(spans, dtype=np.int32))], schema=store.samples_schema()
-    )
-    columns = {
-        "source": [row.source for row in chunk],
-        "number": [row.number for row in chunk],
-        "line": [row.line for row in chunk],
-        "samples": [len(row.samples) for row in chunk],
-        "question": [row.question for row in chunk],
-        "content": [_hash(flat[begin:end].tobytes()) for begin, end in contents],
-        "asked": [None if row.asked is None else _storable(row.asked) for row in chunk],
-        "code": [row.code for row in chunk],
-        "detail": [None if row.detail is None else _storable(row.detail) for row in chunk],
-        "warnings": [row.warnings for row in chunk],
-    }
-    schema = store.rows_schema()
-    return samples, pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-
-
-def _lists(ends: list[int], values: Any) -> "pa.ListArray":
-    import pyarrow as pa
-
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values, pa.int32()))
-
-
-def _storable(text: str) -> str:
+def _storable(text: str | None) -> str | None:
     """Without lone surrogates, which JSON may hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")

@@ -9,7 +9,7 @@ import numpy
 from rich.console import Group
 from rich.text import Text
 
-from kit.data import Data
+from kit.data.reading import Data
 from kit.prompt import IGNORED, ChatFormat, Sample
 
 TRAINED, OTHER = "bold green", "dim"
@@ -28,13 +28,12 @@ class Preview:
 
     def samples(self) -> list[Sample]:
         """Those of the rows, in the order of the files."""
-        train, wanted = self.data.train, self.rows
-        if isinstance(wanted, int):
-            wanted = numpy.unique(train.row)[:wanted]
+        train = self.data.train
+        wanted = numpy.unique(train.row)[: self.rows] if isinstance(self.rows, int) else self.rows
         return [train[index] for index in numpy.flatnonzero(numpy.isin(train.row, wanted)).tolist()]
 
     def title(self, sample: Sample) -> str:
-        place = self.data.choice.place(sample.row)
+        place = self.data.selection.table.place(sample.row)
         return f"{place}: {len(sample.ids)} tokens, {sample.trained_tokens} trained"
 
     def __rich__(self) -> Group:

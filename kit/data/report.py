@@ -18,6 +18,9 @@ class Place:
     number: int
     line: int
 
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "row": self.number, "line": self.line or None}
+
     def __str__(self) -> str:
         if not self.line:
             return f"{self.file} row {self.number}"

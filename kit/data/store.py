@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
 from kit.prompt import IGNORED, Sample
-from kit.support.errors import KitError, problem
+from kit.support.errors import KitError, describe_error, problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,19 +66,19 @@ def rows_schema() -> "pa.Schema":
     )
 
 
-def numpy_of(numbers: "pa.Array | pa.ChunkedArray") -> "np.ndarray":
+def to_numpy(numbers: "pa.Array | pa.ChunkedArray") -> "np.ndarray":
     """Numbers without nulls, not copied where they lie in one piece. pyarrow's own way imports pandas: 0.3 s."""
     import numpy as np
 
     if hasattr(numbers, "chunks"):
-        parts = [numpy_of(chunk) for chunk in numbers.chunks]
+        parts = [to_numpy(chunk) for chunk in numbers.chunks]
         return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, str(numbers.type)), *parts])
     if not len(numbers):
         return np.zeros(0, str(numbers.type))
     return np.frombuffer(numbers.buffers()[1], str(numbers.type))[numbers.offset : numbers.offset + len(numbers)]
 
 
-class Writer:
+class StoreWriter:
     """Two Arrow files under construction; `add` takes one batch of each."""
 
     def __init__(self, folder: Path):
@@ -97,7 +97,7 @@ class Writer:
 
 
 @contextmanager
-def new(key: str) -> Iterator[Path]:
+def new_folder(key: str) -> Iterator[Path]:
     """A folder to write into; whole under its key in the cache afterwards, gone after an error.
 
     Raises KitError: the cache folder cannot be written to, or its disk is full. Errors of reading data pass through.
@@ -118,26 +118,26 @@ def new(key: str) -> Iterator[Path]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-    _keep_within(cache, CACHE_LIMIT_BYTES, cache / key)
+    keep_within(cache, CACHE_LIMIT_BYTES, cache / key)
 
 
 def _cannot_store(cache: Path, error: OSError) -> Finding:
     return problem(
         "cache-cannot-be-written",
         f"Encoded data cannot be kept in {cache}.",
-        f"{type(error).__name__}: {error}",
+        describe_error(error),
         f"free some room on the disk of {cache}",
         "KIT_CACHE=FOLDER python -m kit.train ...       (a folder of yours on another disk)",
     )
 
 
-def _keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
+def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
     """Delete the data sets used longest ago; the newest one always stays, whatever the clock says of it.
 
     Other processes may delete in the same folder at the same time.
     """
-    sizes_bytes = {folder: _size_bytes(folder) for folder in cache.iterdir() if folder != newest}
-    total_bytes = _size_bytes(newest) + sum(sizes_bytes.values())
+    sizes_bytes = {folder: folder_size_bytes(folder) for folder in cache.iterdir() if folder != newest}
+    total_bytes = folder_size_bytes(newest) + sum(sizes_bytes.values())
     for folder in sorted(sizes_bytes, key=_used_s):
         if total_bytes > limit_bytes:
             shutil.rmtree(folder, ignore_errors=True)
@@ -152,7 +152,7 @@ def _used_s(folder: Path) -> float:
         return 0.0
 
 
-def _size_bytes(folder: Path) -> int:
+def folder_size_bytes(folder: Path) -> int:
     """Of the files in it that are there."""
     total_bytes = 0
     with contextlib.suppress(OSError), os.scandir(folder) as files:
@@ -162,13 +162,12 @@ def _size_bytes(folder: Path) -> int:
     return total_bytes
 
 
-def find(key: str) -> "Stored | None":
+def load(key: str) -> "Stored | None":
     """The data set of that key, if it is in the cache and can be read."""
     folder = cache_folder() / key
     try:
-        stored = Stored(folder, json.loads((folder / HEAD).read_text(encoding="utf-8")))
-        stored.rows  # noqa: B018 opened here, so that a broken file is not found later
-        stored.batches  # noqa: B018
+        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        stored = Stored(folder, head, _read_rows(folder / ROWS), _read_samples(folder / SAMPLES))
     except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):  # a cache that may only be read is one, too
@@ -176,31 +175,34 @@ def find(key: str) -> "Stored | None":
     return stored
 
 
+def _read_rows(path: Path) -> "pa.Table":
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _read_samples(path: Path) -> list[tuple["np.ndarray", ...]]:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        columns = [reader.get_batch(number).columns for number in range(reader.num_record_batches)]
+    return [tuple(to_numpy(part) for column in pair for part in (column.offsets, column.values)) for pair in columns]
+
+
 @dataclass(frozen=True)
 class Stored:
-    """An encoded data set. `head` says what the content of each file turned out to be, whatever its name."""
+    """An encoded data set, its files mapped into memory.
+
+    head: what the content of each file turned out to be, whatever its name; rows: as in rows_schema; batches: (offsets
+    and values of the ids, offsets and values of the spans) of each batch of samples.
+    """
 
     folder: Path
     head: dict[str, Any]
-
-    @cached_property
-    def rows(self) -> "pa.Table":
-        import pyarrow as pa
-
-        with pa.memory_map(str(self.folder / ROWS)) as file:
-            return pa.ipc.open_file(file).read_all()
-
-    @cached_property
-    def batches(self) -> list[tuple["np.ndarray", ...]]:
-        """(offsets and values of the ids, offsets and values of the spans) of each batch of samples."""
-        import pyarrow as pa
-
-        with pa.memory_map(str(self.folder / SAMPLES)) as file:
-            reader = pa.ipc.open_file(file)
-            columns = [reader.get_batch(number).columns for number in range(reader.num_record_batches)]
-        return [
-            tuple(numpy_of(part) for column in pair for part in (column.offsets, column.values)) for pair in columns
-        ]
+    rows: "pa.Table"
+    batches: list[tuple["np.ndarray", ...]]
 
     @cached_property
     def first_of_batch(self) -> list[int]:
@@ -245,7 +247,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Samples(Sequence):
+class Samples:
     """Chosen samples, or stretches of them, read when they are asked for.
 
     number, start, stop, row (arrays of one length): the sample's number in the store, the tokens taken of it, its row.
@@ -267,6 +269,9 @@ class Samples(Sequence):
     def take(self, index: "np.ndarray | list[int]") -> "Samples":
         """Those at these places, in this order."""
         return Samples(self.stored, *(column[index] for column in (self.number, self.start, self.stop, self.row)))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Sample:
         import numpy as np

@@ -353,7 +353,7 @@ class TestCache:
         rows = Rows(data=str(path))
 
         def key(rows: Rows, chat) -> str:
-            files = sources.find([str(path)])
+            files = sources.find_files([str(path)])
             return encode.key_of(rows, files, list(map(sources.sha256, files)), chat)
 
         before = key(rows, tiny_chat)
@@ -378,7 +378,7 @@ class TestCache:
         path = write_rows([PAIR, {"question": "broken?", "answer": "yes"}])
         first = read(path, chat=tiny_chat)
         whole = list(first.train)
-        (first.choice.stored.folder / store.SAMPLES).write_bytes(b"ARROW1 nothing")
+        (first.selection.table.stored.folder / store.SAMPLES).write_bytes(b"ARROW1 nothing")
         assert list(read(path, chat=tiny_chat).train) == whole
 
     def test_nothing_is_left_of_an_entry_that_failed(self, tiny_chat, write_rows, tmp_path, monkeypatch) -> None:
@@ -392,23 +392,23 @@ class TestCache:
             folder.mkdir()
             (folder / "file").write_bytes(b"x" * 100)
             store.os.utime(folder, (number, number))
-        store._keep_within(tmp_path, 250, tmp_path / "entry3")
+        store.keep_within(tmp_path, 250, tmp_path / "entry3")
         assert sorted(folder.name for folder in tmp_path.iterdir()) == ["entry2", "entry3"]
-        store._keep_within(tmp_path, 150, tmp_path / "entry2")
+        store.keep_within(tmp_path, 150, tmp_path / "entry2")
         assert [folder.name for folder in tmp_path.iterdir()] == ["entry2"], "whatever the clock says of the newest"
 
     def test_other_processes_may_delete_at_the_same_time(self, tmp_path, monkeypatch) -> None:
         for name in ("a", "b", "newest"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "file").write_bytes(b"x" * 100)
-        size_bytes = store._size_bytes
+        size_bytes = store.folder_size_bytes
 
         def another(folder) -> int:
             shutil.rmtree(tmp_path / "a", ignore_errors=True)
             return size_bytes(folder)
 
-        monkeypatch.setattr(store, "_size_bytes", another)
-        store._keep_within(tmp_path, 150, tmp_path / "newest")
+        monkeypatch.setattr(store, "folder_size_bytes", another)
+        store.keep_within(tmp_path, 150, tmp_path / "newest")
         assert [folder.name for folder in tmp_path.iterdir()] == ["newest"]
 
     def test_a_cache_that_takes_nothing_says_where_another_can_be(
@@ -423,7 +423,7 @@ class TestCache:
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(store.Writer, "add", full)
+        monkeypatch.setattr(store.StoreWriter, "add", full)
         (finding,) = problems(path, chat=tiny_chat)
         assert any("KIT_CACHE" in way for way in finding.fix)
         assert list((tmp_path / "cache").iterdir()) == []

@@ -46,8 +46,8 @@ datasets.config.S3_DATASETS_BUCKET_PREFIX = datasets.config.HF_ENDPOINT + "/coun
 from kit.data.rows import sources
 from kit.support.errors import KitError
 try:
-    found = sources.find(sys.argv[1:])
-    print(json.dumps([[file.name, file.kind, [raw.value for raw in sources.rows(file)]] for file in found]))
+    found = sources.find_files(sys.argv[1:])
+    print(json.dumps([[file.name, file.kind, [raw.value for raw in sources.read_rows(file)]] for file in found]))
 except KitError as error:
     print(json.dumps([finding.to_json() for finding in error.findings]))
 assert "torch" not in sys.modules

@@ -133,8 +133,7 @@ def tool_schema(conversation: Conversation) -> str | None:
     names = set()
     for number, tool in enumerate(conversation.tools or [], start=1):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
-        name = function.get("name") if isinstance(function, dict) else None
-        if not isinstance(name, str) or not name:
+        if not (isinstance(function, dict) and isinstance(name := function.get("name"), str) and name):
             return f"tool {number} has no function name"
         if not isinstance(function.get("parameters") or {}, dict):
             return f"the parameters of tool {name} are no object"

@@ -19,7 +19,7 @@ BOMS = {  # UTF-32 before UTF-16, whose mark its own begins with
 }
 
 
-def find(name: str, path: Path, head: bytes, whole: bool) -> tuple[str, tuple[Finding, ...]]:
+def detect(name: str, path: Path, head: bytes, whole: bool) -> tuple[str, tuple[Finding, ...]]:
     """The encoding, and a warning where other programs would stumble; `whole`: the head is the whole file.
 
     Raises KitError for text that is neither UTF-8 nor begins with the byte order mark of UTF-16 or UTF-32.
@@ -30,26 +30,12 @@ def find(name: str, path: Path, head: bytes, whole: bool) -> tuple[str, tuple[Fi
         return "utf-8", ()
     encoding = BOMS[mark]
     if encoding == "utf-8-sig":
-        return encoding, (_marked(name, path),)
-    return encoding, (
-        problem(
-            "data-not-utf8",
-            f"{name} is {encoding.upper()} and is read as that.",
-            "Its byte order mark says so. Other programs expect UTF-8.",
-            *_conversions(path, encoding),
-            severity="warning",
-        ),
-    )
-
-
-def _marked(name: str, path: Path) -> Finding:
-    return problem(
-        "data-byte-order-mark",
-        f"{name} begins with a byte order mark.",
-        "It is no part of the text and is passed over; other programs take it for the first character.",
-        _in_python(path, "utf-8-sig"),
-        severity="warning",
-    )
+        id, what = "data-byte-order-mark", f"{name} begins with a byte order mark."
+        why = "It is no part of the text and is passed over; other programs take it for the first character."
+    else:
+        id, what = "data-not-utf8", f"{name} is {encoding.upper()} and is read as that."
+        why = "Its byte order mark says so. Other programs expect UTF-8."
+    return encoding, (problem(id, what, why, *_conversions(path, encoding), severity="warning"),)
 
 
 def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
@@ -60,6 +46,7 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
     lines = head.split(b"\n")
     others = [number for number, line in enumerate(lines, start=1) if not line.isascii()]
     wrong = {}
+    guess: str | None
     for number in others:
         try:
             codecs.utf_8_decode(lines[number - 1], "strict", whole or number < len(lines))
@@ -91,18 +78,13 @@ def _guess(text: bytes) -> str | None:
     return best.encoding if best else None
 
 
-def _conversions(path: Path, encoding: str) -> tuple[str, str]:
-    unix = encoding.upper().replace("_", "-")
-    return (
-        f"iconv -f {unix} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(_converted(path)))}",
-        f"{_in_python(path, encoding)}        (on Windows)",
-    )
-
-
-def _in_python(path: Path, encoding: str) -> str:
+def _conversions(path: Path, encoding: str) -> tuple[str, ...]:
+    """Commands that write the text as UTF-8 into a file beside it."""
+    target = path.with_name(f"utf8-{path.name}")
     read = f"Path({str(path)!r}).read_bytes().decode({encoding!r})"
-    return f'python -c "from pathlib import Path; Path({str(_converted(path))!r}).write_bytes({read}.encode())"'
-
-
-def _converted(path: Path) -> Path:
-    return path.with_name(f"utf8-{path.name}")
+    python = f'python -c "from pathlib import Path; Path({str(target)!r}).write_bytes({read}.encode())"'
+    if encoding == "utf-8-sig":
+        return (python,)
+    unix = encoding.upper().replace("_", "-")
+    iconv = f"iconv -f {unix} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"
+    return iconv, f"{python}        (on Windows)"

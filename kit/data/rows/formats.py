@@ -99,17 +99,17 @@ def detect(
     columns = columns or {}
     sample = [row for row in rows if not isinstance(row, RowError)][:SAMPLE_ROWS]
     order = sorted(FORMATS, key=lambda form: -len(columns.keys() & form.keys))
-    fitting: Counter[Format | None] = Counter()
+    fitting: Counter[Format] = Counter()
     for row in sample:
         if isinstance(row, dict):
             renamed = row | {key: row.get(column) for key, column in columns.items()}
             views = (renamed, dict.fromkeys(renamed, True))  # where values are null, the keys alone must do
-            fitting[next((form for view in views for form in order if form.fits(view)), None)] += 1
-    del fitting[None]
+            if form := next((form for view in views for form in order if form.fits(view)), None):
+                fitting[form] += 1
     if not fitting:
         raise _unknown_format(sample, origin)
-    form, count = fitting.most_common(1)[0]
-    return form, f"{count} of the first {len(sample)} rows have {form.shape}"
+    best, count = fitting.most_common(1)[0]
+    return best, f"{count} of the first {len(sample)} rows have {best.shape}"
 
 
 def _unknown_format(sample: Sequence[Any], origin: str) -> KitError:

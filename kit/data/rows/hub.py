@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SHOWN_NAMES, SHOWN_CHARACTERS = 20, 200
 
 
-def find(name: str) -> list[Path]:
+def find_split(name: str) -> list[Path]:
     """The files behind `owner/name`, `owner/name:split` or `owner/name:config:split`; without a name, `train`.
 
     Raises KitError: no such data set, config or split; a login that is needed; no network; rows that cannot be built.

@@ -1,6 +1,10 @@
-"""One data file of a known kind -> its raw rows, lazily: memory does not grow with the file.
+"""One data file of a known kind -> its rows as they stand there, lazily: memory does not grow with the file.
 
-The one exception is a JSON file that is a single object around its list of rows: it is read whole.
+There are two exceptions: spreadsheets, and a JSON file that is a single object around its list of rows.
+
+A long JSON list is decoded by Python's own decoder, an element at a time. ijson is no substitute: it ends at NaN and at
+the first wrong byte, makes "?" of half a character without a word, knows no lines, and takes memory that grows with the
+square of the depth.
 """
 
 import csv
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envcheck.facts import Finding
+from kit.data.rows.spreadsheet import open_sheet
 from kit.support.errors import RowError
 
 if TYPE_CHECKING:
@@ -29,8 +34,8 @@ DOES_NOT_PARSE, NOT_UTF8, UNREADABLE = "data-line-does-not-parse", "data-not-utf
 JSON_COLUMNS = {"messages", "conversations", "tools", "chosen", "rejected"}
 BETWEEN = re.compile(r"[\s,:]*")
 DECODER = json.JSONDecoder()
-Told = Callable[[int], None]
-Rows = Iterator[tuple[int, Any]]  # (line, row)
+OnBytes = Callable[[int], None]  # bytes of the file read so far
+Lines = Iterator[tuple[int, Any]]  # (line, row)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Source:
     separator: str = ""
 
 
-class Raw(NamedTuple):
+class RawRow(NamedTuple):
     """A row: its number from 1, its first line (0 where there are none), what it holds or a RowError saying why not."""
 
     number: int
@@ -55,17 +60,18 @@ class Raw(NamedTuple):
     value: Any
 
 
-def rows(source: Source, told: Told | None = None) -> Iterator[Raw]:
-    """Every row of the file in order; `told` hears how many bytes were read so far. Raises nothing for bad content."""
+def read_rows(source: Source, on_bytes: OnBytes | None = None) -> Iterator[RawRow]:
+    """Every row of the file in order. Raises nothing for bad content."""
     number = 0
     try:
-        for number, (line, value) in enumerate(READERS[source.kind](source, told or _nobody), start=1):
-            yield Raw(number, line, value)
+        rows = READERS[source.kind](source, on_bytes or _ignore)
+        for number, (line, value) in enumerate(rows, start=1):
+            yield RawRow(number, line, value)
     except UnicodeDecodeError as error:
         text = f"the text is no {source.encoding.upper()} from here on ({error.reason}); nothing after this is read"
-        yield Raw(number + 1, 0, RowError(NOT_UTF8, text))
+        yield RawRow(number + 1, 0, RowError(NOT_UTF8, text))
     except OSError as error:
-        yield Raw(number + 1, 0, RowError(UNREADABLE, f"{error.strerror or error}; nothing after this is read"))
+        yield RawRow(number + 1, 0, RowError(UNREADABLE, f"{error.strerror or error}; nothing after this is read"))
 
 
 def sha256(source: Source) -> str:
@@ -74,26 +80,26 @@ def sha256(source: Source) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _nobody(read_bytes: int) -> None:
+def _ignore(read_bytes: int) -> None:
     pass
 
 
-class _Heard(io.FileIO):
-    """A file that tells how far it was read."""
+class _ReportingFile(io.FileIO):
+    """A file that reports how far it was read."""
 
-    def __init__(self, path: Path, told: Told):
+    def __init__(self, path: Path, on_bytes: OnBytes):
         super().__init__(path)
-        self.told = told
+        self.on_bytes = on_bytes
 
     def readinto(self, buffer: Any) -> int | None:
         count = super().readinto(buffer)
-        self.told(self.tell())
+        self.on_bytes(self.tell())
         return count
 
 
-def _open(source: Source, told: Told, newline: str | None) -> io.TextIOWrapper:
+def _open(source: Source, on_bytes: OnBytes, newline: str | None) -> io.TextIOWrapper:
     """As text; a byte that is no text becomes a lone surrogate, which `_not_utf8` finds in its row."""
-    file = io.BufferedReader(_Heard(source.path, told), CHUNK_BYTES)
+    file = io.BufferedReader(_ReportingFile(source.path, on_bytes), CHUNK_BYTES)
     return io.TextIOWrapper(file, source.encoding, errors="surrogateescape", newline=newline)
 
 
@@ -113,8 +119,8 @@ def start_of(text: str) -> str:
     return text.strip()[:SHOWN_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
-def _json_lines(source: Source, told: Told) -> Rows:
-    with _open(source, told, newline="\n") as file:
+def _json_lines(source: Source, on_bytes: OnBytes) -> Lines:
+    with _open(source, on_bytes, newline="\n") as file:
         for line, text in enumerate(file, start=1):
             if not text.isspace():
                 yield line, _not_utf8(text) or _parsed(text)
@@ -137,8 +143,8 @@ def _does_not_parse(error: Exception, text: str, at: int = 0) -> RowError:
     return RowError(DOES_NOT_PARSE, f"{reason}: {start_of(text[at : at + 2 * SHOWN_CHARACTERS])}")
 
 
-def _json_list(source: Source, told: Told) -> Rows:
-    with _open(source, told, newline="\n") as file:
+def _json_list(source: Source, on_bytes: OnBytes) -> Lines:
+    with _open(source, on_bytes, newline="\n") as file:
         text = file.read(CHUNK_BYTES)
         start = len(text) - len(text.lstrip())
         if text[start : start + 1] == "{":
@@ -169,47 +175,53 @@ def _extent(text: str, at: int, key: str) -> tuple[int, int]:
     """Where the list under `key` begins and ends in the text of an object that is known to hold it."""
     at += 1
     while True:
-        name, at = DECODER.raw_decode(text, BETWEEN.match(text, at).end())
-        start = BETWEEN.match(text, at).end()
+        name, at = DECODER.raw_decode(text, _next_token(text, at))
+        start = _next_token(text, at)
         value, at = DECODER.raw_decode(text, start)
         if name == key and _is_list_of_objects(value):
             return start, at
 
 
-def _elements(file: io.TextIOWrapper, text: str, at: int, line: int) -> Rows:
+def _next_token(text: str, at: int) -> int:
+    """Where blanks, commas and colons end."""
+    match = BETWEEN.match(text, at)
+    return match.end() if match else at
+
+
+def _elements(file: io.TextIOWrapper, text: str, at: int, line: int) -> Lines:
     """The elements of a list whose text goes on in the file; after a broken one nobody knows where the next begins."""
     while True:
-        start = BETWEEN.match(text, at).end()
+        start = _next_token(text, at)
         line += text.count("\n", at, start)
-        if text[start : start + 1] == "]":
+        if text.startswith("]", start):
             rest = text[start + 1 :] + file.read(CHUNK_BYTES)
             if rest.strip():
                 yield line, RowError(DOES_NOT_PARSE, f"the list has ended, and this is not read: {start_of(rest)}")
             return
-        row = broken = None
-        try:
-            row, end = DECODER.raw_decode(text, start)
-            is_cut = end > len(text) - LONGEST_LITERAL  # 1.5 may go on as 1.5e-7
-        except json.JSONDecodeError as error:
-            broken, is_cut = error, may_be_cut(text, error)
-        except (ValueError, RecursionError) as error:
-            broken, is_cut = error, False
+        value, end, is_cut = decode_json(text, start)
         if is_cut and (more := file.read(max(CHUNK_BYTES, len(text) - start))):
             text, at = text[start:] + more, 0
-            continue
-        if broken:
+        elif isinstance(value, Exception):
             ended = start == len(text)
-            why = "the file ends before the list does" if ended else str(_does_not_parse(broken, text, start))
+            why = "the file ends before the list does" if ended else str(_does_not_parse(value, text, start))
             yield line, RowError(DOES_NOT_PARSE, f"{why}; nothing after this is read")
             return
-        yield line, _not_utf8(text[start:end]) or row
-        line += text.count("\n", start, end)
-        at = end
+        else:
+            yield line, _not_utf8(text[start:end]) or value
+            line += text.count("\n", start, end)
+            at = end
 
 
-def may_be_cut(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether the text may be right as far as it goes."""
-    return error.msg.startswith("Unterminated string") or error.pos > len(text) - LONGEST_LITERAL
+def decode_json(text: str, start: int) -> tuple[Any, int, bool]:
+    """The value that begins there or the error of decoding it, where it ends, and whether more text may change that."""
+    try:
+        value, end = DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        near_the_end = error.pos > len(text) - LONGEST_LITERAL
+        return error, start, near_the_end or error.msg.startswith("Unterminated string")
+    except (ValueError, RecursionError) as error:
+        return error, start, False
+    return value, end, end > len(text) - LONGEST_LITERAL  # 1.5 may go on as 1.5e-7
 
 
 def csv_reader(file: io.TextIOBase, separator: str) -> Any:
@@ -218,8 +230,8 @@ def csv_reader(file: io.TextIOBase, separator: str) -> Any:
     return csv.reader(file, delimiter=separator, strict=True)
 
 
-def _csv(source: Source, told: Told) -> Rows:
-    with _open(source, told, newline="") as file:
+def _csv(source: Source, on_bytes: OnBytes) -> Lines:
+    with _open(source, on_bytes, newline="") as file:
         reader = csv_reader(file, source.separator)
         header = [name.strip() for name in next(filter(None, reader), [])]
         while True:
@@ -253,9 +265,20 @@ def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | RowError:
     return row
 
 
-def _text(source: Source, told: Told) -> Rows:
-    with _open(source, told, newline=None) as file:
-        first, lines = 0, []
+def _sheet(source: Source, on_bytes: OnBytes) -> Lines:
+    with open_sheet(source.path) as sheet:
+        header: list[str] | None = None
+        for number, cells in sheet.rows if sheet else ():
+            if header:
+                yield number, _csv_row(header, cells)
+            header = header or [name.strip() for name in cells]
+    on_bytes(source.size_bytes)
+
+
+def _text(source: Source, on_bytes: OnBytes) -> Lines:
+    with _open(source, on_bytes, newline=None) as file:
+        first = 0
+        lines: list[str] = []
         for number, line in enumerate(chain(file, ("",)), start=1):
             if line.strip():
                 first = first if lines else number
@@ -266,7 +289,7 @@ def _text(source: Source, told: Told) -> Rows:
                 lines = []
 
 
-def _table(source: Source, told: Told) -> Rows:
+def _table(source: Source, on_bytes: OnBytes) -> Lines:
     import pyarrow as pa
 
     batches = _parquet_batches if source.kind == "parquet" else _arrow_batches
@@ -275,7 +298,7 @@ def _table(source: Source, told: Told) -> Rows:
             for start in range(0, len(batch), BATCH_ROWS):
                 for row in _plain(batch.slice(start, BATCH_ROWS)):
                     yield 0, row
-            told(int(share * source.size_bytes))
+            on_bytes(int(share * source.size_bytes))
     except pa.ArrowException as error:
         raise OSError(str(error)) from None
 
@@ -317,7 +340,7 @@ def _plain(batch: "pa.RecordBatch") -> list[Any]:
         return [_plain(batch.slice(index, 1))[0] for index in range(len(batch))]
 
 
-READERS: dict[str, Callable[[Source, Told], Rows]] = {
+READERS: dict[str, Callable[[Source, OnBytes], Lines]] = {
     "json lines": _json_lines,
     "json list": _json_list,
     "csv": _csv,
@@ -325,4 +348,5 @@ READERS: dict[str, Callable[[Source, Told], Rows]] = {
     "parquet": _table,
     "arrow": _table,
     "text": _text,
+    "spreadsheet": _sheet,
 }

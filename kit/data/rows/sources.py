@@ -15,20 +15,20 @@ from typing import NamedTuple
 from envcheck.facts import Finding
 from kit.data.rows import encodings, hub
 from kit.data.rows.readers import (
-    DECODER,
     UNREADABLE,
-    Raw,
+    RawRow,
     Source,
     csv_reader,
+    decode_json,
     key_of_rows,
-    may_be_cut,
-    rows,
+    read_rows,
     sha256,
     start_of,
 )
+from kit.data.rows.spreadsheet import open_sheet
 from kit.support.errors import KitError, RowError, did_you_mean, problem
 
-__all__ = ["Raw", "Source", "find", "rows", "sha256"]
+__all__ = ["RawRow", "Source", "find_files", "read_rows", "sha256"]
 
 SAMPLE_BYTES = 1 << 20
 FIRST_ROWS = 20
@@ -44,8 +44,14 @@ KINDS = {
     ".pq": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".xlsx": "spreadsheet",
+    ".xlsm": "spreadsheet",
+    ".xlsb": "spreadsheet",
+    ".xls": "spreadsheet",
+    ".ods": "spreadsheet",
 }
 TABLE_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
+SPREADSHEET_MAGIC = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 READ_FROM = f"Rows are read from {', '.join(KINDS)}."
 # Files that lie beside data in its folder: they are read only when they are given themselves.
 NOT_ROWS = re.compile(r"(readme|license|requirements.*|state|dataset_(infos?|dict)|(.*[._-])?config)\.(json|txt)", re.I)
@@ -64,7 +70,7 @@ class NoData(NamedTuple):
 
 
 NO_DATA = (
-    NoData("a spreadsheet", "open it and save it as CSV UTF-8", (".xlsx", ".xls", ".ods"), (b"\xd0\xcf\x11\xe0",)),
+    NoData("a file of Office", "give it its own ending, such as .xls", (), (b"\xd0\xcf\x11\xe0",)),
     NoData("a document", "save its text as .txt in UTF-8", (".pdf", ".docx", ".doc", ".odt", ".rtf"), (b"%PDF",)),
     NoData(
         "an archive",
@@ -86,13 +92,13 @@ NO_DATA = (
 )
 
 
-def find(given: Sequence[str]) -> list[Source]:
+def find_files(given: Sequence[str]) -> list[Source]:
     """The data files that the names stand for: files, folders (searched to the bottom), patterns, data sets on the hub.
 
     In a folder, hidden files and those of NOT_ROWS (README.txt, config.json) are no data. Raises one KitError with the
     problems of all names.
     """
-    found: list[Source] = []
+    sources: list[Source] = []
     problems: list[Finding] = []
     for name in given:
         try:
@@ -100,18 +106,18 @@ def find(given: Sequence[str]) -> list[Source]:
         except KitError as error:
             problems += error.findings
             continue
-        for shown, path in files:
+        for label, path in files:
             try:
-                found.append(_source(shown, path))
+                sources.append(_source(label, path))
             except KitError as error:
                 problems += error.findings
     if problems:
         raise KitError(*problems)
-    return found
+    return sources
 
 
 def _files(name: str) -> list[tuple[str, Path]]:
-    """(name to show, path) of each file that a given name stands for."""
+    """(name for messages, path) of each file that a given name stands for."""
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -121,7 +127,7 @@ def _files(name: str) -> list[tuple[str, Path]]:
         if matches := _matches(name, path):
             return [file for match in matches for file in _files(str(match))]
         if HUB_NAME.fullmatch(name) and path.suffix.lower() not in KINDS:
-            files = hub.find(name)
+            files = hub.find_split(name)
             return [(name if len(files) == 1 else f"{name}/{file.name}", file) for file in files]
         raise KitError(_missing(name, path))
     except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
@@ -133,21 +139,21 @@ def _matches(name: str, path: Path) -> list[Path]:
     if not any(sign in name for sign in "*?["):
         return []
     try:
-        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (ValueError, NotImplementedError):  # no pattern at all, such as a**
         return []
-    return [match for match in found if not any(part.startswith(".") for part in {*match.parts} - {*path.parts})]
+    return [match for match in paths if not any(part.startswith(".") for part in {*match.parts} - {*path.parts})]
 
 
 def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
-    found = []
+    files = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in inside.parts)
         if _is_data(path.name) and not is_hidden and path.is_file():
-            found.append((f"{name.rstrip('/')}/{inside.as_posix()}", path))
-    if found:
-        return found
+            files.append((f"{name.rstrip('/')}/{inside.as_posix()}", path))
+    if files:
+        return files
     raise KitError(
         problem(
             "data-file-missing",
@@ -160,7 +166,8 @@ def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _is_data(name: str) -> bool:
-    return Path(name).suffix.lower() in KINDS and not NOT_ROWS.fullmatch(name)
+    is_lock = name.startswith("~$")  # beside a workbook that is open in Excel
+    return Path(name).suffix.lower() in KINDS and not is_lock and not NOT_ROWS.fullmatch(name)
 
 
 def _missing(name: str, path: Path) -> Finding:
@@ -184,13 +191,13 @@ def _listed(names: Iterable[str]) -> str:
     return (", ".join(names[:5]) or "none") + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _unreadable(name: str, error: Exception | str) -> Finding:
+def _unreadable(name: str, error: Exception | str, *fix: str) -> Finding:
     return problem(
         UNREADABLE,
         f"{name} cannot be read.",
         getattr(error, "strerror", None) or str(error),
         f"ls -l {shlex.quote(name)}        (may you read it, and is it whole?)",
-        "make or download the file again",
+        *(fix or ("make or download the file again",)),
     )
 
 
@@ -212,11 +219,14 @@ def _source(name: str, path: Path) -> Source:
     if not head:
         raise _empty(name, "is empty")
     ending = path.suffix.lower()
-    _refuse_no_data(name, ending, head)
     magic = next((magic for magic in TABLE_MAGIC if head.startswith(magic)), None)
     kind = TABLE_MAGIC[magic] if magic else KINDS.get(ending, "")
+    if not (kind == "spreadsheet" and head.startswith(SPREADSHEET_MAGIC)):
+        _refuse_no_data(name, ending, head)
     source = Source(name, path, kind, "its first bytes" if magic else "its ending", size_bytes)
-    if kind not in TABLE_MAGIC.values():
+    if kind == "spreadsheet":
+        source = _sheet(source)
+    elif not magic:
         source = _text_source(source, head)
     return _with_a_row(source)
 
@@ -229,7 +239,7 @@ def _refuse_no_data(name: str, ending: str, head: bytes) -> None:
 
 
 def _with_a_row(source: Source) -> Source:
-    first = next(rows(source), None)
+    first = next(read_rows(source), None)
     if first is None:
         raise _empty(source.name, "holds no row")
     if isinstance(first.value, RowError) and first.value.code == UNREADABLE:
@@ -239,7 +249,7 @@ def _with_a_row(source: Source) -> Source:
 
 def _text_source(source: Source, head: bytes) -> Source:
     whole = len(head) < SAMPLE_BYTES
-    encoding, findings = encodings.find(source.name, source.path, head, whole)
+    encoding, findings = encodings.detect(source.name, source.path, head, whole)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head, whole)
     source = replace(source, encoding=encoding, findings=findings)
     if source.kind == "text" and not SURELY_JSON.match(text):
@@ -283,13 +293,34 @@ def _objects(source: Source, text: str, whole: bool) -> Source:
 
 def _is_one_object(text: str, whole: bool) -> bool:
     """Whether nothing follows the first object, or the text ends within it."""
+    value, end, is_cut = decode_json(text, text.index("{"))
+    return is_cut and not whole if isinstance(value, Exception) else not text[end:].strip()
+
+
+def _sheet(source: Source) -> Source:
+    """With the sheet that is read, and a warning that names the others."""
     try:
-        _, end = DECODER.raw_decode(text, text.index("{"))
-    except json.JSONDecodeError as error:
-        return not whole and may_be_cut(text, error)
-    except (ValueError, RecursionError):
-        return False
-    return not text[end:].strip()
+        with open_sheet(source.path) as sheet:
+            _, names = next(sheet.rows) if sheet else (0, None)
+    except OSError as error:
+        fix = "open it and save it as CSV UTF-8, or as .xlsx without a password"
+        raise KitError(_unreadable(source.name, error, fix)) from None
+    if not (sheet and names):
+        raise _empty(source.name, "holds no row")
+    _check_header(source, [name.strip() for name in names])
+    source = replace(source, reason=f"its ending; the rows are those of the sheet {sheet.name!r}")
+    if not sheet.others:
+        return source
+    warning = problem(
+        "data-sheets-not-read",
+        f"Of {source.name} the sheet {sheet.name!r} is read and no other.",
+        "Rows are taken from the first sheet that holds any; hidden ones come last.",
+        "save each sheet as a file of its own and give all of them to --data",
+        "or move the sheet that is meant to the first place",
+        details={"not read": ", ".join(sheet.others)},
+        severity="warning",
+    )
+    return replace(source, findings=(warning,))
 
 
 def _paragraphs(source: Source, text: str) -> Source:
@@ -321,15 +352,15 @@ def _cells(source: Source, text: str, whole: bool) -> Source:
 
 
 def _first_rows(text: str, separator: str, whole: bool) -> list[list[str]]:
-    found = []
+    rows: list[list[str]] = []
     try:
         for cells in filter(None, csv_reader(io.StringIO(text, newline=""), separator)):
-            found.append(cells)
-            if len(found) == FIRST_ROWS:
-                return found
+            rows.append(cells)
+            if len(rows) == FIRST_ROWS:
+                return rows
     except csv.Error:
-        return found  # the line is named when it is read
-    return found if whole else found[:-1]
+        return rows  # the line is named when it is read
+    return rows if whole else rows[:-1]
 
 
 def _is_even(cells: list[list[str]]) -> bool:
@@ -340,13 +371,14 @@ def _check_header(source: Source, names: list[str]) -> None:
     odd = sorted({name or "(no name)" for name in names if not name or names.count(name) > 1})
     if names and not odd:
         return
+    writer = "to_excel" if source.kind == "spreadsheet" else "to_csv"
     raise KitError(
         problem(
             "data-csv-header",
             f"The first row of {source.name} does not name the columns.",
             "Rows are read by the names of their columns: each needs one of its own.",
             "write the names into the first row, such as question,answer",
-            "df.to_csv(FILE, index=False)        (pandas writes its index as a column without a name)",
+            f"df.{writer}(FILE, index=False)        (pandas writes its index as a column without a name)",
             details={"missing or twice": ", ".join(odd) or "all: a quote in the first row is not closed"},
         )
     )
