@@ -49,11 +49,11 @@ def write_adapter(folder: Path, model: Path, rank: int, size: float) -> None:
 WRITE = """
 import sys
 from kit import merge
-from kit.export import prompts
+from kit.export import parity_prompts
 from kit.export.job import MergeCommand, prepare
 source, output, base, to, quant = sys.argv[1:]
 job = prepare(MergeCommand(source=source, output=output, base_precision=base, to=(to,), quant=(quant,)))
-asked = prompts.of(job.first, prompts.chat_of(job.first, job.base.model))
+asked = parity_prompts.collect(job.first, job.base.model)
 merge.write(job, asked, lambda *_: None)
 """
 BY_PEFT = """
@@ -76,11 +76,11 @@ PARITY = """
 import json, sys
 from dataclasses import replace
 from kit import merge
-from kit.export import prompts
+from kit.export import parity_prompts
 from kit.export.job import MergeCommand, prepare
 source, output, options, questions, most = sys.argv[1:]
 job = prepare(MergeCommand(source=source, output=output, **json.loads(options)))
-asked = prompts.of(job.first, prompts.chat_of(job.first, job.base.model))
+asked = parity_prompts.collect(job.first, job.base.model)
 rows = [json.loads(line)["question"] for line in open(questions, encoding="utf-8")][: int(most)]
 if asked.chat:
     ids = [asked.chat.prompt_ids([{"role": "user", "content": row}]) for row in rows]

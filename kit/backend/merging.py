@@ -96,7 +96,7 @@ def _changed(base: Any, weight: Weight, combination: Combination) -> Any:
     if isinstance(change, BlockSum):
         block = _read(change.block.file, change.block.name).T
         return base.add_(block.repeat(1, -(-base.shape[1] // block.shape[1]))[:, : base.shape[1]])
-    deltas = [_delta(update) for update, _ in weight.changes]
+    deltas = [delta(update) for update, _ in weight.changes]
     base.add_(combined(deltas, [share for _, share in weight.changes], weight.name, combination))
     return _with_lengths(base, _read(change.file, change.magnitude)) if change.magnitude else base
 
@@ -114,21 +114,23 @@ def _read(path: Path, name: str) -> Any:
 
 
 def combined(deltas: list[Any], shares: list[float], name: str, combination: Combination) -> Any:
-    """One update of several; name: of the weight that it is added to."""
+    """One update of several, as PEFT computes it; name: of the weight that it is added to."""
     import torch
 
-    if combination.way == "linear":
-        if len(deltas) == 1 and shares[0] == 1:
-            return deltas[0]
-        return sum(delta * share for delta, share in zip(deltas, shares, strict=True))
+    if combination.way == "linear" and len(deltas) == 1 and shares[0] == 1:
+        return deltas[0]
     from peft.utils import merge_utils
 
-    compute = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear}[combination.way]
+    weights = torch.tensor(shares)
+    if combination.way == "linear":
+        return merge_utils.task_arithmetic(deltas, weights)
     torch.manual_seed(zlib.crc32(f"{combination.seed} {name}".encode()))  # what DARE drops is its own in each
-    return compute(deltas, torch.tensor(shares), combination.density)
+    combine = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear}[combination.way]
+    return combine(deltas, weights, combination.density)
 
 
-def _delta(update: Update) -> Any:
+def delta(update: Update) -> Any:
+    """Scale * B A in float32 (out, in)."""
     return (_read(update.file, update.b) @ _read(update.file, update.a)) * update.scale
 
 

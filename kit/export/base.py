@@ -8,7 +8,7 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit import models
-from kit.export.adapters import Tuned
+from kit.export.tuned_model import Tuned
 from kit.models import Model, ModelNotHere, adapters, read_json
 from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
@@ -81,7 +81,7 @@ def read_quant_state(path: Path, name: str) -> dict[str, Any]:
         return json.loads(bytes(file.get_tensor(name)))
 
 
-def find(name: str, adapter: Tuned) -> Base:
+def find_base(name: str, adapter: Tuned) -> Base:
     """The base model of that name, on this machine or fetched.
 
     Raises KitError: it is not there, its weights are broken, pickled or outside its folder, or of a kind that cannot
@@ -110,7 +110,7 @@ def find(name: str, adapter: Tuned) -> Base:
         folder = _fetched(model)
         model = replace(model, files=models.small_files(folder))
     files = _files(folder)
-    headers = {}
+    headers: dict[str, Tensor] = {}
     for path in dict.fromkeys(files.values()):
         headers |= adapters.stored(path)
     lost = [tensor for tensor in files if tensor not in headers]

@@ -5,12 +5,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kit.export.vocabulary import Vocabulary
 from kit.models.change import Weight
 from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
 from kit.support.errors import KitError, problem
+
+if TYPE_CHECKING:
+    import gguf
+    import numpy as np
 
 # Types that the gguf package can write, with the type of embedding and head: below 8 bits these stay at Q8_0, because
 # every token passes through them (llama-quantize keeps them wider too).
@@ -33,81 +37,62 @@ class Slot:
     """Where a weight goes: its name there, type, and the heads whose rows llama.cpp orders otherwise (0: none)."""
 
     name: str
-    kind: Any  # gguf.GGMLQuantizationType
+    kind: "gguf.GGMLQuantizationType"
     permuted_heads: int = 0
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """What the files of one model share. config: its config.json."""
+
+    name: str
+    weights: Sequence[Weight]
+    config: dict[str, Any]
+    vocabulary: Vocabulary
 
 
 class GgufFile:
     """One file of one type, written as the weights come."""
 
-    def __init__(
-        self,
-        path: Path,
-        quant: str,
-        weights: Sequence[Weight],
-        config: dict[str, Any],
-        vocabulary: Vocabulary,
-        name: str,
-    ):
-        self.path, self.quant, self.config = path, quant, config
-        self.slots = slots(weights, config, quant)
+    def __init__(self, path: Path, quant: str, model: GgufModel):
+        self.path = path
+        self.slots = slots(model.weights, model.config, quant)
         self.fallbacks = _fallbacks(self.slots, quant)
-        self.slot, self.held = None, []
-        self.writer = self._begun(weights, vocabulary, name)
+        self.held: list[np.ndarray] = []  # of a weight whose rows are reordered once all are there
+        self.writer, self.file = _with_head(path, quant, model, self.slots)
 
-    def _begun(self, weights: Sequence[Weight], vocabulary: Vocabulary, name: str) -> Any:
-        import gguf
+    def write(self, weight: Weight, piece: Any) -> None:
+        slot = self.slots.get(weight.name)
+        if slot and slot.permuted_heads:
+            self.held.append(piece.numpy())
+        elif slot:
+            self._put(slot, piece.numpy())
+
+    def end(self, weight: Weight) -> None:
         import numpy as np
 
-        writer = gguf.GGUFWriter(self.path, self.config["model_type"])
-        _add_metadata(writer, self.config, name, self.quant)
-        vocabulary.add_to(writer)
-        for weight in weights:
-            slot = self.slots.get(weight.name)
-            if slot:
-                shape = gguf.quant_shape_to_byte_shape(weight.shape, slot.kind)
-                writer.add_tensor_info(slot.name, shape, np.dtype(np.uint8), int(np.prod(shape)), slot.kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        self.file = writer.fout[0]
-        writer.write_padding(self.file, self.file.tell())
-        return writer
-
-    def begin(self, weight: Weight) -> None:
-        self.slot, self.held, self.start = self.slots.get(weight.name), [], self.file.tell()
-
-    def write(self, piece: Any) -> None:
-        if not self.slot:
+        slot = self.slots.get(weight.name)
+        if not slot:
             return
-        numbers = piece.numpy()
-        if self.slot.permuted_heads:
-            self.held.append(numbers)
-        else:
-            self._put(numbers)
-
-    def end(self) -> None:
-        import numpy as np
-
         if self.held:
-            self._put(permuted(np.concatenate(self.held), self.slot.permuted_heads))
-        if self.slot:
-            self.writer.write_padding(self.file, self.file.tell() - self.start)
+            self._put(slot, permuted(np.concatenate(self.held), slot.permuted_heads))
+            self.held.clear()
+        self.writer.write_padding(self.file, self.file.tell())
 
-    def _put(self, numbers: Any) -> None:
+    def _put(self, slot: Slot, numbers: "np.ndarray") -> None:
         import gguf
         import numpy as np
 
-        if self.slot.kind.name == "F16" and (np.abs(numbers) > np.finfo(np.float16).max).any():
+        if slot.kind.name == "F16" and (np.abs(numbers) > np.finfo(np.float16).max).any():
             raise KitError(
                 problem(
                     "merge-overflows",
-                    f"{self.slot.name} holds numbers beyond the largest of F16.",
+                    f"{slot.name} holds numbers beyond the largest of F16.",
                     "They would become infinity, and every answer nonsense.",
                     "--quant bf16",
                 )
             )
-        self.file.write(np.ascontiguousarray(gguf.quants.quantize(numbers, self.slot.kind)).data)
+        self.file.write(np.ascontiguousarray(gguf.quants.quantize(numbers, slot.kind)).data)
 
     def close(self) -> None:
         self.file.flush()
@@ -123,6 +108,28 @@ def _family(config: dict[str, Any]) -> Family:
     family = family_of(config)
     assert family, config.get("model_type")
     return family
+
+
+def _with_head(path: Path, quant: str, model: GgufModel, slots: dict[str, Slot]) -> "tuple[gguf.GGUFWriter, BinaryIO]":
+    """The file with its keys and the table of its tensors, up to where the first one begins."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, model.config["model_type"])
+    _add_metadata(writer, model.config, model.name, quant)
+    model.vocabulary.add_to(writer)
+    for weight in model.weights:
+        slot = slots.get(weight.name)
+        if slot:
+            shape = gguf.quant_shape_to_byte_shape(weight.shape, slot.kind)
+            writer.add_tensor_info(slot.name, shape, np.dtype(np.uint8), int(np.prod(shape)), slot.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout, "opened with the header"
+    file = writer.fout[0]
+    writer.write_padding(file, file.tell())
+    return writer, file
 
 
 def slots(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> dict[str, Slot]:
@@ -167,7 +174,7 @@ def nbytes(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> int
     return total
 
 
-def _kind(name: str, shape: tuple[int, ...], quant: str) -> Any:
+def _kind(name: str, shape: tuple[int, ...], quant: str) -> "gguf.GGMLQuantizationType":
     """Norms in F32; a matrix whose rows do not divide into blocks in F16, as llama.cpp does it."""
     import gguf
 
@@ -196,12 +203,13 @@ def _permuted_heads(name: str, config: dict[str, Any]) -> int:
     return 0
 
 
-def permuted(numbers: Any, heads: int) -> Any:
+def permuted(numbers: "np.ndarray", heads: int) -> "np.ndarray":
+    """The rows of a query or key matrix as llama.cpp orders them."""
     half = numbers.shape[0] // heads // 2
     return numbers.reshape(heads, 2, half, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
 
 
-def _add_metadata(writer: Any, config: dict[str, Any], name: str, quant: str) -> None:
+def _add_metadata(writer: "gguf.GGUFWriter", config: dict[str, Any], name: str, quant: str) -> None:
     import gguf
 
     writer.add_type(gguf.GGUFType.MODEL)

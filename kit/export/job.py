@@ -1,8 +1,6 @@
 """A merge as it was asked for: everything that can be wrong with it is found before a weight is read. No torch."""
 
-import importlib.util
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +9,18 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from envcheck.facts import Finding
-from kit.export import adapters, base, gguf_file, shards
-from kit.export.adapters import Tuned
-from kit.export.base import Base
+from kit.export import gguf_file, quants, shards
+from kit.export.base import Base, check_fit, find_base, other_name, unknown_family
+from kit.export.shards import ShardPlan
+from kit.export.tuned_model import Tuned, find_adapter, find_whole_model
 from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
 from kit.options.option import Door, Typed
 from kit.run import checkpoints
-from kit.support.errors import USAGE, KitError, did_you_mean, problem
+from kit.support.errors import USAGE, KitError, problem
+from kit.support.files import free_name
 from kit.support.units import GIB
 
-QUANTIZE = "llama-quantize"
-BY_LLAMA_CPP = (
-    "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq3_s", "iq4_nl", "iq4_xs",
-)  # fmt: skip
-STEP = "f16"  # what llama-quantize starts from
 SPARE = 1.02  # tables, tokenizer, padding
 
 
@@ -77,15 +72,21 @@ class MergeCommand(Door):
 
 @dataclass(frozen=True)
 class Job:
-    """adapters: each with the weight it counts with, the first one first. four_bit: merged into the NF4 base."""
+    """adapters: each with the weight it counts with, the first one first. four_bit: merged into the NF4 base.
 
-    command: MergeCommand
+    shard_plan: the files of the 16-bit model; None: it is not asked for. quants: of the GGUF files.
+    """
+
     adapters: tuple[tuple[Tuned, float], ...]
     base: Base
     four_bit: bool
     trained_in_four_bit: bool | None
     reason: str
     weights: list[Weight]
+    combination: Combination
+    shard_plan: ShardPlan | None
+    quants: tuple[str, ...]
+    output: Path
     findings: tuple[Finding, ...]
 
     @property
@@ -93,57 +94,70 @@ class Job:
         return self.adapters[0][0]
 
     @property
-    def combination(self) -> Combination:
-        seed = self.first.run.seed if self.first.run else 0
-        return Combination(self.command.combine, self.command.density, seed)
+    def name(self) -> str:
+        """Of what is made."""
+        return self.output.absolute().name
 
     @property
-    def quants(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.command.quant)) if "gguf" in self.command.to else ()
+    def gguf_names(self) -> dict[str, str]:
+        """Quant -> file, as the hub names such files: what it is, then the format in capitals."""
+        return {quant: f"{self.name}-{quant.upper()}.gguf" for quant in self.quants}
 
     @property
-    def written_quants(self) -> tuple[str, ...]:
-        """What is written here; the rest is made of these by llama-quantize."""
-        own = [quant for quant in self.quants if quant in gguf_file.TYPES]
-        by_others = len(own) < len(self.quants)
-        return tuple(dict.fromkeys([*own, *([STEP] if by_others else [])]))
-
-    @property
-    def output(self) -> Path:
-        return self.command.output.expanduser()
+    def need_bytes(self) -> int:
+        """On the disk, for everything that is written."""
+        total = self.shard_plan.nbytes if self.shard_plan else 0
+        for quant in {*self.quants, *quants.written_here(self.quants)}:
+            as_here = quant if quant in gguf_file.TYPES else "q8_0"
+            total += gguf_file.nbytes(self.weights, self.base.model.config, as_here)
+        return int(total * SPARE)
 
 
 def prepare(command: MergeCommand) -> Job:
     """Raises KitError: no adapter, no base or not its base, an output that is taken, no room on the disk, ..."""
-    _check_quants(command)
+    if "gguf" in command.to:
+        quants.check(command.quant)
     _check_output(command.output)
-    first = adapters.find_whole(command.source) or adapters.find(command.source)
+    first = find_whole_model(command.source) or find_adapter(command.source)
     if first.is_whole:
         _check_whole(command, first)
-    found = ((first, command.weight), *(_added(one) for one in command.add))
-    _check_together(command, [adapter for adapter, _ in found])
-    model = base.find(command.base or first.base, first)
-    for adapter, _ in found:
-        base.check_fit(model, adapter)
+    tuned = ((first, command.weight), *map(_added, command.add))
+    _check_together(command, [adapter for adapter, _ in tuned])
+    base = find_base(command.base or first.base, first)
+    for adapter, _ in tuned:
+        check_fit(base, adapter)
     if "gguf" in command.to:
-        gguf_file.check_config(model.model.config)
-    four_bit, trained, reason = _choose(command, first, model)
-    weights = model.weights(found, four_bit, first.precision)
-    warnings = (base.unknown_family(model), *(base.other_name(model, adapter) for adapter, _ in found))
-    job = Job(command, found, model, four_bit, trained, reason, weights, tuple(filter(None, warnings)))
-    _check_disk(job)
+        gguf_file.check_config(base.model.config)
+    four_bit, trained_in_four_bit, reason = _choose(command.base_precision, first, base)
+    weights = base.weights(tuned, four_bit, first.precision)
+    warnings = (unknown_family(base), *(other_name(base, adapter) for adapter, _ in tuned))
+    most_bytes = int(command.shard_gib * GIB)
+    job = Job(
+        adapters=tuned,
+        base=base,
+        four_bit=four_bit,
+        trained_in_four_bit=trained_in_four_bit,
+        reason=reason,
+        weights=weights,
+        combination=Combination(command.combine, command.density, first.run.seed if first.run else 0),
+        shard_plan=shards.plan(weights, base, command.precision, most_bytes) if "hf" in command.to else None,
+        quants=tuple(dict.fromkeys(command.quant)) if "gguf" in command.to else (),
+        output=command.output.expanduser(),
+        findings=tuple(filter(None, warnings)),
+    )
+    _check_disk(job.output, job.need_bytes, bool(job.quants))
     return job
 
 
 def _added(text: str) -> tuple[Tuned, float]:
     name, equals, weight = text.rpartition("=")
     try:
-        return adapters.find(Path(name if equals else text)), float(weight) if equals else 1.0
+        return find_adapter(Path(name if equals else text)), float(weight) if equals else 1.0
     except ValueError:
         raise KitError(
             problem(
                 "option-wrong-value",
-                f"--add {text}: {weight} is no number.",
+                f"--add {text}: {weight} is not a number.",
                 "It says how much that adapter counts.",
                 f"--add {name}=0.5",
             ),
@@ -187,17 +201,15 @@ def _check_together(command: MergeCommand, found: Sequence[Tuned]) -> None:
         )
 
 
-def _choose(command: MergeCommand, first: Tuned, model: Base) -> tuple[bool, bool | None, str]:
+def _choose(asked: str, first: Tuned, base: Base) -> tuple[bool, bool | None, str]:
     """Whether to merge into the NF4 base, whether it was trained on that, and why."""
     trained = first.run.load_in_4bit if first.run else None
     if first.is_whole:
         return False, None, "the run trained every weight of it"
-    if model.is_saved_in_four_bit:
+    if base.is_saved_in_four_bit:
         return False, True, "the base is stored in 4 bit: it is dequantised, and no other is here"
-    if command.base_precision == "nf4":
-        return True, trained, "asked for"
-    if command.base_precision == "16bit":
-        return False, trained, "asked for"
+    if asked != "auto":
+        return asked == "nf4", trained, "asked for"
     if trained is None:
         return (
             False,
@@ -210,60 +222,17 @@ def _choose(command: MergeCommand, first: Tuned, model: Base) -> tuple[bool, boo
     return False, False, "the run trained on the 16-bit base"
 
 
-def need_bytes(job: Job) -> int:
-    """On the disk, for everything that is written."""
-    total = 0
-    if "hf" in job.command.to:
-        most = int(job.command.shard_gib * GIB)
-        total += shards.Shards(job.output, job.weights, job.base, job.command.precision, most).nbytes
-    for quant in {*job.quants, *job.written_quants}:
-        total += gguf_file.nbytes(job.weights, job.base.model.config, quant if quant in gguf_file.TYPES else "q8_0")
-    return int(total * SPARE)
-
-
-def _check_disk(job: Job) -> None:
-    needed, left = need_bytes(job), checkpoints.free_bytes(job.output)
-    if left < needed:
+def _check_disk(output: Path, need_bytes: int, with_gguf: bool) -> None:
+    left_bytes = checkpoints.free_bytes(output)
+    if left_bytes < need_bytes:
         raise KitError(
             problem(
                 "disk-too-full",
-                f"{job.output} needs {needed / GIB:.2f} GiB; its disk has {left / GIB:.2f} GiB left.",
+                f"{output} needs {need_bytes / GIB:.2f} GiB; its disk has {left_bytes / GIB:.2f} GiB left.",
                 "It is checked before, because a model that breaks off is of no use.",
                 "free some room, or -o FOLDER on another disk",
-                *(["--quant q8_0             (half of f16)"] if "gguf" in job.command.to else []),
+                *(["--quant q8_0             (half of f16)"] if with_gguf else []),
             )
-        )
-
-
-def _check_quants(command: MergeCommand) -> None:
-    if "gguf" not in command.to:
-        return
-    if importlib.util.find_spec("gguf") is None:
-        raise KitError(
-            problem(
-                "gguf-not-installed",
-                "The package gguf is not installed.",
-                "It writes the file, and transformers reads it again with it.",
-                "python -m pip install gguf",
-            )
-        )
-    here = ", ".join(gguf_file.TYPES)
-    for quant in command.quant:
-        if quant in gguf_file.TYPES or (quant in BY_LLAMA_CPP and shutil.which(QUANTIZE)):
-            continue
-        known = (*gguf_file.TYPES, *BY_LLAMA_CPP)
-        missing = quant in BY_LLAMA_CPP
-        raise KitError(
-            problem(
-                "gguf-quant-not-here",
-                f"{quant} cannot be written here. {'' if missing else did_you_mean(quant, known)}".rstrip(),
-                f"It is made by {QUANTIZE} of llama.cpp, which is not on the path."
-                if missing
-                else "It is no number format of GGUF files that the kit knows.",
-                f"--quant q8_0             (written here without llama.cpp: {here})",
-                *([f"install llama.cpp, so that {QUANTIZE} is on the path"] if missing else []),
-            ),
-            status=USAGE,
         )
 
 
@@ -278,7 +247,7 @@ def _check_output(path: Path) -> None:
                 "output-not-empty",
                 f"{path} is there already." if not path.is_dir() else f"{path} is not empty.",
                 "A model is written into a folder of its own: nothing is overwritten.",
-                f"-o {_free_name(path)}",
+                f"-o {free_name(path)}",
             )
         )
     existing = next(parent for parent in path.parents if parent.exists())
@@ -291,18 +260,3 @@ def _check_output(path: Path) -> None:
                 "-o FOLDER elsewhere",
             )
         )
-
-
-def _free_name(path: Path) -> Path:
-    if not path.name:
-        return Path("models/NAME")
-    return next(name for number in range(2, 1000) if not (name := path.with_name(f"{path.name}-{number}")).exists())
-
-
-def gguf_name(job: Job, quant: str) -> str:
-    """As the hub names such files: what it is, then the format in capitals."""
-    return f"{job.output.absolute().name}-{quant.upper()}.gguf"
-
-
-def shares(pairs: Sequence[tuple[Tuned, float]]) -> str:
-    return " + ".join(f"{weight:g} x {adapter.name}" if weight != 1 else adapter.name for adapter, weight in pairs)

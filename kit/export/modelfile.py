@@ -5,7 +5,9 @@ does not, sends the bare question. So the template is written out again, from wh
 if both give the same text for every conversation tried.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kit.prompt import ChatFormat
@@ -51,6 +53,41 @@ class Turns:
         )
         start = f"{{{{ if not .System }}}}{self.start}{{{{ end }}}}" if self.start else ""
         return f"{start}{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{self.header}"
+
+
+@dataclass(frozen=True)
+class Modelfile:
+    """What the Modelfiles of one model say. turns: None for a template that does more. sampling: how it is advised to
+    be drawn from, as in generation_config.json."""
+
+    turns: Turns | None
+    stops: list[str]
+    context_tokens: int
+    sampling: dict[str, Any]
+
+    def text(self, file: str) -> str:
+        """For a GGUF file beside it; without a template of its own it says so."""
+        lines = [f"# ollama create NAME -f {name_for(file)}", f"FROM ./{file}"]
+        if self.turns:
+            lines.append(f'TEMPLATE """{self.turns.template()}"""')
+        else:
+            lines.append("# The chat template does more than Ollama's language was given: send raw prompts, or use")
+            lines.append(f"# llama-server --jinja -m {file}, which runs the template in the file.")
+        lines += [f'PARAMETER stop "{stop}"' for stop in self.stops]
+        lines.append(f"PARAMETER num_ctx {self.context_tokens}")
+        lines += [f"PARAMETER {NAMES.get(name, name)} {self.sampling[name]}" for name in SAMPLING
+                  if name in self.sampling]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path, files: Iterable[str]) -> None:
+        """One for each GGUF file, and `Modelfile` for the first."""
+        for number, file in enumerate(files):
+            for name in [name_for(file), *(["Modelfile"] if number == 0 else [])]:
+                (folder / name).write_text(self.text(file), encoding="utf-8")
+
+
+def name_for(file: str) -> str:
+    return f"Modelfile.{file.removesuffix('.gguf')}"
 
 
 def turns(chat: ChatFormat, added_bos: str) -> Turns | None:
@@ -122,17 +159,3 @@ def _common_start(*texts: str) -> str:
     while len({text[length : length + 1] for text in texts}) == 1 and length < len(texts[0]):
         length += 1
     return texts[0][:length]
-
-
-def text(file: str, found: Turns | None, stops: list[str], context_tokens: int, sampling: dict[str, Any]) -> str:
-    """The Modelfile; without a template of its own it says so."""
-    lines = [f"# ollama create NAME -f Modelfile.{file.removesuffix('.gguf')}", f"FROM ./{file}"]
-    if found:
-        lines.append(f'TEMPLATE """{found.template()}"""')
-    else:
-        lines.append("# The chat template does more than Ollama's language was given: send raw prompts, or use")
-        lines.append(f"# llama-server --jinja -m {file}, which runs the template in the file.")
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
-    lines.append(f"PARAMETER num_ctx {context_tokens}")
-    lines += [f"PARAMETER {NAMES.get(name, name)} {sampling[name]}" for name in SAMPLING if name in sampling]
-    return "\n".join(lines) + "\n"

@@ -1,18 +1,25 @@
 """The same prompts through base + adapter and through what was exported: equal words, nearly equal logits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kit.backend import comparing
 from kit.backend.comparing import Candidate
 from kit.export import llama_cpp, vocabulary
-from kit.export.prompts import Prompts
+from kit.export.parity_prompts import ParityPrompts
 from kit.prompt import ChatFormat
 from kit.support.progress import OnProgress
+from kit.support.version import stamp
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LAST_TOKENS = 16  # of each prompt: their logits are compared
+Logits = Sequence["np.ndarray"]  # for each prompt (positions, vocabulary) in float32
+Words = tuple[bool | None, bool | None, bool | None]  # template, ids, end as in a row
 
 
 @dataclass(frozen=True)
@@ -56,32 +63,35 @@ class Exported:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table. template, ids, end: equal or not, None where there is nothing to compare.
 
-    bound: None for a line that is there to be known, and fails nothing.
+    positions: where logits were compared. top1_pct: of them, those with the same likeliest token. logit_share: the
+    largest difference at a position, as a share of the range of the logits there. bound: None for a line that is there
+    to be known, and fails nothing.
     """
 
     name: str
-    reader: str
+    reader: str = "transformers"
     precision: str
-    template: bool | None
-    ids: bool | None
-    end: bool | None
+    template: bool | None = None
+    ids: bool | None = None
+    end: bool | None = None
     positions: int
-    top1_pct: float
-    largest_logit_difference: float
-    logit_share: float
-    bound: Bound | None
+    top1_pct: float = 0.0
+    largest_logit_difference: float = math.inf
+    logit_share: float = math.inf
+    bound: Bound | None = None
     first_layer: str = ""
 
     @property
     def passed(self) -> bool:
         if self.bound is None:
             return True
-        words = all(one is not False for one in (self.template, self.ids, self.end))
-        return words and self.top1_pct >= self.bound.least_top1_pct and self.logit_share <= self.bound.most_logit_share
+        same_words = False not in (self.template, self.ids, self.end)
+        is_near = self.logit_share <= self.bound.most_logit_share
+        return same_words and self.top1_pct >= self.bound.least_top1_pct and is_near
 
 
 @dataclass(frozen=True)
@@ -98,14 +108,14 @@ class Parity:
         return all(row.passed for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        rows = [asdict(row) | {"passed": row.passed} for row in self.rows]
         return {
+            **stamp(),
             "passed": self.passed,
             "against": self.against,
             "prompts": self.prompts,
             "last_tokens_of_each": LAST_TOKENS,
             "arithmetic": self.arithmetic,
-            "rows": rows,
+            "rows": [asdict(row) | {"passed": row.passed} for row in self.rows],
         }
 
 
@@ -115,17 +125,16 @@ def bound_of(precision: str, arithmetic: str) -> Bound:
     if arithmetic == "fp32":
         return found
     other = BOUNDS[arithmetic]
-    return Bound(
-        min(found.least_top1_pct, other.least_top1_pct), max(found.most_logit_share, 2 * other.most_logit_share)
-    )
+    least_top1_pct = min(found.least_top1_pct, other.least_top1_pct)
+    return Bound(least_top1_pct, max(found.most_logit_share, 2 * other.most_logit_share))
 
 
 def compare(
     reference: Candidate,
     against: str,
     exports: Sequence[Exported],
-    prompts: Prompts,
-    show: OnProgress,
+    prompts: ParityPrompts,
+    on_progress: OnProgress,
     trained: Candidate | None = None,
 ) -> Parity:
     """Everything read again from the disk; one model in memory at a time.
@@ -133,74 +142,67 @@ def compare(
     trained: the model as it was trained, where the base of the exports is another one on purpose.
     """
     total, arithmetic = 1 + len(exports), reference.arithmetic
-    show("parity", 1, total, against)
+    on_progress("parity", 1, total, against)
     expected = comparing.logits(reference, prompts.sequences, LAST_TOKENS)
     rows = []
-    for number, one in enumerate(exports, 2):
-        show("parity", number, total, one.name)
-        row, worst = _row(one, reference, expected, prompts)
-        if not row.passed:
-            layer = first_layer(reference, one.candidate(reference), prompts.sequences[worst], row.bound)
-            row = replace(row, first_layer=layer)
-        rows.append(row)
-        if one.gguf and llama_cpp.is_here():
-            rows.append(_by_llama_cpp(one, expected, prompts))
+    for number, exported in enumerate(exports, 2):
+        on_progress("parity", number, total, exported.name)
+        rows.append(_row(exported, reference, expected, prompts))
+        if exported.gguf and llama_cpp.is_here():
+            rows.append(_by_llama_cpp(exported, expected, prompts))
     if trained:
         rows.append(_as_trained(trained, expected, prompts))
     return Parity(against, prompts.origin, arithmetic, tuple(rows))
 
 
-def _row(one: Exported, reference: Candidate, expected: list[Any], prompts: Prompts) -> tuple[Row, int]:
-    """The line, and the number of the prompt that differs most."""
-    import numpy as np
-
-    found = comparing.logits(one.candidate(reference), prompts.sequences, LAST_TOKENS)
-    shares = [logit_share(want, got) for want, got in zip(expected, found, strict=True)]
-    largest = max(float(np.abs(want - got).max()) for want, got in zip(expected, found, strict=True))
-    template, ids, end = words_of(one, prompts)
+def _row(exported: Exported, reference: Candidate, expected: Logits, prompts: ParityPrompts) -> Row:
+    candidate = exported.candidate(reference)
+    found = comparing.logits(candidate, prompts.sequences, LAST_TOKENS)
+    template, ids, end = words_of(exported, prompts)
+    bound = bound_of(exported.precision, reference.arithmetic)
     row = Row(
-        name=one.name,
-        reader="transformers",
-        precision=one.precision,
+        name=exported.name,
+        precision=exported.precision,
         template=template,
         ids=ids,
         end=end,
-        positions=sum(len(want) for want in expected),
-        top1_pct=top1_pct(expected, found),
-        largest_logit_difference=largest,
-        logit_share=max(shares),
-        bound=bound_of(one.precision, reference.arithmetic),
+        bound=bound,
+        **_differences(expected, found),
     )
-    return row, int(np.argmax(shares))
+    if row.passed:
+        return row
+    shares = [logit_share(want, got) for want, got in zip(expected, found, strict=True)]
+    worst = prompts.sequences[shares.index(max(shares))]
+    return replace(row, first_layer=first_layer(reference, candidate, worst, bound))
 
 
-def _as_trained(trained: Candidate, expected: list[Any], prompts: Prompts) -> Row:
-    """How far the chosen base is from the one of training."""
+def _differences(expected: Logits, found: Logits) -> dict[str, Any]:
+    """Of the logits, as a row holds them."""
     import numpy as np
 
+    pairs = list(zip(expected, found, strict=True))
+    return {
+        "positions": sum(len(want) for want in expected),
+        "top1_pct": top1_pct(expected, found),
+        "largest_logit_difference": max(float(np.abs(want - got).max()) for want, got in pairs),
+        "logit_share": max(logit_share(want, got) for want, got in pairs),
+    }
+
+
+def _as_trained(trained: Candidate, expected: Logits, prompts: ParityPrompts) -> Row:
+    """How far the chosen base is from the one of training."""
     found = comparing.logits(trained, prompts.sequences, LAST_TOKENS)
-    pairs = list(zip(found, expected, strict=True))
-    return Row(
-        name="base of training",
-        reader="transformers",
-        precision="nf4" if trained.four_bit else trained.loaded_as,
-        template=None,
-        ids=None,
-        end=None,
-        positions=sum(len(want) for want in expected),
-        top1_pct=top1_pct(found, expected),
-        largest_logit_difference=max(float(np.abs(want - got).max()) for want, got in pairs),
-        logit_share=max(logit_share(want, got) for want, got in pairs),
-        bound=None,
-    )
+    precision = "nf4" if trained.four_bit else trained.loaded_as
+    return Row(name="base of training", precision=precision, **_differences(found, expected))
 
 
-def _by_llama_cpp(one: Exported, expected: list[Any], prompts: Prompts) -> Row:
+def _by_llama_cpp(exported: Exported, expected: Logits, prompts: ParityPrompts) -> Row:
     """The same file through llama.cpp: its own tokenizer, template and arithmetic, which is about as coarse as bf16."""
-    row = Row(one.name, "llama.cpp", one.precision, None, None, None, len(expected), 0.0, float("inf"), float("inf"),
-              bound_of(one.precision, "bf16"))  # fmt: skip
+    bound = bound_of(exported.precision, "bf16")
+    row = Row(name=exported.name, reader="llama.cpp", precision=exported.precision, positions=len(expected),
+              bound=bound)  # fmt: skip
     try:
-        found = llama_cpp.ask(one.folder / one.gguf, prompts.conversations, prompts.texts, prompts.sequences)
+        found = llama_cpp.ask(exported.folder / exported.gguf, prompts.conversations, prompts.texts, prompts.sequences)
     except llama_cpp.CannotRead as error:
         return replace(row, first_layer=f"the start: {error}")
     equal, largest, share = llama_cpp.differences([logits[-1] for logits in expected], found.likeliest)
@@ -211,63 +213,57 @@ def _by_llama_cpp(one: Exported, expected: list[Any], prompts: Prompts) -> Row:
         top1_pct=round(100 * equal / len(expected), 3),
         largest_logit_difference=largest,
         logit_share=share,
-        first_layer="" if share <= row.bound.most_logit_share else "a layer that llama.cpp does not show",
+        first_layer="" if share <= bound.most_logit_share else "a layer that llama.cpp does not show",
     )
 
 
-def logit_share(expected: Any, found: Any) -> float:
-    """Largest difference at a position over the range of the expected logits there; infinite for no number."""
+def logit_share(expected: "np.ndarray", found: "np.ndarray") -> float:
+    """Largest difference at a position over the range of the expected logits there; infinite for NaN.
+
+    expected, found: (positions, vocabulary).
+    """
     import numpy as np
 
     if not np.isfinite(found).all():
-        return float("inf")
+        return math.inf
     spread = expected.max(axis=-1) - expected.min(axis=-1)
     return float((np.abs(expected - found).max(axis=-1) / np.maximum(spread, 1e-9)).max())
 
 
-def top1_pct(expected: Sequence[Any], found: Sequence[Any]) -> float:
+def top1_pct(expected: Logits, found: Logits) -> float:
     """Share of the positions with the same likeliest token."""
     equal = sum(int((want.argmax(-1) == got.argmax(-1)).sum()) for want, got in zip(expected, found, strict=True))
     return round(100 * equal / sum(len(want) for want in expected), 3)
 
 
-def words_of(one: Exported, prompts: Prompts) -> tuple[bool | None, bool | None, bool | None]:
+def words_of(exported: Exported, prompts: ParityPrompts) -> Words:
     """Whether prompt texts, token ids and end token are those of training."""
-    if one.gguf:
-        found, _ = vocabulary.read(one.folder / one.gguf)
-        return _gguf_words(found, prompts)
+    if exported.gguf:
+        return _gguf_words(vocabulary.of_gguf(exported.folder / exported.gguf)[0], prompts)
     if prompts.chat is None:
-        return None, _plain_ids(one.folder, prompts), None
-    texts, ids = comparing.template_and_ids(one.folder, prompts.conversations)
-    end = comparing.end_token(one.folder)
-    chat = prompts.chat
-    return (
-        texts == prompts.texts,
-        ids == prompts.ids,
-        end == (chat.end_token, chat.tokenizer.token_to_id(chat.end_token)),
-    )
+        return None, _plain_ids(exported.folder, prompts), None
+    texts, ids = comparing.template_and_ids(exported.folder, prompts.conversations)
+    end = comparing.end_token(exported.folder) == (prompts.chat.end_token, prompts.end_id)
+    return texts == prompts.texts, ids == prompts.ids, end
 
 
-def _gguf_words(found: vocabulary.Vocabulary, prompts: Prompts) -> tuple[bool | None, bool | None, bool | None]:
+def _gguf_words(found: vocabulary.Vocabulary, prompts: ParityPrompts) -> Words:
     tokenizer = found.tokenizer()
     chat = prompts.chat
     if chat is None:
         bos = [found.special["bos"]] if found.add_bos else []
-        return (
-            None,
-            [bos + tokenizer.encode(text, add_special_tokens=False).ids for text in prompts.plain] == prompts.ids,
-            None,
-        )
+        ids = [bos + tokenizer.encode(text, add_special_tokens=False).ids for text in prompts.plain]
+        return None, ids == prompts.ids, None
     special = {f"{name}_token": found.tokens[number] for name, number in found.special.items()}
     special |= {"pad_token": special.pop("padding_token", ""), "unk_token": special.pop("unknown_token", "")}
     again = ChatFormat(tokenizer, found.template, "gguf", chat.special_tokens | special, chat.end_token)
-    texts = [again.question(one) for one in prompts.conversations]
-    ids = [again.prompt_ids(one) for one in prompts.conversations]
+    texts = [again.question(messages) for messages in prompts.conversations]
+    ids = [again.prompt_ids(messages) for messages in prompts.conversations]
     end = found.tokens[found.special["eos"]] if "eos" in found.special else ""
     return texts == prompts.texts, ids == prompts.ids, end == chat.end_token
 
 
-def _plain_ids(folder: Path, prompts: Prompts) -> bool:
+def _plain_ids(folder: Path, prompts: ParityPrompts) -> bool:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

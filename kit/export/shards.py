@@ -2,13 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kit.backend import merging
 from kit.export.base import INDEX, SINGLE, Base
-from kit.export.writer import PlannedTensor, TensorWriter
+from kit.export.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.change import Weight
 from kit.support.errors import KitError, problem
 
@@ -34,74 +37,93 @@ def dtype_of(weight: Weight, base: Base, precision: str) -> str:
     return own if own in WORDS and not weight.saved_in_four_bit else "BF16"
 
 
-class Shards:
-    """The weights of a model folder, in files of at most `most_bytes` (a larger tensor has a file of its own)."""
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which tensor goes into which file, in the order of the weights."""
 
-    def __init__(self, folder: Path, weights: Sequence[Weight], base: Base, precision: str, most_bytes: int):
-        tensors = [PlannedTensor(weight.name, dtype_of(weight, base, precision), weight.shape) for weight in weights]
-        self.folder, self.tensors = folder, {tensor.name: tensor for tensor in tensors}
-        shards = _grouped(tensors, most_bytes)
-        self.names = [SINGLE] if len(shards) == 1 else [
-            f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)
-        ]  # fmt: skip
-        self.shard_of = {one.name: number for number, shard in enumerate(shards) for one in shard}
-        self.shards, self.writer, self.current, self.tensor = shards, None, -1, None
+    shards: tuple[tuple[PlannedTensor, ...], ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the files."""
+        count = len(self.shards)
+        if count == 1:
+            return [SINGLE]
+        return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, PlannedTensor]]:
+        """Tensor -> the number of its file, and how it is written."""
+        return {tensor.name: (number, tensor) for number, shard in enumerate(self.shards) for tensor in shard}
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(tensor.nbytes for _, tensor in self.places.values())
 
     @property
     def dtype(self) -> str:
         """Of most weights."""
-        sizes: dict[str, int] = {}
-        for tensor in self.tensors.values():
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
-        return max(sizes, key=sizes.get)
+        sizes: Counter[str] = Counter()
+        for _, tensor in self.places.values():
+            sizes[tensor.dtype] += tensor.nbytes
+        return sizes.most_common(1)[0][0]
 
-    def begin(self, weight: Weight) -> None:
-        self.tensor = self.tensors[weight.name]
-        number = self.shard_of[weight.name]
-        if number != self.current:
-            if self.writer:
-                self.writer.close()
-            self.current = number
-            self.writer = TensorWriter(self.folder / self.names[number], self.shards[number])
 
-    def write(self, piece: Any) -> None:
-        if merging.overflows(piece, self.tensor.dtype):
+def plan(weights: Iterable[Weight], base: Base, precision: str, most_bytes: int) -> ShardPlan:
+    """Files of at most so many bytes; a larger tensor has a file of its own."""
+    shards: list[list[PlannedTensor]] = [[]]
+    for weight in weights:
+        tensor = PlannedTensor(weight.name, dtype_of(weight, base, precision), weight.shape)
+        if shards[-1] and sum(other.nbytes for other in shards[-1]) + tensor.nbytes > most_bytes:
+            shards.append([])
+        shards[-1].append(tensor)
+    return ShardPlan(tuple(map(tuple, shards)))
+
+
+class Shards:
+    """The weights of a model folder, file after file, with the index that names the file of each."""
+
+    def __init__(self, folder: Path, plan: ShardPlan):
+        self.folder, self.plan = folder, plan
+        self.number = -1  # of the file that is open
+        self.writer: TensorWriter | None = None
+
+    def write(self, weight: Weight, piece: Any) -> None:
+        number, tensor = self.plan.places[weight.name]
+        if merging.overflows(piece, tensor.dtype):
             raise KitError(
                 problem(
                     "merge-overflows",
-                    f"{self.tensor.name} holds numbers beyond the largest of fp16.",
+                    f"{tensor.name} holds numbers beyond the largest of fp16.",
                     "They would become infinity, and every answer nonsense.",
                     "--precision bf16",
                 )
             )
-        self.writer.write(merging.as_bytes(piece, self.tensor.dtype))
+        self._file(number).write(merging.as_bytes(piece, tensor.dtype))
 
-    def end(self) -> None:
-        pass
+    def _file(self, number: int) -> TensorWriter:
+        if self.writer is None or number != self.number:
+            if self.writer:
+                self.writer.close()
+            self.number = number
+            self.writer = TensorWriter(self.folder / self.plan.names[number], self.plan.shards[number])
+        return self.writer
+
+    def end(self, weight: Weight) -> None:
+        """Nothing: one tensor lies right behind the other."""
 
     def close(self) -> None:
-        self.writer.close()
-        if len(self.names) > 1:
-            table = {name: self.names[number] for name, number in self.shard_of.items()}
-            index = {"metadata": {"total_size": self.nbytes}, "weight_map": table}
+        if self.writer:
+            self.writer.close()
+        names = self.plan.names
+        if len(names) > 1:
+            files = {tensor: names[number] for tensor, (number, _) in self.plan.places.items()}
+            index = {"metadata": {"total_size": self.plan.nbytes}, "weight_map": files}
             (self.folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
     def abort(self) -> None:
         if self.writer:
             self.writer.abort()
-
-
-def _grouped(tensors: list[PlannedTensor], most_bytes: int) -> list[list[PlannedTensor]]:
-    groups: list[list[PlannedTensor]] = [[]]
-    for tensor in tensors:
-        if groups[-1] and sum(one.nbytes for one in groups[-1]) + tensor.nbytes > most_bytes:
-            groups.append([])
-        groups[-1].append(tensor)
-    return groups
 
 
 def write_small_files(folder: Path, base: Base, adapter_folder: Path, end_ids: list[int], dtype: str) -> None:

@@ -71,7 +71,7 @@ class Vocabulary:
         return built
 
 
-def of(folder: Path, vocab_size: int, end_token: str, template: str, config: dict[str, Any]) -> Vocabulary:
+def of_folder(folder: Path, vocab_size: int, end_token: str, template: str, config: dict[str, Any]) -> Vocabulary:
     """The tokenizer of a model folder. Raises KitError: one that llama.cpp would read otherwise."""
     whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     path = folder / "tokenizer_config.json"
@@ -128,7 +128,8 @@ def _special(
 ) -> dict[str, int]:
     def number(name: str) -> int | None:
         token = settings.get(name)
-        return numbers.get(token["content"] if isinstance(token, dict) else token)
+        text = token["content"] if isinstance(token, dict) else token
+        return numbers.get(text) if isinstance(text, str) else None
 
     end = numbers.get(end_token, config.get("eos_token_id"))
     bos = number("bos_token")
@@ -172,7 +173,7 @@ def _unknown(folder: Path, what: str) -> Any:
     )
 
 
-def read(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
+def of_gguf(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
     """The tokenizer of a GGUF file, and its other values by key."""
     import gguf
 
@@ -195,7 +196,7 @@ def read(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
 
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
-    merges = [tuple(merge.split(" ", 1)) for merge in vocabulary.merges]
+    merges = [(left, right) for left, right in (merge.split(" ", 1) for merge in vocabulary.merges)]
     built = Tokenizer(models.BPE(vocab=numbers, merges=merges))
     pattern = pre_tokenizers.Split(Regex(PATTERNS[vocabulary.pre]), "isolated")
     built.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,6 +1,6 @@
 """Merged weights -> files: each tensor is made once and handed to every file that wants it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -13,32 +13,28 @@ from kit.support.progress import OnProgress
 class Sink(Protocol):
     """Takes every weight, in the order of the base, in blocks of rows of float32."""
 
-    def begin(self, weight: Weight) -> None: ...
+    def write(self, weight: Weight, piece: Any) -> None: ...
 
-    def write(self, piece: Any) -> None: ...
-
-    def end(self) -> None: ...
+    def end(self, weight: Weight) -> None: ...
 
     def close(self) -> None: ...
 
     def abort(self) -> None: ...
 
 
-def write(weights: Sequence[Weight], combination: Combination, sinks: Iterable[Sink], show: OnProgress) -> None:
-    """Peak memory: the largest tensor and its update. Raises KitError: a weight that is no number; OSError."""
+def write(weights: Sequence[Weight], combination: Combination, sinks: Sequence[Sink], on_progress: OnProgress) -> None:
+    """Peak memory: the largest tensor and its update. Raises KitError: a weight with NaN or infinity in it; OSError."""
     with ExitStack() as opened:
         for sink in sinks:
             opened.callback(sink.abort)  # closing twice does no harm
         for number, weight in enumerate(weights, 1):
-            for sink in sinks:
-                sink.begin(weight)
             for piece in merging.pieces(weight, combination):
                 _check_finite(weight, piece)
                 for sink in sinks:
-                    sink.write(piece)
+                    sink.write(weight, piece)
             for sink in sinks:
-                sink.end()
-            show("merge", number, len(weights), weight.name)
+                sink.end(weight)
+            on_progress("merge", number, len(weights), weight.name)
         for sink in sinks:
             sink.close()
 
@@ -48,8 +44,8 @@ def _check_finite(weight: Weight, piece: Any) -> None:
         raise KitError(
             problem(
                 "merge-not-a-number",
-                f"{weight.name} is no number after the merge.",
-                "The adapter or the base holds nan or infinity.",
+                f"{weight.name} holds NaN or infinity after the merge.",
+                "The adapter or the base holds it already.",
                 "train again with a lower --learning-rate; an earlier checkpoint of the run may be sound",
             )
         )

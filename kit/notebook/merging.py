@@ -6,10 +6,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from kit import merge as merging
-from kit.export import prompts
-from kit.export.job import MergeCommand
+from kit.export.job import MergeCommand, prepare
 from kit.export.parity import Parity
+from kit.merge import merge as run_merge
 from kit.notebook.pictures import Picture, stacked
 from kit.notebook.tables import Table
 from kit.report import plots
@@ -57,10 +56,9 @@ def _size_bytes(path: Path) -> int:
 
 def merge(source: str | Path, output: str | Path, **options: Any) -> Merged:
     """kit.merge with these options, without its talk. Raises KitError: also for an export that is not verified."""
-    job = merging.prepare(MergeCommand(source=Path(source), output=Path(output), **options))
-    asked = prompts.of(job.first, prompts.chat_of(job.first, job.base.model))
-    seen = merging.verify(job, merging.write(job, asked, _nobody), asked, _nobody)
-    if not seen.passed:
+    job = prepare(MergeCommand(source=Path(source), output=Path(output), **options))
+    _, parity = run_merge(job, lambda *_: None)
+    if not parity.passed:
         raise KitError(
             problem(
                 "export-not-verified",
@@ -69,11 +67,7 @@ def merge(source: str | Path, output: str | Path, **options: Any) -> Merged:
                 f"python -m kit.merge {source} -o {output}-2        (says where they begin to differ)",
             )
         )
-    return Merged(job.output, seen)
-
-
-def _nobody(stage: str, done: int, total: int, detail: str) -> None:
-    """Hears of the progress."""
+    return Merged(job.output, parity)
 
 
 def sizes_and_agreement(merged: Merged) -> Picture:

@@ -16,7 +16,7 @@ from kit.run import reading
 from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, problem
-from kit.support.files import append_whole, write_whole
+from kit.support.files import append_whole, free_name, write_whole
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -85,7 +85,7 @@ class RunFolder:
                     "output-holds-another-run",
                     f"{path} holds a run with other options or data.",
                     "Its results would be overwritten, or it would go on as another run than it began.",
-                    f"--output {_free_name(path)}",
+                    f"--output {free_name(path)}",
                     "--fresh                (deletes that run and begins anew)",
                     "--resume-anyway        (goes on from its checkpoint; this is written down)",
                     details=different,
@@ -120,7 +120,7 @@ class RunFolder:
                         f"Another process is training in {self.path}.",
                         "Two would overwrite each other's checkpoints.",
                         "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
-                        f"--output {_free_name(self.path)}",
+                        f"--output {free_name(self.path)}",
                     )
                 ) from None
             self.hold.lock_file = self._lock_file()
@@ -155,7 +155,7 @@ class RunFolder:
                     "output-taken",
                     f"{self.path} was deleted during this run, and another run was begun there.",
                     "This run would overwrite the other one.",
-                    f"--output {_free_name(self.path)}       (begins this run anew)",
+                    f"--output {free_name(self.path)}       (begins this run anew)",
                 )
             )
         for name, text in self.hold.texts.items():
@@ -277,7 +277,7 @@ def _check_is_run(path: Path, if_any: bool = False) -> None:
             "output-not-a-run",
             f"{path} holds files that are no run of the kit.",
             "A run would mix with them.",
-            f"--output {_free_name(path)}",
+            f"--output {free_name(path)}",
         )
     )
 
@@ -322,7 +322,3 @@ def _differences(path: Path, run: Run, data_sha256: str) -> dict[str, str]:
     if data_there != data_sha256:
         different["content of the data file"] = "changed since"
     return dict(list(different.items())[:6])
-
-
-def _free_name(path: Path) -> Path:
-    return next(name for number in range(2, 1000) if not (name := path.with_name(f"{path.name}-{number}")).exists())

@@ -32,3 +32,10 @@ def append_whole(path: Path, text: str) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def free_name(path: Path) -> Path:
+    """The first of NAME-2, NAME-3, ... beside it that is not taken."""
+    if not path.name:  # the root of a disk
+        return path / "NAME"
+    return next(name for number in range(2, 1000) if not (name := path.with_name(f"{path.name}-{number}")).exists())

@@ -11,6 +11,7 @@ import io
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -204,11 +205,12 @@ def merged(pairs, four_bit=False, model=TINY, **combination):
     import torch
 
     from kit.backend import merging
-    from kit.export import adapters, base
+    from kit.export.base import find_base
+    from kit.export.tuned_model import find_adapter
     from kit.models.change import Combination
 
-    found = [(adapters.find(path), share) for path, share in pairs]
-    weights = base.find(str(model), found[0][0]).weights(found, four_bit, "bf16")
+    found = [(find_adapter(path), share) for path, share in pairs]
+    weights = find_base(str(model), found[0][0]).weights(found, four_bit, "bf16")
     way = Combination(**combination)
     return {weight.name: torch.cat(list(merging.pieces(weight, way))) for weight in weights}
 
@@ -261,7 +263,11 @@ def combined(folder):
     decomposition of full rank."""
     import torch
     from peft import PeftModel
+    from peft.tuners.lora import model as lora_model
     from transformers import AutoModelForCausalLM
+
+    from kit.backend.merging import combined as combined_by_kit
+    from kit.models.change import LINEAR
 
     paths = [write_adapter(folder / f"part{number}", seed=number) for number in (1, 2)]
     for path in paths:
@@ -269,7 +275,10 @@ def combined(folder):
         (path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
     name, shares, told = "model.layers.0.self_attn.q_proj", [0.7, 0.6], {}
     plain = merged([(write_adapter(folder / "empty", size=0.0), 1.0)])[f"{name}.weight"]
-    for way, theirs in (("linear", "cat"), ("ties", "ties_svd")):
+    pairs = list(zip(paths, shares, strict=True))
+    seed, dare_linear = zlib.crc32(f"0 {name}.weight".encode()), lora_model.dare_linear
+    lora_model.dare_linear = lambda *given: (torch.manual_seed(seed), dare_linear(*given))[1]  # drops what the kit does
+    for way, theirs in (("linear", "cat"), ("ties", "ties_svd"), ("dare", "dare_linear_svd")):
         model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
         tuned = PeftModel.from_pretrained(model, str(paths[0]), adapter_name="a")
         tuned.load_adapter(str(paths[1]), adapter_name="b")
@@ -277,9 +286,17 @@ def combined(folder):
         tuned.add_weighted_adapter(["a", "b"], shares, "c", combination_type=theirs, **options)
         layer = tuned.get_submodule(f"base_model.model.{name}")
         wanted = layer.get_delta_weight("c")
-        ours = merged(list(zip(paths, shares, strict=True)), way=way)[f"{name}.weight"] - plain
+        ours = merged(pairs, way=way)[f"{name}.weight"] - plain
         told[way] = float((ours - wanted).abs().max() / wanted.abs().max())
-    pairs = list(zip(paths, shares, strict=True))
+    several = [torch.randn(64, 48) for _ in range(3)]
+    factors, summed = [0.7, -0.6, 2.0], lambda pairs: sum(share * delta for share, delta in pairs)
+    told["plain_sums"] = [
+        torch.equal(combined_by_kit(several[:count], factors[:count], name, LINEAR),
+                    summed(zip(factors[:count], several[:count], strict=True)))
+        for count in (1, 2, 3)
+    ]  # fmt: skip
+    alone = combined_by_kit(several[:1], [1.0], name, LINEAR)
+    told["one_is_itself"] = torch.equal(alone, several[0])
     halves = [merged(pairs, way="dare", density=0.5, seed=seed)[f"{name}.weight"] - plain for seed in (1, 1, 2)]
     told["dare_dropped_by_both"] = float((halves[0] == 0).float().mean())
     told["dare_repeats"] = [bool((halves[0] == other).all()) for other in halves[1:]]
@@ -288,10 +305,10 @@ def combined(folder):
 
 
 def wanted_sum(pairs, name):
-    from kit.backend.merging import _delta
-    from kit.export import adapters
+    from kit.backend.merging import delta
+    from kit.export.tuned_model import find_adapter
 
-    return sum(share * _delta(adapters.find(path).changes[name]) for path, share in pairs)
+    return sum(share * delta(find_adapter(path).changes[name]) for path, share in pairs)
 
 
 def main(folder: Path) -> None:
@@ -314,15 +331,15 @@ def broken(run: Path, output: Path) -> None:
 
     write = merge.write
 
-    def spoilt(job, asked, show):
-        made = write(job, asked, show)
+    def spoilt(job, *given):
+        written = write(job, *given)
         path = job.output / "model.safetensors"
         weights = load_file(path)
         weights["model.layers.2.mlp.down_proj.weight"] *= 1.5
         save_file(weights, path, metadata={"format": "pt"})
         template = job.output / "chat_template.jinja"
         template.write_text(template.read_text().replace("<|im_start|>user", "<|im_start|>User", 1) + " ")
-        return made
+        return written
 
     merge.write = spoilt
     sys.exit(merge.main([str(run), "-o", str(output), "--base-precision", "16bit"]))

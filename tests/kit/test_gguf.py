@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kit import merge, models, prompt
-from kit.export import gguf_file, llama_cpp, modelfile, vocabulary
-from kit.export.gguf_file import GgufFile
+from kit import models, prompt
+from kit.export import gguf_file, llama_cpp, modelfile, quants, vocabulary
+from kit.export.gguf_file import GgufFile, GgufModel
 from kit.export.job import MergeCommand, prepare
+from kit.export.modelfile import Modelfile
 from kit.models.change import Weight
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError
@@ -34,7 +35,7 @@ def ids(tokenizer, text: str) -> list[int]:
 
 def words(folder: Path, template: str = "{{ messages }}") -> vocabulary.Vocabulary:
     config = json.loads((folder / "config.json").read_text())
-    return vocabulary.of(folder, config["vocab_size"], "<|im_end|>", template, config)
+    return vocabulary.of_folder(folder, config["vocab_size"], "<|im_end|>", template, config)
 
 
 @pytest.mark.parametrize("name", ["tiny", "qwen3"])
@@ -58,7 +59,7 @@ def test_a_tokenizer_there_and_back(tmp_path) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    again, values = vocabulary.read(tmp_path / "x.gguf")
+    again, values = vocabulary.of_gguf(tmp_path / "x.gguf")
     assert again == found
     assert values["tokenizer.ggml.add_bos_token"] is False
 
@@ -102,7 +103,7 @@ def test_a_sentencepiece_tokenizer(tmp_path) -> None:
     from tokenizers import Tokenizer
 
     folder = sentencepiece(tmp_path / "llama")
-    found = vocabulary.of(folder, 270, "</s>", "", {})
+    found = vocabulary.of_folder(folder, 270, "</s>", "", {})
     assert (found.kind, found.add_bos, found.merges) == ("llama", True, [])
     assert found.special == {"bos": 1, "eos": 2, "eot": 2, "unknown": 0}
     original, rebuilt = Tokenizer.from_file(str(folder / "tokenizer.json")), found.tokenizer()
@@ -123,7 +124,7 @@ def test_a_tokenizer_that_llama_cpp_would_read_otherwise(tmp_path, change) -> No
     whole = json.loads((TINY / "tokenizer.json").read_text("utf-8")) | change
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
     with pytest.raises(KitError) as error:
-        vocabulary.of(tmp_path, 6400, "<|im_end|>", "", {})
+        vocabulary.of_folder(tmp_path, 6400, "<|im_end|>", "", {})
     assert error.value.findings[0].id == "gguf-tokenizer-unknown"
 
 
@@ -159,12 +160,11 @@ def write(path: Path, quant: str, **config) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     weights = [Weight(name, path, shape) for name, shape in SHAPES.items()]
     values = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
-    file = GgufFile(path, quant, weights, CONFIG | config, words(TINY, "{{ template }}"), "name")
+    file = GgufFile(path, quant, GgufModel("name", weights, CONFIG | config, words(TINY, "{{ template }}")))
     for weight in weights:
-        file.begin(weight)
         for part in np.array_split(values[weight.name], 3):
-            file.write(Piece(part))
-        file.end()
+            file.write(weight, Piece(part))
+        file.end(weight)
     file.close()
     return values
 
@@ -191,7 +191,7 @@ def test_a_file_that_the_gguf_package_reads(tmp_path, quant) -> None:
 
 def test_keys_of_qwen3(tmp_path) -> None:
     write(tmp_path / "x.gguf", "q8_0")
-    _, values = vocabulary.read(tmp_path / "x.gguf")
+    _, values = vocabulary.of_gguf(tmp_path / "x.gguf")
     wanted = {
         "general.architecture": "qwen3", "general.file_type": 7, "qwen3.context_length": 512,
         "qwen3.embedding_length": 64, "qwen3.block_count": 1, "qwen3.feed_forward_length": 80,
@@ -221,10 +221,9 @@ def test_llamas_rotary_order_is_the_one_that_transformers_undoes() -> None:
 
 def test_a_number_too_large_for_f16(tmp_path) -> None:
     weights = [Weight("model.embed_tokens.weight", tmp_path, (6400, 64))]
-    file = GgufFile(tmp_path / "x.gguf", "f16", weights, CONFIG, words(TINY), "name")
-    file.begin(weights[0])
+    file = GgufFile(tmp_path / "x.gguf", "f16", GgufModel("name", weights, CONFIG, words(TINY)))
     with pytest.raises(KitError) as error:
-        file.write(Piece(np.full((6400, 64), 1e5, np.float32)))
+        file.write(weights[0], Piece(np.full((6400, 64), 1e5, np.float32)))
     file.abort()
     assert error.value.findings[0].id == "merge-overflows"
 
@@ -275,7 +274,7 @@ def test_formats_that_need_llama_cpp(tmp_path, monkeypatch) -> None:
         assert "q8_0" in error.value.findings[0].fix[0]
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     job = prepare(MergeCommand(source=adapter, output=tmp_path / "out", to=("gguf",), quant=("q8_0", "q4_k_m")))
-    assert job.written_quants == ("q8_0", "f16")
+    assert quants.written_here(job.quants) == ("q8_0", "f16")
 
 
 def test_without_the_package(tmp_path, monkeypatch) -> None:
@@ -294,11 +293,11 @@ def test_llama_quantize_is_called_with_the_file_in_f16(tmp_path, monkeypatch, wo
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     (tmp_path / ".f16.gguf").write_bytes(b"x")
     if works:
-        merge._quantize(tmp_path, {"q4_k_m": "m.gguf"}, "q4_k_m")
+        quants.quantize(tmp_path / ".f16.gguf", tmp_path / "m.gguf", "q4_k_m")
         assert (tmp_path / "m.gguf").read_text() == "Q4_K_M\n"
         return
     with pytest.raises(KitError) as error:
-        merge._quantize(tmp_path, {"q4_k_m": "m.gguf"}, "q4_k_m")
+        quants.quantize(tmp_path / ".f16.gguf", tmp_path / "m.gguf", "q4_k_m")
     assert error.value.findings[0].why == "no good"
 
 
@@ -364,7 +363,7 @@ def test_a_template_that_does_more_is_not_guessed(qwen3_folder) -> None:
     text = "{%- for m in messages %}{{- loop.index ~ m.content }}{%- endfor %}{{- 'A:' }}"
     chat = replace(chat_of(qwen3_folder, "chatml"), template_text=text)
     assert modelfile.turns(chat, "") is None
-    written = modelfile.text("x.gguf", None, ["<|im_end|>"], 4096, {})
+    written = Modelfile(None, ["<|im_end|>"], 4096, {}).text("x.gguf")
     assert "TEMPLATE" not in written
     assert "llama-server --jinja" in written
 
@@ -380,9 +379,8 @@ def test_a_start_token_is_not_written_twice(qwen3_folder) -> None:
 
 def test_lines_of_the_modelfile(qwen3_folder) -> None:
     found = modelfile.turns(chat_of(qwen3_folder, "auto"), "")
-    lines = modelfile.text(
-        "x-Q8_0.gguf", found, ["<|im_end|>", "<|endoftext|>"], 4096, {"temperature": 0.6, "do_sample": 1}
-    )
+    settings = {"temperature": 0.6, "do_sample": 1}
+    lines = Modelfile(found, ["<|im_end|>", "<|endoftext|>"], 4096, settings).text("x-Q8_0.gguf")
     assert lines.splitlines()[1] == "FROM ./x-Q8_0.gguf"
     assert lines.endswith('PARAMETER stop "<|endoftext|>"\nPARAMETER num_ctx 4096\nPARAMETER temperature 0.6\n')
 

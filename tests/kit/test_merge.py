@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kit import merge
-from kit.export import adapters, shards, writer, writing
+from kit.export import files, parity_prompts, safetensors_file, writing
 from kit.export.job import MergeCommand, prepare
+from kit.export.tuned_model import find_adapter
 from kit.run import checkpoints
 from kit.support.errors import KitError
+from kit.support.units import GIB
 from tests.kit.exports import METHODS, ROOT, TINY, made_by_peft, parts, write_adapter
 
 
@@ -44,7 +45,10 @@ def test_nf4_is_the_loaders(numbers) -> None:
 @pytest.mark.torch
 def test_several_adapters(numbers) -> None:
     assert numbers["combined"]["linear"] < 1e-6
+    assert numbers["combined"]["plain_sums"] == [True] * 3, "to the last bit"
+    assert numbers["combined"]["one_is_itself"]
     assert numbers["combined"]["ties"] < 1e-4, "PEFT's goes through a decomposition"
+    assert numbers["combined"]["dare"] < 1e-4, "with the same random numbers"
     assert numbers["combined"]["dare_dropped_by_both"] == pytest.approx(0.25, abs=0.02)
     assert numbers["combined"]["dare_mean"] == pytest.approx(1, abs=0.05)
     assert numbers["combined"]["dare_repeats"] == [True, False]
@@ -122,8 +126,8 @@ def test_a_writer_that_is_read_by_safetensors(tmp_path) -> None:
 
     values = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((5, 4), np.float16)}
     kinds = {"b": "F32", "a": "F16"}
-    planned = [writer.PlannedTensor(name, kinds[name], values[name].shape) for name in values]
-    file = writer.TensorWriter(tmp_path / "x", planned)
+    planned = [safetensors_file.PlannedTensor(name, kinds[name], values[name].shape) for name in values]
+    file = safetensors_file.TensorWriter(tmp_path / "x", planned)
     for value in values.values():
         for row in value:
             file.write(memoryview(row.tobytes()))
@@ -133,16 +137,16 @@ def test_a_writer_that_is_read_by_safetensors(tmp_path) -> None:
 
 
 def test_a_writer_notices_what_is_missing(tmp_path) -> None:
-    file = writer.TensorWriter(tmp_path / "x", [writer.PlannedTensor("a", "F32", (2,))])
+    file = safetensors_file.TensorWriter(tmp_path / "x", [safetensors_file.PlannedTensor("a", "F32", (2,))])
     file.write(memoryview(bytes(4)))
     with pytest.raises(ValueError, match="announced"):
         file.close()
 
 
 def test_shards_are_filled_in_order(tmp_path) -> None:
-    job = prepare(command(write_adapter(tmp_path / "a"), tmp_path / "out"))
     most = 1 << 20
-    found = shards.Shards(tmp_path, job.weights, job.base, "auto", most)
+    job = prepare(command(write_adapter(tmp_path / "a"), tmp_path / "out", shard_gib=most / GIB))
+    found = job.shard_plan
     assert len(found.names) == len(found.shards) > 2
     assert [one.name for shard in found.shards for one in shard] == [weight.name for weight in job.weights]
     sizes = [sum(one.nbytes for one in shard) for shard in found.shards]
@@ -189,7 +193,7 @@ def test_a_good_one_reads_no_weight(adapter, out) -> None:
 
 def test_scales(tmp_path) -> None:
     path = write_adapter(tmp_path / "a", use_rslora=True, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3})
-    found = adapters.find(path).changes
+    found = find_adapter(path).changes
     assert found[parts(0, "q_proj")].scale == 8 / math.sqrt(4)
     assert found[parts(0, "v_proj")].scale == 8 / math.sqrt(2)
     assert found[parts(0, "down_proj")].scale == 3 / math.sqrt(4)
@@ -390,15 +394,17 @@ def test_a_family_that_was_never_compared_is_a_warning(adapter, out, model, expe
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
 def test_an_interrupted_merge_leaves_nothing(adapter, out, monkeypatch, error) -> None:
     job = prepare(command(adapter, out, to=("hf", "gguf")))
-    chat = merge.prompts.chat_of(job.first, job.base.model)
+    prompts = parity_prompts.collect(job.first, job.base.model)
 
-    def interrupted(weights, combination, sinks, show):
-        sinks[0].begin(weights[0])
+    def interrupted(weights, combination, sinks, on_progress):
+        import torch
+
+        sinks[0].write(weights[0], torch.zeros(1, 256))
         raise error
 
     monkeypatch.setattr(writing, "write", interrupted)
     with pytest.raises((KitError, KeyboardInterrupt, MemoryError)):
-        merge.write(job, merge.prompts.of(job.first, chat), lambda *_: None)
+        files.write(job, prompts, lambda *_: None)
     assert not out.exists()
     assert sorted(path.name for path in out.parent.iterdir()) == ["adapter"]
 
@@ -408,8 +414,8 @@ def test_leftovers_of_a_killed_merge_are_replaced(adapter, out, monkeypatch) -> 
     part = out.with_name(f".{out.name}.part")
     part.mkdir()
     (part / "half.safetensors").write_bytes(bytes(10))
-    monkeypatch.setattr(merge, "_fill", lambda *_: merge.Made("BF16", {}, ()))
-    merge.write(job, None, lambda *_: None)
+    monkeypatch.setattr(files, "fill", lambda *_: files.WrittenFiles("BF16", {}, ()))
+    files.write(job, None, lambda *_: None)
     assert sorted(path.name for path in out.iterdir()) == ["NOT-VERIFIED"]
     assert not part.exists()
 

@@ -12,8 +12,9 @@ from kit.backend import comparing
 from kit.backend.comparing import Candidate
 from kit.export import parity
 from kit.export.parity import BOUNDS, COARSE, Bound, Exported
-from kit.export.prompts import Prompts
+from kit.export.parity_prompts import ParityPrompts
 from kit.run import layout
+from kit.support.version import stamp
 from tests.kit.exports import ROOT, TINY, write_adapter
 
 
@@ -48,6 +49,7 @@ def test_a_run_becomes_a_model_and_a_file_that_answer_the_same(run, merged) -> N
     record = json.loads(done.stdout)
     assert record == json.loads((output / layout.PARITY).read_text()) == json.loads((run / layout.PARITY).read_text())
     assert record["passed"]
+    assert stamp().items() <= record.items()
     assert [row["name"] for row in record["rows"]] == ["merged model", "model-F16.gguf", "model-Q8_0.gguf"]
     assert all((row["template"], row["ids"], row["end"]) == (True, True, True) for row in record["rows"])
     assert "held-out rows" in record["prompts"]
@@ -97,7 +99,7 @@ def compared(monkeypatch, expected, found, precision="bf16", words=(True, True, 
     monkeypatch.setattr(comparing, "layers", lambda candidate, ids: [np.ones((2, 3))] * 4)
     monkeypatch.setattr(parity, "words_of", lambda *_: words)
     exported = Exported("x", Path("merged"), "", precision)
-    prompts = Prompts(None, [], [], [], [[1, 2]], "")
+    prompts = ParityPrompts(None, [], [], [], [[1, 2]], "")
     seen = parity.compare(Candidate("base"), "base", [exported], prompts, lambda *_: None)
     assert seen.passed == seen.rows[0].passed
     return seen.rows[0]

@@ -299,7 +299,8 @@ def test_counts_that_do_not_add_up_are_said(run: Path) -> None:
 @pytest.mark.torch
 def test_parity_table_is_shown(run: Path) -> None:
     bound = parity.Bound(97.0, 0.03)
-    row = parity.Row("/home/joe/merged", "transformers", "bf16", True, True, True, 640, 99.5, 0.25, 0.0125, bound)
+    row = parity.Row(name="/home/joe/merged", precision="bf16", template=True, ids=True, end=True, positions=640,
+                     top1_pct=99.5, largest_logit_difference=0.25, logit_share=0.0125, bound=bound)  # fmt: skip
     bad = replace(row, name="q8.gguf", reader="llama.cpp", ids=False, first_layer="model.layers.3")
     known = replace(row, name="as trained", template=None, bound=None)
     record = parity.Parity("base + adapter", "200 held-out rows", "fp32", (row, bad, known))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kit.models.headers import LENGTH_BYTES, METADATA, WIDTH_BYTES
 
@@ -32,7 +33,8 @@ class TensorWriter:
     """A file of tensors whose bytes are handed over in the order of the table, in pieces of any size."""
 
     def __init__(self, path: Path, tensors: Iterable[PlannedTensor]):
-        table, end = {METADATA: {"format": "pt"}}, 0
+        table: dict[str, dict[str, Any]] = {METADATA: {"format": "pt"}}
+        end = 0
         for tensor in tensors:
             start, end = end, end + tensor.nbytes
             table[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}

@@ -1,6 +1,6 @@
 """A run or adapter -> what a merge changes of each weight, checked: nothing in it is left out of a merge. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from kit.support.errors import KitError, problem
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
 # What a merge of the formula alone would lose, or would compute otherwise; the value that means "not used".
-NOT_OFFERED = {
+NOT_OFFERED: Mapping[str, tuple[object, ...]] = {
     "bias": ("none", None),
     "modules_to_save": (None, []),
     "fan_in_fan_out": (False, None),
 }
-OF_KIND = {
+OF_KIND: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "LORA": {
         "lora_bias": (False, None),
         "trainable_token_indices": (None, [], {}),
@@ -65,7 +65,7 @@ class Tuned(adapters.Adapter):
 
     @property
     def summary(self) -> str:
-        """In words."""
+        """Method, rank and number of layers, in words."""
         ranks = [change.rank for change in self.changes.values() if isinstance(change, Update)]
         kind = "" if self.method is LORA else f"{self.method.name}, "
         return f"{kind}{f'rank {max(ranks)}, ' if ranks else ''}{len(self.changes)} layers"
@@ -78,7 +78,7 @@ class Tuned(adapters.Adapter):
         return chosen or ("bf16" if asked == "auto" else asked)
 
 
-def find(name: Path) -> Tuned:
+def find_adapter(name: Path) -> Tuned:
     """The adapter of a run folder, or in a folder of its own.
 
     Raises KitError: what kit.run.tuned.find_adapter and kit.models.adapters.read_parts raise; a kind that changes no
@@ -99,7 +99,7 @@ def find(name: Path) -> Tuned:
     return Tuned(found.name, found.path, found.config, found.run_folder, parts, changes, _options(found))
 
 
-def find_whole(name: Path) -> Tuned | None:
+def find_whole_model(name: Path) -> Tuned | None:
     """The model of a run that trained every weight, None where the name means none."""
     folder = tuned.whole_model(name)
     if folder is None:
@@ -107,8 +107,13 @@ def find_whole(name: Path) -> Tuned | None:
     return Tuned(folder.resolve().parent.name, folder, {}, folder.parent, {}, {}, reading.options(folder.parent))
 
 
+def in_words(pairs: Iterable[tuple[Tuned, float]]) -> str:
+    """Names, each with the weight it counts with."""
+    return " + ".join(f"{weight:g} x {adapter.name}" if weight != 1 else adapter.name for adapter, weight in pairs)
+
+
 def _check_config(adapter: adapters.Adapter) -> None:
-    config, names = adapter.config, NOT_OFFERED | OF_KIND[adapter.kind]
+    config, names = adapter.config, {**NOT_OFFERED, **OF_KIND[adapter.kind]}
     used = {name: config.get(name) for name, unused in names.items() if config.get(name) not in unused}
     if used:
         raise KitError(
@@ -140,6 +145,7 @@ def _is_of_a_matrix(part: LayerChange) -> bool:
 
 def _change(adapter: adapters.Adapter, layer: str, part: LayerChange) -> Change:
     if not isinstance(part, adapters.Pair):
+        assert isinstance(part, adapters.Factors | adapters.BlockSum), part
         return part
     scale, shape = adapters.scale(adapter.config, layer, part.rank), (part.b.shape[0], part.a.shape[1])
     lengths = part.magnitude.name if part.magnitude else ""

@@ -1,10 +1,10 @@
 """What a tuned model and its exports are asked, as the run asks it, and rows it has not trained on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kit import prompt
-from kit.export.adapters import Tuned
+from kit.export.tuned_model import Tuned
 from kit.models import Model, read_json, small_files
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError
@@ -32,8 +32,11 @@ Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """texts, ids: of the conversations, as the tuned model is asked. sequences: all that logits are compared on."""
+class ParityPrompts:
+    """texts, ids: of the conversations, as the tuned model is asked. sequences: all that logits are compared on.
+
+    origin: where they are from, in words. plain: the texts for a model without a chat template.
+    """
 
     chat: ChatFormat | None
     conversations: list[Messages]
@@ -41,10 +44,15 @@ class Prompts:
     ids: list[list[int]]
     sequences: list[list[int]]
     origin: str
-    plain: tuple[str, ...] = field(default=())
+    plain: tuple[str, ...] = ()
+
+    @property
+    def end_id(self) -> int | None:
+        """Of the token that ends an answer in training."""
+        return self.chat.tokenizer.token_to_id(self.chat.end_token) if self.chat else None
 
 
-def chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
+def _chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""
     if adapter.run:
         return prompt.load(base, adapter.run.template)
@@ -55,21 +63,26 @@ def chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     return prompt.load(model, "auto")
 
 
-def of(adapter: Tuned, chat: ChatFormat | None) -> Prompts:
-    """The fixed conversations, the run's own questions, and held-out rows where its data is still there."""
+def collect(adapter: Tuned, base: Model) -> ParityPrompts:
+    """The fixed conversations, the run's own questions, and held-out rows where its data is still there.
+
+    Raises KitError: a template that cannot be read.
+    """
+    chat = _chat_of(adapter, base)
     if chat is None:
         return _plain(adapter)
-    asked = [[{"role": role, "content": text} for role, text in turns] for turns in CONVERSATIONS]
-    asked += [[{"role": "user", "content": text}] for text in (adapter.run.prompts if adapter.run else ())]
-    taken = [messages for messages in asked if _takes(chat, messages)]
-    texts, ids = [chat.question(one) for one in taken], [chat.prompt_ids(one) for one in taken]
+    tried = [[{"role": role, "content": text} for role, text in turns] for turns in CONVERSATIONS]
+    tried += [[{"role": "user", "content": text}] for text in (adapter.run.prompts if adapter.run else ())]
+    conversations = [messages for messages in tried if _takes(chat, messages)]
+    texts = [chat.question(messages) for messages in conversations]
+    ids = [chat.prompt_ids(messages) for messages in conversations]
     rows = _held_out(adapter, chat)
-    origin = f"{len(taken)} conversations" + (f" and {len(rows)} held-out rows" if rows else "")
-    return Prompts(chat, taken, texts, ids, [*ids, *rows], origin)
+    origin = f"{len(conversations)} conversations" + (f" and {len(rows)} held-out rows" if rows else "")
+    return ParityPrompts(chat, conversations, texts, ids, [*ids, *rows], origin)
 
 
 def _takes(chat: ChatFormat, messages: Messages) -> bool:
-    """A template may refuse a system text; a typed special token is plain text to the kit and none to other tools."""
+    """A template may refuse a system text; a typed special token is plain text to the kit, and not to other tools."""
     try:
         chat.question(messages)
     except ValueError:
@@ -77,12 +90,12 @@ def _takes(chat: ChatFormat, messages: Messages) -> bool:
     return not any(chat.first_special_token(message["content"]) for message in messages)
 
 
-def _plain(adapter: Tuned) -> Prompts:
+def _plain(adapter: Tuned) -> ParityPrompts:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(adapter.path / "tokenizer.json"))
     ids = [tokenizer.encode(text).ids for text in PLAIN]
-    return Prompts(None, [], list(PLAIN), ids, ids, f"{len(ids)} plain texts (no chat template)", PLAIN)
+    return ParityPrompts(None, [], list(PLAIN), ids, ids, f"{len(ids)} plain texts (no chat template)", PLAIN)
 
 
 def _held_out(adapter: Tuned, chat: ChatFormat) -> list[list[int]]:
