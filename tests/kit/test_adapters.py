@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from envcheck import probe
 from kit import models
 from kit.chat.__main__ import main
-from kit.chat.options import parse
+from kit.chat.options import read_command
 from kit.chat.target import find
 from kit.export.job import MergeCommand, prepare
 from kit.models import adapters, headers
@@ -164,7 +164,7 @@ def test_a_merge_says_the_same(case: str, whole: Path, tmp_path: Path, capsys) -
     SAME_TROUBLE[case](folder)
     found = []
     for start in (
-        lambda: find(parse([str(folder)]), None),
+        lambda: find(read_command([str(folder)]), None),
         lambda: prepare(MergeCommand(source=folder, output=tmp_path / "out")),
     ):
         with pytest.raises(KitError) as error:
@@ -254,7 +254,7 @@ def test_adapters_of_two_kinds_are_refused_before_loading(kinds: Path, capsys) -
     assert "error: adapters-of-two-kinds\n" in told
     assert "ia3 (ia3) and prompt (prompt)" in told
     assert "model  " not in told
-    find(parse([str(kinds / "lora"), str(kinds / "dora"), str(kinds / "rslora")]), probe.collect())  # one kind
+    find(read_command([str(kinds / "lora"), str(kinds / "dora"), str(kinds / "rslora")]), probe.collect())  # one kind
 
 
 def test_a_run_of_every_weight_is_no_adapter(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from envcheck import probe
 from kit import models
 from kit.chat.__main__ import main
 from kit.chat.asking import Reply
-from kit.chat.options import parse
+from kit.chat.options import read_command
 from kit.chat.session import Session
 from kit.chat.target import find, sampling
 from kit.models import adapters
@@ -265,18 +265,18 @@ def test_virtual_tokens_are_served(kinds) -> None:
 @pytest.mark.torch
 def test_virtual_tokens_take_positions(kinds) -> None:
     """The longest prompt is that much shorter."""
-    rooms = [find(parse([str(kinds[0] / name)]), FACTS).context_tokens for name in ("prompt", "ia3")]
+    rooms = [find(read_command([str(kinds[0] / name)]), FACTS).context_tokens for name in ("prompt", "ia3")]
     assert rooms == [1024 - 5, 1024]
 
 
 @pytest.mark.torch
 def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsys) -> None:
     folder = kinds[0]
-    alone, both = (find(parse([str(folder / "full"), *more]), FACTS) for more in ((), ("--compare",)))
+    alone, both = (find(read_command([str(folder / "full"), *more]), FACTS) for more in ((), ("--compare",)))
     assert (alone.names, alone.places, alone.untuned) == (["full"], [0], None)
     assert (both.places, both.untuned.name, both.model) == ([None, 0], "tiny", alone.model)
     assert alone.model.location == str(folder / "full" / "model")
-    session = Session(None, alone, parse([str(folder / "full")]))
+    session = Session(None, alone, read_command([str(folder / "full")]))
     for typed in ("/base", "/compare"):
         with pytest.raises(KitError, match="untuned-not-loaded"):
             session.obey(typed, "")
@@ -290,8 +290,8 @@ def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsy
 def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
     for method in ("dora", "ia3", "prompt", "full"):
         with pytest.raises(KitError, match="unsloth-without-method"):
-            find(parse([str(kinds[0] / method), "--backend", "unsloth"]), FACTS)
-    assert find(parse([str(kinds[0] / "rslora"), "--backend", "unsloth"]), FACTS).run.backend == "unsloth"
+            find(read_command([str(kinds[0] / method), "--backend", "unsloth"]), FACTS)
+    assert find(read_command([str(kinds[0] / "rslora"), "--backend", "unsloth"]), FACTS).run.backend == "unsloth"
 
 
 # before anything is loaded
@@ -396,7 +396,7 @@ def test_how_answers_are_drawn(tmp_path: Path) -> None:
     with_own = models.Model("own", "own", {}, {"generation_config.json": tmp_path / "generation_config.json"})
 
     def drawn(model: models.Model, *flags: str) -> tuple:
-        found = sampling(parse(["tiny", *flags]), model)
+        found = sampling(read_command(["tiny", *flags]), model)
         return found.temperature, found.top_p, found.top_k, found.seed
 
     assert drawn(tiny) == (0, 1, 0, None)
@@ -409,6 +409,6 @@ def test_how_answers_are_drawn(tmp_path: Path) -> None:
 def test_load_in_4bit_as_kit_train_takes_it() -> None:
     given = {"--load-in-4bit": "on", "--no-load-in-4bit": "off", "--load-in-4bit auto": "auto"}
 
-    assert {flags: parse(["tiny", *flags.split()]).load_in_4bit for flags in given} == given
+    assert {flags: read_command(["tiny", *flags.split()]).load_in_4bit for flags in given} == given
     with pytest.raises(KitError, match="unknown-option"):
-        parse(["tiny", "--load-in-8bit"])
+        read_command(["tiny", "--load-in-8bit"])
