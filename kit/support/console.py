@@ -1,5 +1,6 @@
 """Records -> the terminal: talk on standard error, plain lines where it is no terminal."""
 
+import functools
 import os
 import sys
 import time
@@ -44,7 +45,11 @@ def status_of(command: Callable[[], int]) -> int:
 
 
 def say(text: str, style: str = "") -> None:
-    stderr.print(Text(text, style=style), soft_wrap=not stderr.is_terminal)
+    _print(stderr, text, style)
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
 def note(text: str) -> None:
@@ -83,10 +88,10 @@ def busy(text: str) -> Iterator[None]:
 
 @contextmanager
 def progress() -> Iterator[OnProgress]:
-    """Yields show(stage, done, total, detail): one bar a stage with time left, or about ten plain lines a stage."""
-    started_s: dict[str, float] = {}
+    """Yields on_progress(stage, done, total, detail): one bar a stage with time left, or about ten plain lines a stage.
+    They go where the kit talks now, wherever it talks later."""
     if not stderr.is_terminal:
-        yield lambda *told: _plain_progress(started_s, *told)
+        yield functools.partial(_plain_progress, stderr, {})
         return
     words = (
         TextColumn("{task.description:<12}"),
@@ -98,17 +103,19 @@ def progress() -> Iterator[OnProgress]:
     with Progress(*columns, console=stderr) as bars:
         tasks: dict[str, Any] = {}
 
-        def show(stage: str, done: int, total: int, detail: str) -> None:
+        def on_progress(stage: str, done: int, total: int, detail: str) -> None:
             if stage not in tasks or bars.tasks[tasks[stage]].finished:
                 tasks[stage] = bars.add_task(stage, total=total, detail="")
-            bars.update(tasks[stage], completed=done, detail=detail)
+            bars.update(tasks[stage], completed=done, total=total, detail=detail)
 
-        yield show
+        yield on_progress
 
 
-def _plain_progress(started_s: dict[str, float], stage: str, done: int, total: int, detail: str) -> None:
+def _plain_progress(
+    console: Console, started_s: dict[str, float], stage: str, done: int, total: int, detail: str
+) -> None:
     if done == 1:
         started_s[stage] = time.monotonic()
     if done % max(1, total // LINES_WITHOUT_TERMINAL) == 0 or done == total:
         left_s = (time.monotonic() - started_s.get(stage, time.monotonic())) / done * (total - done)
-        say(f"{stage:<12}{done}/{total}  {detail}{'  ' if detail else ''}{clock(left_s)} left")
+        _print(console, f"{stage:<12}{done}/{total}  {detail}{'  ' if detail else ''}{clock(left_s)} left")

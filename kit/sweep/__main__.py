@@ -1,6 +1,7 @@
 """Measure what some options do on your own data.
 
     python -m kit.sweep --data my.jsonl --over lora_rank=4,16,64 --over lora_alpha=1r,2r
+    python -m kit.sweep --data my.jsonl --over learning_rate=1e-5..1e-3 --trials 12
     python -m kit.sweep --data my.jsonl --over seed=1,2,3            how much is chance
     python -m kit.sweep --data my.jsonl --plan                       which trials, and do they fit? nothing written
 
@@ -11,7 +12,6 @@ import functools
 import json
 import sys
 
-from rich.table import Table
 from rich.text import Text
 
 from envcheck import probe
@@ -36,32 +36,28 @@ def command_line(argv: list[str]) -> int:
         print(json.dumps(done.to_json(), ensure_ascii=False, indent=1, default=str))
     else:
         showing.show(console.stdout, done)
-        for text in (*done.told(), f"{done.folder / showing.PAGE} shows it"):
+        for text in (*done.outcome(), f"{done.folder / showing.PAGE} shows it"):
             console.stdout.print(Text(text))
     return 0 if done.best else FAILED
 
 
-def show_plans(command: SweepCommand, found: planning.Plans) -> None:
+def show_plans(command: SweepCommand, plans: planning.Plans) -> None:
     """Each trial with the memory it takes."""
     if command.json_output:
-        plans = {trial.folder.name: trial.plan.to_json() if trial.plan else None for trial in found.trials}
-        print(json.dumps(plans, indent=1))
+        by_name = {trial.folder.name: trial.plan.to_json() if trial.plan else None for trial in plans.trials}
+        print(json.dumps(by_name, indent=1))
         return
-    table = Table(box=None, pad_edge=False)
-    for name in (*found.trials[0].values, "trained weights", "steps", "GiB", "verdict"):
-        table.add_column(name, justify="left" if name in ("target_modules", "verdict") else "right", overflow="fold")
-    for trial in found.trials:
+    rows = []
+    for trial in plans.trials:
         plan = trial.plan
-        sizes = (
-            (f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}")
-            if plan
-            else ("unknown", "unknown")
-        )
+        params, room = ("unknown", "unknown")
+        if plan:
+            params, room = f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}"
         steps = f"{trial.steps:,}" if trial.steps else "–"
-        cells = (*trial.values.values(), sizes[0], steps, sizes[1], plan.verdict if plan else "unknown")
-        table.add_row(*map(Text, cells))
-    showing.wide(console.stdout, table)
-    for note in found.notes:
+        rows.append([*trial.values.values(), params, steps, room, plan.verdict if plan else "unknown"])
+    names = [*plans.trials[0].values, "trained weights", "steps", "GiB", "verdict"]
+    showing.show_table(console.stdout, names, rows)
+    for note in plans.notes:
         console.note(note)
 
 

@@ -1,10 +1,10 @@
 """The options of python -m kit.sweep, each written once; those of a run are kit.train's own."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from envcheck.facts import Facts
 from kit.options import resolve
@@ -18,6 +18,7 @@ class SweepCommand(RunDoor):
     """Measure what some options do on your own data.
 
       kit sweep my.jsonl --over lora_rank=4,16,64 --over lora_alpha=1r,2r
+      kit sweep my.jsonl --over learning_rate=1e-5..1e-3 --trials 12
       kit sweep my.jsonl --over seed=1,2,3         how much is chance
       kit sweep my.jsonl --plan                    which trials, and do they fit? nothing written
 
@@ -25,19 +26,21 @@ class SweepCommand(RunDoor):
     --over adds its trials to the table. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
     door = "sweep"
-    common = ("data", "over", "into", "rungs", "preset", "config", "plan", "json_output")
+    common = ("data", "over", "trials", "pruner", "into", "preset", "config", "plan", "json_output")
 
     over: tuple[str, ...] = ()
     """An option and its values: --over lora_rank=4,16,64 --over lora_alpha=1r,2r --over target_modules=attention,all.
     Again for each option; every combination is a trial. lora_alpha takes 2r for twice the rank; target_modules takes
-    attention, mlp, all, or names joined by +; seed=1,2,3 shows what chance does. Default: rank x target_modules, with
-    alpha = rank."""
+    attention, mlp, all, or names joined by +; seed=1,2,3 shows what chance does. Two dots are a range to draw from:
+    learning_rate=1e-5..1e-3, lora_rank=4..64. Default: rank x target_modules, with alpha = rank."""
+    trials: PositiveInt | None = None
+    """How many settings are tried, each with every seed. Default: every combination; 10 where there is a range."""
+    pruner: Literal["halving", "median", "none"] = "halving"
+    """Who is stopped early. At an evaluation (--evaluations) a setting is compared with those that came there earlier.
+    halving: the better half goes on, at the first evaluation, the second, the fourth and so on; median: those no worse
+    than the median of the finished ones, at each; none: all run to their end."""
     into: Path | None = None
     """Folder of the sweep. Default: sweeps/<data>-<model>."""
-    rungs: PositiveInt = 3
-    """All trials run a share of their steps; the better ones go on to the next rung. 1: all run to their end."""
-    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the trials that goes on at each rung; the steps of a rung are that share of the next one's."""
 
 
 def load(argv: list[str], facts: Callable[[], Facts]) -> SweepCommand:
@@ -64,8 +67,3 @@ def _checked(command: SweepCommand) -> SweepCommand:
             status=USAGE,
         )
     return command
-
-
-def flags(texts: Iterable[str]) -> str:
-    """--over lines as they are typed."""
-    return " ".join(f"--over {text}" for text in texts)

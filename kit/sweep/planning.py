@@ -1,6 +1,6 @@
-"""Grid -> planned trials: all that can be wrong is found before the first of them starts, with nothing written."""
+"""Points -> planned trials: all that can be wrong is found before the first of them starts, with nothing written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,32 +14,35 @@ from kit.run import reading, record
 from kit.run.folder import RunFolder
 from kit.run.layout import DATA
 from kit.support.errors import FAILED, USAGE, KitError, problem, stop_on_errors
-from kit.support.units import GIB
-from kit.sweep import grid
-from kit.sweep.grid import SAME_ROWS, Point
+from kit.support.units import gib
+from kit.sweep import study
 from kit.sweep.options import DEFAULT_OVER, SweepCommand
+from kit.sweep.points import Point, identity, points
+from kit.sweep.space import SAME_ROWS, SEED, Space, can_vary
 from kit.train import Prepared
 
 TRIALS = "trials"
 WILL_NOT_FIT = "will not fit"
-OF_THE_PROCESS = "On a CPU the memory told is that of the whole process: what earlier trials left counts in."
+OF_THE_PROCESS = "On a CPU the memory shown is that of the whole process: what earlier trials left counts in."
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTrial:
     """One trial, checked. steps: of the whole run, None for a plan without data. plan: None where the planner does not
-    know the model."""
+    know the model. setting: equal for trials that differ in their seed only. drawn, turn: as in Point."""
 
     values: dict[str, str]
     command: TrainCommand
     folder: Path
-    setting: str  # equal for trials that differ in their seed only
+    setting: str
+    drawn: study.Params
+    turn: int
     steps: int | None
     plan: Plan | None
 
     @property
     def name(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.values.items()) or "the run as it is"
+        return name_of(self.values)
 
     @property
     def fits(self) -> bool:
@@ -48,23 +51,39 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plans:
-    """All trials of a command. others: folders of trials that an earlier grid left in the sweep's folder."""
+    """All trials of a command, in the order of their values. others: folders of trials that an earlier command left in
+    the sweep's folder."""
 
     folder: Path
-    trials: tuple[Planned, ...]
+    space: Space
+    trials: tuple[PlannedTrial, ...]
     others: tuple[Path, ...]
     notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> list[list[PlannedTrial]]:
+        """The trials that fit, those of a setting together, in the order of training."""
+        groups: dict[str, list[PlannedTrial]] = {}
+        for trial in sorted(self.trials, key=lambda trial: trial.turn):
+            if trial.fits:
+                groups.setdefault(trial.setting, []).append(trial)
+        return list(groups.values())
+
+
+def name_of(values: Mapping[str, str]) -> str:
+    """A trial or a setting in words."""
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "the run as it is"
 
 
 def plans(command: SweepCommand, facts: Facts) -> Plans:
     """Raises KitError with all that is wrong: options, values, data, model, what the folder holds."""
-    points = grid.points(command.run, command.over or DEFAULT_OVER)
+    varied, found = points(command.run, command.over or DEFAULT_OVER, command.trials)
     wrong: dict[Finding, None] = {}
     status = FAILED
-    trials: list[Planned] = []
+    trials: list[PlannedTrial] = []
     existing: dict[str, Path] = {}
     folder = command.into
-    for point in points:
+    for point in found:
         try:
             prepared = train.prepare(_command(command, point), facts)
             stop_on_errors((*prepared.findings, *_wrong_layers(prepared)))
@@ -75,12 +94,11 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
         except KitError as error:
             wrong |= dict.fromkeys(error.findings)
             status = max(status, error.status)
-    if wrong:
+    if wrong or folder is None:
         raise KitError(*wrong, status=status)
     mine = {trial.folder for trial in trials}
-    notes = [*_notes(command, trials), *([OF_THE_PROCESS] if prepared.run.device == "cpu" else [])]
     others = tuple(sorted(path for path in existing.values() if path not in mine))
-    return Plans(folder, tuple(trials), others, tuple(notes))
+    return Plans(folder, varied, tuple(trials), others, tuple(_notes(command, trials, prepared.run.device)))
 
 
 def _command(command: SweepCommand, point: Point) -> TrainCommand:
@@ -90,22 +108,25 @@ def _command(command: SweepCommand, point: Point) -> TrainCommand:
 
 def _planned(
     command: SweepCommand, point: Point, prepared: Prepared, folder: Path, existing: dict[str, Path]
-) -> Planned:
+) -> PlannedTrial:
     """Raises KitError: nothing to measure on, or a folder that holds another run."""
-    path = existing.get(grid.identity(point.run)) or folder / TRIALS / (point.name or "as-it-is")
-    made = _command(command, point).model_copy(update={"run": grid.with_output(point, path)})
+    path = existing.get(identity(point.run)) or folder / TRIALS / (point.name or "as-it-is")
+    run = point.run.model_copy(update={"output": path})
+    made = _command(command, point).model_copy(update={"run": run})
     rows = prepared.data
     if rows is not None:
         if not len(rows.held_out):
             raise KitError(_nothing_held_out())
         if not command.plan:
             _check_folder(folder, made, rows.report.sha256)
-            _check_comparable(folder, made.run, rows.report.sha256)
-    return Planned(
+            _check_comparable(folder, run, rows.report.sha256)
+    return PlannedTrial(
         values=dict(point.values),
         command=made,
         folder=path,
-        setting=grid.identity(point.run, "seed"),
+        setting=identity(point.run, SEED),
+        drawn=point.drawn,
+        turn=point.turn,
         steps=prepared.run.steps(len(rows.train)) if rows is not None else None,
         plan=prepared.plan,
     )
@@ -114,10 +135,10 @@ def _planned(
 def _existing(folder: Path) -> dict[str, Path]:
     """What a trial learns -> its folder."""
     found = {path: reading.options(path) for path in sorted((folder / TRIALS).glob("*/"))}
-    return {grid.identity(run): path for path, run in found.items() if run}
+    return {identity(run): path for path, run in found.items() if run}
 
 
-def _not_writable(folder: Path, why: str) -> Finding:
+def not_writable(folder: Path, why: str) -> Finding:
     return problem("output-not-writable", f"Nothing can be written to {folder}.", why, "--into a/folder/of/yours")
 
 
@@ -128,12 +149,12 @@ def _check_folder(folder: Path, command: TrainCommand, data_sha256: str) -> None
     except KitError as error:
         (first, *_) = error.findings
         if first.id == "output-not-writable":
-            raise KitError(_not_writable(folder, first.why)) from None
+            raise KitError(not_writable(folder, first.why)) from None
         if first.id != "output-holds-another-run":
             raise
         details = dict(first.details)
         vary = [f"--over {name}={getattr(command.run, name)}        (adds trials of that value to the table)"
-                for name in details if name in Run.model_fields and grid.can_vary(name)]  # fmt: skip
+                for name in details if name in Run.model_fields and can_vary(name)]  # fmt: skip
         raise KitError(
             problem(
                 "sweep-holds-another-run",
@@ -196,28 +217,32 @@ def _layers(model: Model) -> set[str]:
     return names | {"lm_head"} if names else set()
 
 
-def _notes(command: SweepCommand, trials: list[Planned]) -> Iterable[str]:
-    varied = trials[0].values
+def _notes(command: SweepCommand, trials: list[PlannedTrial], device: str) -> Iterable[str]:
+    varied, run = trials[0].values, trials[0].command.run
     if "lora_rank" in varied and "lora_alpha" not in varied:
-        alpha = trials[0].command.run.lora_alpha
+        alpha = run.lora_alpha
         yield f"lora_alpha is {alpha} for every rank, so alpha / rank differs too; --over lora_alpha=1r keeps it equal."
-    if "seed" in varied and not command.run.eval_data:
+    if SEED in varied and not run.eval_data:
         yield "A seed also chooses the held-out rows, so settings are compared seed by seed; --eval-data fixes them."
+    if command.pruner != "none" and not run.evaluations:
+        yield "Nothing can be stopped early, as no loss is measured during a run: --evaluations 3 measures it."
     for trial in trials:
-        if not trial.fits:
-            high = f"{trial.plan.low_bytes / GIB:.2f} GiB at least"
-            yield f"left out, as the plan says it will not fit ({high}): {trial.name}"
+        if trial.plan and not trial.fits:
+            low = f"{gib(trial.plan.low_bytes)} GiB at least"
+            yield f"left out, as the plan says it will not fit ({low}): {trial.name}"
+    if device == "cpu":
+        yield OF_THE_PROCESS
 
 
 def check_any_fits(found: Plans) -> None:
     """Raises KitError: no trial does."""
     if not any(trial.fits for trial in found.trials):
-        smallest = min(found.trials, key=lambda trial: trial.plan.low_bytes)
+        low_bytes, name = min((trial.plan.low_bytes, trial.name) for trial in found.trials if trial.plan)
         raise KitError(
             problem(
                 "sweep-nothing-fits",
                 "No trial fits into memory.",
-                f"The smallest, {smallest.name}, needs {smallest.plan.low_bytes / GIB:.2f} GiB at least.",
+                f"The smallest, {name}, needs {gib(low_bytes)} GiB at least.",
                 "--max-length-tokens 512",
                 "--model with a smaller size",
             ),

@@ -1,227 +1,215 @@
-"""Planned trials -> trained ones: rung by rung, each from where it paused; what fails is told and passed over."""
+"""Planned trials -> trained ones, one after the other; the pruner stops losers, what fails is said and passed over."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envcheck import probe
 from envcheck.facts import Facts
 from kit import train
+from kit.run.folder import cannot_write
 from kit.run.layout import LOCK
 from kit.run.reading import RunRecord, read
-from kit.run.record import Result
 from kit.support import console
 from kit.support.errors import KitError, problem
-from kit.support.progress import OnProgress
+from kit.support.progress import OnProgress, ProgressBars
 from kit.support.units import clock
-from kit.sweep import halving, showing
+from kit.sweep import showing, study
+from kit.sweep.collecting import Decisions, collect
 from kit.sweep.options import SweepCommand
-from kit.sweep.planning import Planned, Plans, check_any_fits, plans
-from kit.sweep.results import Sweep, collect, reached
+from kit.sweep.planning import PlannedTrial, Plans, check_any_fits, name_of, not_writable, plans
+from kit.sweep.results import Sweep, mean_loss
+from kit.sweep.space import SEED
 
-TrainOne = Callable[[Planned, int | None, OnProgress], Result]
+if TYPE_CHECKING:
+    import optuna
+
+OnEvaluation = Callable[[int, float], bool]  # step, held-out loss in nats a token -> True: stop now
+TrainTrial = Callable[[PlannedTrial, OnEvaluation | None, OnProgress], object]
 
 
-def sweep(command: SweepCommand) -> Sweep:
+def sweep(command: SweepCommand, progress: ProgressBars = console.progress) -> Sweep:
     """Train every trial that fits, losers not to their end, and write results.json, results.csv, plot.svg, sweep.html.
 
     The same command goes on with what is not finished. Raises KitError before the first trial for all that can be
     wrong; KeyboardInterrupt after Ctrl-C, when all that is done is in the files.
     """
     facts = probe.collect()
-    found = plans(command, facts)
-    check_any_fits(found)
-    for note in found.notes:
+    planned = plans(command, facts)
+    check_any_fits(planned)
+    for note in planned.notes:
         console.note(note)
-    with _alone_in(found.folder):
-        running = Running(found, command, _trainer(facts))
+    decisions, is_over = Decisions(), False
+    with alone_in(planned.folder):
         try:
-            running.run()
+            with progress() as on_progress:
+                _train_all(planned, command.pruner, _trainer(facts), on_progress, decisions)
+            is_over = True
         finally:
-            done = collect(found, running.failed, [*found.notes, *running.notes], running.is_over)
+            done = collect(planned, decisions)
             showing.save(done)
-            if not running.is_over:
+            if not is_over:
                 showing.show(console.stderr, done)
-                console.note(f"{found.folder} holds what is done; the same command goes on from there")
+                console.note(f"{planned.folder} holds what is done; the same command goes on from there")
     return done
 
 
-def _trainer(facts: Facts) -> TrainOne:
+def _train_all(
+    planned: Plans, pruner: str, train_trial: TrainTrial, on_progress: OnProgress, decisions: Decisions
+) -> None:
+    """Raises KitError: the study's record cannot be written."""
+    left = {trial.folder: _steps_left(trial) for trials in planned.settings for trial in trials}
+    try:
+        record = study.open_study(planned.folder, pruner)
+        work = Work(planned, record, train_trial, SweepProgress(on_progress, left), decisions)
+        for trials in planned.settings:
+            work.train_setting(trials)
+    except OSError as error:  # not of a trial: those are told with the trial
+        raise KitError(cannot_write(planned.folder / study.JOURNAL, error)) from error
+
+
+def _trainer(facts: Facts) -> TrainTrial:
     """One trial by kit.train's own path."""
 
-    def train_one(trial: Planned, pause_step: int | None, shown: OnProgress) -> Result:
+    def train_trial(trial: PlannedTrial, on_evaluation: OnEvaluation | None, on_progress: OnProgress) -> object:
         prepared = train.prepare(trial.command, facts)
-        return train.train(prepared, lambda: nullcontext(shown), pause_step)
+        return train.train(prepared, lambda: nullcontext(on_progress), on_evaluation=on_evaluation)
 
-    return train_one
+    return train_trial
 
 
 @dataclass
-class Running:
-    """One command at work. failed: folder of a trial -> why, in words; notes: what was decided."""
+class SweepProgress:
+    """One bar over the steps of all trials. left: folder of a trial -> steps that are still to do there."""
+
+    on_progress: OnProgress
+    left: dict[Path, int]
+    done: int = 0
+
+    def of_trial(self, trial: PlannedTrial) -> OnProgress:
+        """Hears how far the run is; only its steps count."""
+
+        def on_progress(stage: str, step: int, steps: int, detail: str) -> None:
+            if stage == "training":
+                self.done += 1
+                self.left[trial.folder] = steps - step
+                self._show(trial.name)
+
+        return on_progress
+
+    def end(self, trial: PlannedTrial) -> None:
+        """No more of its steps will be done."""
+        if self.left.pop(trial.folder, 0) and self.done:
+            self._show(trial.name)
+
+    def _show(self, detail: str) -> None:
+        self.on_progress("sweep", self.done, self.done + sum(self.left.values()), detail)
+
+
+@dataclass
+class Work:
+    """One command at work. losses: folder of a finished trial -> its held-out loss."""
 
     plans: Plans
-    command: SweepCommand
-    train_one: TrainOne
-    failed: dict[Path, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    is_over: bool = False
+    study: "optuna.Study"
+    train_trial: TrainTrial
+    progress: SweepProgress
+    decisions: Decisions
+    losses: dict[Path, float | None] = field(default_factory=dict)
 
-    def run(self) -> None:
-        settings: dict[str, list[Planned]] = {}
-        for trial in self.plans.trials:
-            if trial.fits:
-                settings.setdefault(trial.setting, []).append(trial)
-        rungs = self.command.rungs if len(settings) > 1 else 1
-        with Progress(self._steps_to_do(list(settings.values()), rungs)) as progress:
-            for trial in self.plans.trials:
-                progress.compare(read(trial.folder))
-            for rung in range(rungs):
-                for trial in [trial for group in settings.values() for trial in group]:
-                    self._to_rung(trial, self._ends(trial, rungs)[rung], progress)
-                if rung < rungs - 1:
-                    settings = self._decide(settings, rung, rungs)
-        self.is_over = True
+    def train_setting(self, trials: Sequence[PlannedTrial]) -> None:
+        """Its seeds one after the other. The first is judged at its evaluations against the same seed of the settings
+        before it; where it is stopped, or one of them fails, the rest are left out."""
+        first = trials[0]
+        entry = study.enter(self.study, self.plans.space, first.drawn, first.steps or 1, first.command.run.evaluations)
+        outcome = self._train(first, entry)
+        for trial in trials[1:]:
+            if outcome == "finished":
+                outcome = self._train(trial, None)
+            else:
+                self.decisions.left_out[trial.folder] = f"its setting {outcome} with another seed"
+            self.progress.end(trial)
+        entry.end(outcome, mean_loss(self.losses.get(trial.folder) for trial in trials))
 
-    def _ends(self, trial: Planned, rungs: int) -> tuple[int, ...]:
-        return halving.rung_steps(trial.steps, rungs, self.command.keep)
-
-    def _steps_to_do(self, settings: Sequence[Sequence[Planned]], rungs: int) -> int:
-        """Without what earlier commands did."""
-        ends = [[sum(each) for each in zip(*(self._ends(trial, rungs) for trial in group), strict=True)]
-                for group in settings]  # fmt: skip
-        done = sum(read(trial.folder).last_step for group in settings for trial in group)
-        return max(1, halving.steps_to_do(ends, self.command.keep) - done)
-
-    def _to_rung(self, trial: Planned, end: int, progress: "Progress") -> None:
-        """Train until that step, where the trial is not there yet."""
+    def _train(self, trial: PlannedTrial, entry: study.Entry | None) -> study.Outcome:
+        """From where it is; not at all where it is finished, or was to stop where it is."""
         record = read(trial.folder)
-        if trial.folder in self.failed or _is_there(record, end):
-            return
-        progress.begins(trial, record.last_step)
-        with console.saying_to(console.QUIET):
-            error = self._error_of(trial, end if end < trial.steps else None, progress.show)
-        if error:
-            self.failed[trial.folder] = error
-            console.say(f"{trial.name}: failed: {error}", style="red")
-        else:
-            progress.ended(trial, read(trial.folder))
+        if entry:
+            self._repeat(record, trial, entry)
+        if record.status != "finished" and trial.folder not in self.decisions.stopped:
+            start_s = time.monotonic()
+            error = self._error_of(trial, entry)
+            record = read(trial.folder)
+            self._say_how_it_ended(trial, record, error, time.monotonic() - start_s)
+        if record.status == "finished":
+            self.losses[trial.folder] = record.loss_after
+        self.progress.end(trial)
+        if trial.folder in self.decisions.failed:
+            return "failed"
+        return "stopped" if trial.folder in self.decisions.stopped else "finished"
 
-    def _error_of(self, trial: Planned, pause_step: int | None, shown: OnProgress) -> str:
+    def _repeat(self, record: RunRecord, trial: PlannedTrial, entry: study.Entry) -> None:
+        """The study hears what an earlier command measured. A run that went on after it was to stop may go on."""
+        for step, loss in record.losses:
+            is_last = step >= record.last_step and record.status != "finished"
+            if step > 0 and entry.should_stop(step, loss) and is_last:
+                self._stop(trial, entry, step, loss)
+
+    def _error_of(self, trial: PlannedTrial, entry: study.Entry | None) -> str:
         """Why it failed, in words; "" if it did not. One trial's error is no reason to end the others."""
         from kit import backend
 
+        def on_evaluation(step: int, loss: float) -> bool:
+            if entry is None or not entry.should_stop(step, loss):
+                return False
+            self._stop(trial, entry, step, loss)
+            return True
+
         try:
-            self.train_one(trial, pause_step, shown)
-            told = ""
+            with console.saying_to(console.QUIET):  # all of them would say the same; their records have it
+                self.train_trial(trial, on_evaluation, self.progress.of_trial(trial))
+            why = ""
         except Exception as error:
-            told = train.why(error)
+            self.decisions.failed[trial.folder] = why = train.why(error)
         backend.free_memory()  # outside of `except`: the error holds on to the trial's tensors
-        return told
+        return why
 
-    def _decide(self, settings: Mapping[str, list[Planned]], rung: int, rungs: int) -> dict[str, list[Planned]]:
-        """The settings that go on. One that an earlier command took further than this rung goes on unasked."""
-        losses, ahead = {}, set()
-        for key, group in settings.items():
-            ends = {trial.folder: self._ends(trial, rungs)[rung] for trial in group}
-            records = {trial.folder: read(trial.folder) for trial in group}
-            found = [None if path in self.failed else reached(records[path], end) for path, end in ends.items()]
-            if not self.failed.keys() & ends.keys() and None in found:
-                ahead.add(key)
-            else:
-                losses[key] = halving.mean_loss(found)
-        stay = halving.survivors(losses, self.command.keep) | ahead
-        self._tell(settings, losses, stay, rung, rungs)
-        return {key: group for key, group in settings.items() if key in stay}
+    def _stop(self, trial: PlannedTrial, entry: study.Entry, step: int, loss: float) -> None:
+        losses = entry.losses_there(step)
+        setting = name_of({name: value for name, value in trial.values.items() if name != SEED})
+        text = f"{setting}: stopped at step {step} of {trial.steps} with a held-out loss of {loss:.3f}"
+        self.decisions.stopped.add(trial.folder)
+        self.decisions.notes.append(f"{text}; the best of {len(losses)} settings there has {min(losses):.3f}")
 
-    def _tell(
-        self, settings: Mapping[str, list[Planned]], losses: Mapping[str, float | None], stay: set[str], rung: int,
-        rungs: int,
-    ) -> None:  # fmt: skip
-        gone = [
-            f"{_setting_name(group)} at step {self._ends(group[0], rungs)[rung]} "
-            + (f"({losses[key]:.3f})" if losses[key] is not None else "(a trial of it failed)")
-            for key, group in settings.items()
-            if key not in stay
-        ]
-        text = f"rung {rung + 1} of {rungs}: {len(stay)} of {len(settings)} settings go on"
-        self.notes.append(f"{text}; stopped: {'; '.join(gone)}" if gone else text)
-        console.note(self.notes[-1])
+    def _say_how_it_ended(self, trial: PlannedTrial, record: RunRecord, error: str, seconds: float) -> None:
+        if error:
+            console.say(f"{trial.name}: failed: {error}", style="red")
+        elif record.losses:
+            step, loss = record.losses[-1]
+            stopped = ", stopped" if trial.folder in self.decisions.stopped else ""
+            known = [loss for loss in self.losses.values() if loss is not None]
+            best = f"; best before it {min(known):.3f}" if known else ""
+            text = f"{trial.name}: held-out loss {loss:.3f} at step {step} of {trial.steps}{stopped}{best}"
+            console.say(f"{text}  ({clock(seconds)})")
 
 
-class Progress:
-    """One bar over the steps of all trials, and a line when a trial has come to its rung."""
-
-    def __init__(self, steps: int):
-        self.steps = steps
-        self.done = self.last_step = 0
-        self.name = ""
-        self.best: float | None = None
-        self.loud = console.stderr
-        self.start_s = time.monotonic()
-
-    def __enter__(self) -> "Progress":
-        self.bars: AbstractContextManager[OnProgress] = console.progress()
-        self.shown = self.bars.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None and self.done:
-            self.shown("sweep", self.steps, self.steps, "")
-        self.bars.__exit__(*error)
-
-    def begins(self, trial: Planned, step: int) -> None:
-        self.name, self.last_step = trial.name, step
-        self.start_s = time.monotonic()
-
-    def show(self, stage: str, done: int, total: int, detail: str) -> None:
-        """What a run tells; only its steps count here."""
-        if stage != "training":
-            return
-        for _ in range(max(0, done - self.last_step)):  # one at a time: a bar begins with the first
-            if self.done < self.steps - 1:  # how many there are is an estimate; the last is told at the end
-                self.done += 1
-                with console.saying_to(self.loud):
-                    self.shown("sweep", self.done, self.steps, self.name)
-        self.last_step = max(done, self.last_step)
-
-    def compare(self, record: RunRecord) -> None:
-        loss = record.loss_after
-        if record.status == "finished" and loss is not None:
-            self.best = loss if self.best is None else min(loss, self.best)
-
-    def ended(self, trial: Planned, record: RunRecord) -> None:
-        step, loss = record.losses[-1] if record.losses else (record.last_step, None)
-        if loss is None:
-            return
-        self.compare(record)
-        best = "" if self.best is None else f", best of those at their end {self.best:.3f}"
-        seconds = clock(time.monotonic() - self.start_s)
-        console.say(f"{trial.name}: held-out loss {loss:.3f} at step {step} of {trial.steps}{best}  ({seconds})")
-
-
-def _is_there(record: RunRecord, end: int) -> bool:
-    """The rung's loss is known, or the run is past it already."""
-    is_past = record.last_step > end and record.status in ("finished", "interrupted")
-    return record.status == "finished" or reached(record, end) is not None or is_past
-
-
-def _setting_name(group: Sequence[Planned]) -> str:
-    values = {name: value for name, value in group[0].values.items() if name != "seed"}
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+def _steps_left(trial: PlannedTrial) -> int:
+    record = read(trial.folder)
+    return 0 if record.status == "finished" else max(0, (trial.steps or 0) - record.last_step)
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Raises KitError: another process sweeps in the folder, or it cannot be written to."""
     from filelock import FileLock, Timeout
 
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
+        lock.acquire()
     except Timeout:
         raise KitError(
             problem(
@@ -233,11 +221,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             )
         ) from None
     except OSError as error:
-        raise KitError(
-            problem(
-                "output-not-writable", f"Nothing can be written to {folder}.", str(error), "--into a/folder/of/yours"
-            )
-        ) from None
+        raise KitError(not_writable(folder, str(error))) from None
     try:
         yield
     finally:

@@ -1,0 +1,175 @@
+"""--over lines -> what varies: values to combine, ranges to draw from."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from envcheck.facts import Finding
+from kit.options import LINEAR_LAYERS, Rows, Run
+from kit.support.errors import USAGE, KitError, near_name, problem
+
+SEED = "seed"
+MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)r")  # of the rank
+LAYERS = {"attention": LINEAR_LAYERS[:4], "mlp": LINEAR_LAYERS[4:], "all": LINEAR_LAYERS}
+SAME_ROWS = frozenset(Rows.model_fields) - {SEED}
+OF_THE_MACHINE = {"preset", "backend", "device", "micro_batch_size", "gradient_checkpointing", "attention",
+                  "pin_memory", "embedding_offload", "vram_limit_gib"}  # fmt: skip
+OF_THE_RECORD = {"output", "evaluations", "checkpoint_minutes", "keep_checkpoints", "on_nan", "prompts",
+                 "sample_tokens", "report_to"}  # fmt: skip
+FIXED = (
+    dict.fromkeys(SAME_ROWS, "all trials must be measured on the same rows, in the same tokens")
+    | dict.fromkeys(OF_THE_MACHINE, "it decides memory and time, not what is learnt")
+    | dict.fromkeys(OF_THE_RECORD, "it decides what is written down, not what is learnt")
+    | {"early_stopping": "the sweep itself stops trials early: --pruner"}
+)
+LIST_EXAMPLE = "--over lora_rank=4,16,64"
+RANGE_EXAMPLE = "--over learning_rate=1e-5..1e-3        (a range: --trials says how many are drawn from it)"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high, both included; drawn evenly by factors where low is above 0, else by differences."""
+
+    low: float
+    high: float
+    is_whole: bool
+
+    @property
+    def is_log(self) -> bool:
+        return self.low > 0
+
+
+Choices = tuple[str, ...] | Range
+Space = dict[str, Choices]  # option -> its values as they were typed, or its range; in the order of the --over lines
+
+
+def can_vary(name: str) -> bool:
+    is_list = isinstance(Run.model_fields[name].default, tuple) and name != "target_modules"
+    return name not in FIXED and not is_list
+
+
+def parse(run: Run, over: Sequence[str]) -> Space:
+    """What varies around a run. Raises KitError (status 2) with all that is wrong: options, values, ranges."""
+    space: Space = {}
+    wrong: list[Finding] = []
+    for line in over:
+        name, _, text = line.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        try:
+            space[name] = _with_more(line, space.get(name), _choices(run, line, name, text))
+        except KitError as error:
+            wrong += error.findings
+    if wrong:
+        raise KitError(*wrong, status=USAGE)
+    return space
+
+
+def option_value(name: str, text: str) -> Any:
+    """What a value of an --over line means to a run."""
+    if name != "target_modules":
+        return text
+    layers = [layer for part in text.split("+") for layer in LAYERS.get(part, (part,))]
+    return tuple(dict.fromkeys(layers))
+
+
+def value_text(name: str, value: Any) -> str:
+    """An option's value as --over takes it."""
+    if name == "target_modules":
+        return next((alias for alias, layers in LAYERS.items() if set(layers) == set(value)), "+".join(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def wrong_values(error: ValidationError, given: str) -> list[Finding]:
+    """A finding for each value that a run does not take. given: the values as they were typed."""
+    return [
+        problem(
+            "wrong-value",
+            f"{given}: {item['msg'].removeprefix('Value error, ')}.",
+            "Every value is checked before the first trial.",
+            "python -m kit.sweep --help",
+        )
+        for item in error.errors()
+    ]
+
+
+def _choices(run: Run, line: str, name: str, text: str) -> Choices:
+    values = tuple(dict.fromkeys(value.strip() for value in text.split(",") if value.strip()))
+    if not values:
+        why = "--over takes an option and its values, with commas between them and no spaces."
+        found = problem("sweep-without-values", f"--over {line} names no values.", why, LIST_EXAMPLE, RANGE_EXAMPLE)
+        raise KitError(found, status=USAGE)
+    _check_name(name)
+    ends = tuple(text.split("..", 1)) if ".." in text else ()
+    wrong = [] if ends else [finding for value in values for finding in _wrong_value(run, name, value)]
+    if wrong:
+        raise KitError(*wrong, status=USAGE)
+    return _range(run, line, name, ends) if ends else values
+
+
+def _range(run: Run, line: str, name: str, ends: tuple[str, ...]) -> Range:
+    kinds = {float, int} & {Run.model_fields[name].annotation, *get_args(Run.model_fields[name].annotation)}
+    if name == SEED or not kinds:
+        what = "seeds are compared one by one" if name == SEED else f"{name} takes words"
+        raise _wrong_range(line, f"A range is for numbers, and {what}.", f"--over {name}=VALUE,VALUE")
+    try:
+        low, high = map(float, ends)
+    except ValueError:
+        raise _wrong_range(line, "A range is two numbers with two dots between them.", RANGE_EXAMPLE) from None
+    if wrong := [finding for end in ends for finding in _wrong_value(run, name, end.strip())]:
+        raise KitError(*wrong, status=USAGE)
+    if not low < high < math.inf:
+        raise _wrong_range(line, "A range goes from a number to a higher one.", f"--over {name}={ends[1]}..{ends[0]}")
+    return Range(low, high, is_whole=int in kinds)
+
+
+def _with_more(line: str, before: Choices | None, more: Choices) -> Choices:
+    """The values of several lines for one option."""
+    if before is None:
+        return more
+    if isinstance(before, Range) or isinstance(more, Range):
+        raise _wrong_range(line, "A range stands alone, and another --over names this option too.", RANGE_EXAMPLE)
+    return tuple(dict.fromkeys((*before, *more)))
+
+
+def _wrong_range(line: str, why: str, fix: str) -> KitError:
+    return KitError(problem("sweep-wrong-range", f"--over {line} is no range to draw from.", why, fix), status=USAGE)
+
+
+def _check_name(name: str) -> None:
+    """Raises KitError: no option of a run, or one that may not vary."""
+    known = [field for field in Run.model_fields if can_vary(field)]
+    if name not in Run.model_fields:
+        near = near_name(name, known)
+        found = problem(
+            "unknown-option",
+            f"There is no option {name} to vary. {f'Did you mean {near}?' if near else ''}".rstrip(),
+            "A misspelt name would otherwise be left out in silence.",
+            f"--over {near}=VALUE,VALUE" if near else LIST_EXAMPLE,
+            details={"may vary": ", ".join(known)},
+        )
+        raise KitError(found, status=USAGE)
+    if not can_vary(name):
+        why = FIXED.get(name, "it takes a list of its own")
+        found = problem(
+            "option-may-not-vary",
+            f"{name} may not vary in a sweep.",
+            f"{why[0].upper()}{why[1:]}.",
+            f"--{name.replace('_', '-')} VALUE        (the same for all trials)",
+            details={"may vary": ", ".join(known)},
+        )
+        raise KitError(found, status=USAGE)
+
+
+def _wrong_value(run: Run, name: str, text: str) -> list[Finding]:
+    """Of one value alone, so that it is said once; a multiple of the rank is checked with its rank."""
+    if name == "lora_alpha" and MULTIPLE.fullmatch(text):
+        return []
+    try:
+        Run(**run.model_dump() | {name: option_value(name, text)})
+    except ValidationError as error:
+        return wrong_values(error, f"--over {name}={text}")
+    return []

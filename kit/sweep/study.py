@@ -1,0 +1,136 @@
+"""What Optuna does for a sweep: it draws the settings, keeps their record, and says which of them to stop early.
+
+The record, study.jsonl in the sweep's folder, is made anew from the folders of the trials by each command. So nothing
+that a kill leaves half written in it can matter, and a sweep that goes on decides as one without a break. Nothing of
+Optuna reaches a network or the terminal.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kit.support.version import stamp
+from kit.sweep.space import Choices, Range, Space
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+JOURNAL = "study.jsonl"
+DRAWS = 10  # settings, where a range has no end of them
+DIGITS = 3  # of a number that is drawn: it is the name of a folder too
+Params = dict[str, str | float]
+Outcome = Literal["finished", "stopped", "failed"]
+
+
+def draw(space: Space, seed: int, count: int | None) -> list[Params]:
+    """The settings in the order of training: lists alone combined (`count` of the combinations, or all), with a range
+    drawn at random. In no order of the values, as a setting is judged by those before it; the same for the same seed.
+    """
+    import optuna
+
+    if not space:
+        return [{}]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ranges = {name: choices for name, choices in space.items() if isinstance(choices, Range)}
+    lists = {name: choices for name, choices in space.items() if not isinstance(choices, Range)}
+    combinations = math.prod(map(len, lists.values()))
+    sampler: BaseSampler
+    if ranges:
+        sampler, count = optuna.samplers.RandomSampler(seed), count or DRAWS
+    else:
+        sampler, count = optuna.samplers.GridSampler(lists, seed), min(count or combinations, combinations)
+    study = optuna.create_study(sampler=sampler)
+    distributions = {name: _distribution(choices) for name, choices in space.items()}
+    drawn = [study.ask(distributions).params for _ in range(count)]
+    return [{name: _short(space[name], value) for name, value in params.items()} for params in drawn]
+
+
+def open_study(folder: Path, pruner: str) -> "optuna.Study":
+    """A new study with its record in the folder. Raises OSError: it cannot be written there."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = folder / JOURNAL
+    for old in (path, path.with_name(f"{JOURNAL}.lock")):  # a killed process leaves its lock, and the next would wait
+        old.unlink(missing_ok=True)
+    lock = JournalFileOpenLock(str(path))  # the other kind needs symbolic links, which Windows may refuse
+    storage = JournalStorage(JournalFileBackend(str(path), lock))
+    study = optuna.create_study(storage=storage, study_name=folder.name, pruner=_pruner(pruner))
+    for name, value in stamp().items():
+        study.set_user_attr(name, value)
+    return study
+
+
+@dataclass
+class Entry:
+    """A setting in the study, judged at each evaluation by its held-out loss against the settings before it.
+
+    steps, evaluations: of its run. Evaluations are counted, not steps, as runs of other lengths are compared too.
+    """
+
+    study: "optuna.Study"
+    trial: "optuna.Trial"
+    steps: int
+    evaluations: int
+
+    def should_stop(self, step: int, loss: float) -> bool:
+        """Whether the pruner gives it up there. Never at the end, nor at an evaluation that was judged before."""
+        evaluation = self._evaluation(step)
+        if evaluation in self.study.trials[self.trial.number].intermediate_values or step >= self.steps:
+            return False
+        self.trial.report(loss, evaluation)
+        return self.trial.should_prune()
+
+    def losses_there(self, step: int) -> list[float]:
+        """Of all settings that came to this evaluation, in nats a token."""
+        evaluation = self._evaluation(step)
+        heard = [trial.intermediate_values for trial in self.study.trials]
+        return [losses[evaluation] for losses in heard if evaluation in losses]
+
+    def end(self, outcome: Outcome, loss: float | None) -> None:
+        """loss: at the end, of a finished setting; one that has none there counts as failed."""
+        from optuna.trial import TrialState
+
+        states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+        outcome = "failed" if outcome == "finished" and loss is None else outcome
+        self.study.tell(self.trial, loss if outcome == "finished" else None, states[outcome])
+
+    def _evaluation(self, step: int) -> int:
+        return round(step * (self.evaluations + 1) / self.steps)
+
+
+def enter(study: "optuna.Study", space: Space, drawn: Params, steps: int, evaluations: int) -> Entry:
+    """The next setting, with the values that were drawn for it."""
+    study.enqueue_trial(drawn)
+    trial = study.ask({name: _distribution(space[name]) for name in drawn})
+    return Entry(study, trial, steps, evaluations)
+
+
+def _pruner(name: str) -> "BasePruner":
+    from optuna import pruners
+
+    if name == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    return pruners.MedianPruner(n_startup_trials=1) if name == "median" else pruners.NopPruner()
+
+
+def _distribution(choices: Choices) -> "BaseDistribution":
+    from optuna import distributions
+
+    if not isinstance(choices, Range):
+        return distributions.CategoricalDistribution(choices)
+    if choices.is_whole:
+        return distributions.IntDistribution(int(choices.low), int(choices.high), log=choices.is_log)
+    return distributions.FloatDistribution(choices.low, choices.high, log=choices.is_log)
+
+
+def _short(choices: Choices, value: str | float) -> str | float:
+    if not isinstance(choices, Range) or choices.is_whole:
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), choices.low), choices.high)
