@@ -46,7 +46,7 @@ def sweep(command: SweepCommand, progress: ProgressBars = console.progress) -> S
     with alone_in(planned.folder):
         try:
             with progress() as on_progress:
-                _train_all(planned, command.pruner, _trainer(facts), on_progress, decisions)
+                _train_all(planned, command.pruner, trainer(facts), on_progress, decisions)
             is_over = True
         finally:
             done = collect(planned, decisions)
@@ -71,7 +71,7 @@ def _train_all(
         raise KitError(cannot_write(planned.folder / study.JOURNAL, error)) from error
 
 
-def _trainer(facts: Facts) -> TrainTrial:
+def trainer(facts: Facts) -> TrainTrial:
     """One trial by kit.train's own path."""
 
     def train_trial(trial: PlannedTrial, on_evaluation: OnEvaluation | None, on_progress: OnProgress) -> object:

@@ -97,32 +97,30 @@ def wrong_values(error: ValidationError, given: str) -> list[Finding]:
 
 
 def _choices(run: Run, line: str, name: str, text: str) -> Choices:
+    """Raises KitError: no values, an option that may not vary, wrong values or a wrong range."""
     values = tuple(dict.fromkeys(value.strip() for value in text.split(",") if value.strip()))
     if not values:
         why = "--over takes an option and its values, with commas between them and no spaces."
-        found = problem("sweep-without-values", f"--over {line} names no values.", why, LIST_EXAMPLE, RANGE_EXAMPLE)
-        raise KitError(found, status=USAGE)
+        finding = problem("sweep-without-values", f"--over {line} names no values.", why, LIST_EXAMPLE, RANGE_EXAMPLE)
+        raise KitError(finding, status=USAGE)
     _check_name(name)
-    ends = tuple(text.split("..", 1)) if ".." in text else ()
-    wrong = [] if ends else [finding for value in values for finding in _wrong_value(run, name, value)]
-    if wrong:
+    made = _range(line, name, text) if ".." in text else values
+    checked = text.split("..") if isinstance(made, Range) else values
+    if wrong := [finding for value in checked for finding in _wrong_value(run, name, value.strip())]:
         raise KitError(*wrong, status=USAGE)
-    return _range(run, line, name, ends) if ends else values
+    return made
 
 
-def _range(run: Run, line: str, name: str, ends: tuple[str, ...]) -> Range:
-    kinds = {float, int} & {Run.model_fields[name].annotation, *get_args(Run.model_fields[name].annotation)}
-    if name == SEED or not kinds:
-        what = "seeds are compared one by one" if name == SEED else f"{name} takes words"
-        raise _wrong_range(line, f"A range is for numbers, and {what}.", f"--over {name}=VALUE,VALUE")
+def _range(line: str, name: str, text: str) -> Range:
+    annotation = Run.model_fields[name].annotation
+    kinds = {int, float} & {annotation, *get_args(annotation)}
+    low_text, _, high_text = text.partition("..")
     try:
-        low, high = map(float, ends)
+        low, high = float(low_text), float(high_text)
     except ValueError:
-        raise _wrong_range(line, "A range is two numbers with two dots between them.", RANGE_EXAMPLE) from None
-    if wrong := [finding for end in ends for finding in _wrong_value(run, name, end.strip())]:
-        raise KitError(*wrong, status=USAGE)
-    if not low < high < math.inf:
-        raise _wrong_range(line, "A range goes from a number to a higher one.", f"--over {name}={ends[1]}..{ends[0]}")
+        raise _wrong_range(line) from None
+    if name == SEED or not kinds or not low < high < math.inf:
+        raise _wrong_range(line)
     return Range(low, high, is_whole=int in kinds)
 
 
@@ -131,12 +129,14 @@ def _with_more(line: str, before: Choices | None, more: Choices) -> Choices:
     if before is None:
         return more
     if isinstance(before, Range) or isinstance(more, Range):
-        raise _wrong_range(line, "A range stands alone, and another --over names this option too.", RANGE_EXAMPLE)
+        raise _wrong_range(line)
     return tuple(dict.fromkeys((*before, *more)))
 
 
-def _wrong_range(line: str, why: str, fix: str) -> KitError:
-    return KitError(problem("sweep-wrong-range", f"--over {line} is no range to draw from.", why, fix), status=USAGE)
+def _wrong_range(line: str) -> KitError:
+    why = "A range is two numbers, the lower one first, of an option that takes numbers, with no values beside it."
+    finding = problem("sweep-wrong-range", f"--over {line} is no range.", why, RANGE_EXAMPLE, "--over seed=1,2,3")
+    return KitError(finding, status=USAGE)
 
 
 def _check_name(name: str) -> None:

@@ -1,9 +1,10 @@
-"""A sweep: the grid, who goes on, what is found before it starts, what its folder says; and a real one."""
+"""A sweep: grid and ranges, who is stopped, what is found before it starts, what its folder says; and a real one."""
 
 import csv
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,10 @@ import pytest
 from envcheck.facts import Facts
 from kit import backend
 from kit.options import LINEAR_LAYERS, Run, resolve
-from kit.run.fit import PAUSED
 from kit.support import console
 from kit.support.errors import KitError, problem
-from kit.sweep import grid, halving, options, planning, results, running, showing
+from kit.support.version import stamp
+from kit.sweep import options, planning, plotting, points, results, running, showing, space, study
 from kit.sweep.options import SweepCommand
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +34,12 @@ def command(*arguments: object) -> SweepCommand:
     return options.load(list(map(str, (*BASE, *arguments))), lambda: MACHINE)
 
 
+def of(*over: str, run: Run | None = None, trials: int | None = None) -> list[points.Point]:
+    return points.points(run or Run(), over, trials)[1]
+
+
 def names(*over: str, run: Run | None = None) -> list[str]:
-    return [point.name for point in grid.points(run or Run(), over)]
+    return [point.name for point in of(*over, run=run)]
 
 
 class TestGrid:
@@ -44,7 +49,7 @@ class TestGrid:
         ]  # fmt: skip
 
     def test_values_become_those_of_a_run(self) -> None:
-        found = [point.run for point in grid.points(Run(), ["learning-rate=1e-4", "load_in_4bit=false,true"])]
+        found = [point.run for point in of("learning-rate=1e-4", "load_in_4bit=false,true")]
         assert [(run.learning_rate, run.load_in_4bit) for run in found] == [(1e-4, False), (1e-4, True)]
 
     def test_alpha_may_be_a_multiple_of_the_rank_and_equal_runs_are_one(self) -> None:
@@ -65,46 +70,137 @@ class TestGrid:
         ],
     )
     def test_layers_by_their_group_or_name(self, text: str, layers: tuple[str, ...], shown: str) -> None:
-        (point,) = grid.points(Run(), [f"target_modules={text}"])
+        (point,) = of(f"target_modules={text}")
         assert (set(point.run.target_modules), point.values["target_modules"]) == (set(layers), shown)
 
     def test_the_default_keeps_alpha_at_the_rank(self) -> None:
-        found = [point.run for point in grid.points(Run(), options.DEFAULT_OVER)]
+        found = [point.run for point in of(*options.DEFAULT_OVER)]
         assert len(found) == 6
         assert all(run.lora_alpha == run.lora_rank for run in found)
 
+    def test_a_grid_may_be_tried_in_part_and_is_trained_in_a_shuffled_order(self) -> None:
+        all_of_it, part = of("lora_rank=1,2,4,8", "seed=1,2"), of("lora_rank=1,2,4,8", "seed=1,2", trials=3)
+        assert sorted(point.turn for point in all_of_it) == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert [point.turn for point in all_of_it] != sorted(point.turn for point in all_of_it)
+        assert [point.name for point in part] == [point.name for point in all_of_it if point.turn < 3]
+        assert len(of("lora_rank=1,2", trials=100)) == 2
 
-class TestHalving:
+
+class TestRange:
+    OVER = ("learning_rate=1e-5..1e-3", "lora_rank=4..64", "lora_alpha=2r", "lora_dropout=0..0.1")
+
+    def test_values_are_drawn_within_it_and_are_those_of_a_run(self) -> None:
+        runs = [point.run for point in of(*self.OVER, trials=200)]
+        assert all(1e-5 <= run.learning_rate <= 1e-3 and 4 <= run.lora_rank <= 64 for run in runs)
+        assert all(run.lora_alpha == 2 * run.lora_rank and 0 <= run.lora_dropout <= 0.1 for run in runs)
+
+    def test_above_zero_by_factors_from_zero_by_differences(self) -> None:
+        runs = [point.run for point in of(*self.OVER, trials=400)]
+        assert 140 < sum(run.learning_rate < 1e-4 for run in runs) < 260, "half are below the geometric middle"
+        assert 140 < sum(run.lora_rank <= 16 for run in runs) < 260
+        assert 140 < sum(run.lora_dropout < 0.05 for run in runs) < 260
+
+    def test_the_same_command_draws_the_same_and_more_trials_add_to_them(self) -> None:
+        first, more = of(*self.OVER), of(*self.OVER, trials=25)
+        assert [point.name for point in of(*self.OVER)] == [point.name for point in first]
+        assert (len(first), len(more)) == (study.DRAWS, 25)
+        assert {point.name for point in first} < {point.name for point in more}
+        assert {point.name for point in of(*self.OVER, run=Run(seed=1))}.isdisjoint(point.name for point in first)
+
+    def test_each_draw_is_trained_with_every_seed(self) -> None:
+        found = of("learning_rate=1e-5..1e-3", "seed=1,2", trials=3)
+        assert [point.run.seed for point in found] == [1, 2] * 3
+        assert len({point.run.learning_rate for point in found}) == 3
+
+    def test_a_number_names_a_folder_so_it_is_short(self) -> None:
+        drawn = [point.name.partition("=")[2] for point in of("learning_rate=1e-5..1e-3", trials=50)]
+        assert max(map(len, drawn)) <= len("0.000123")
+        (low,) = {point.run.learning_rate for point in of("learning_rate=0.00012345..0.00012346", trials=5)}
+        assert low in (0.00012345, 0.00012346), "but it stays within the range"
+
+
+class TestStudy:
+    """Who is stopped. losses: of each setting in turn, at 1/4, 1/2 and 3/4 of its steps."""
+
+    @staticmethod
+    def ends(tmp_path: Path, losses: list[list[float]], pruner: str = "halving", evaluations: int = 3) -> list[int]:
+        """The evaluation where each is stopped; 0: trained to the end."""
+        where: space.Space = {"lora_rank": tuple(map(str, range(len(losses))))}
+        record, ends = study.open_study(tmp_path, pruner), []
+        for turn, of_setting in enumerate(losses):
+            entry = study.enter(record, where, {"lora_rank": str(turn)}, 100, evaluations)
+            step = [round(100 * part / (evaluations + 1)) for part in range(1, evaluations + 1)]
+            stops = (part for part, loss in enumerate(of_setting) if entry.should_stop(step[part], loss))
+            ends.append(next(stops, -1) + 1)
+            assert not entry.should_stop(100, 1e9), "nothing is stopped at its end"
+            entry.end("stopped" if ends[-1] else "finished", of_setting[-1])
+        return ends
+
     @pytest.mark.parametrize(
-        ("losses", "keep", "stay"),
+        ("first_losses", "ends"),
         [
-            ({"a": 3.0, "b": 1.0, "c": 2.0}, 0.5, {"b", "c"}),
-            ({"a": 2.0, "b": 2.0, "c": 2.0, "d": 2.0}, 0.5, {"a", "b", "c", "d"}),
-            ({"a": 1.0, "b": 2.0, "c": 2.0, "d": 3.0}, 0.5, {"a", "b", "c"}),
-            ({"a": math.nan, "b": 5.0, "c": None, "d": math.inf}, 0.5, {"b"}),
-            ({"a": None, "b": math.nan}, 0.5, set()),
-            ({"a": 1.0}, 0.1, {"a"}),
-            ({str(number): float(number) for number in range(10)}, 0.3, {"0", "1", "2"}),
-            ({}, 0.5, set()),
+            ([3.0, 1.0, 2.0, 0.5], [0, 0, 1, 0]),
+            ([1.0, 2.0, 3.0, 4.0], [0, 1, 1, 1]),
+            ([4.0, 3.0, 2.0, 1.0], [0, 0, 0, 0]),
+            ([2.0, 2.0, 2.0], [0, 0, 0]),
+            ([1.0, 5.0, 6.0, 1.5, 2.0, 9.0], [0, 1, 1, 0, 1, 1]),
+            ([math.nan, 5.0], [1, 0]),
+            ([1.0], [0]),
         ],
     )
-    def test_who_goes_on(self, losses: dict, keep: float, stay: set[str]) -> None:
-        assert halving.survivors(losses, keep) == stay
+    def test_the_better_half_of_those_that_came_there_goes_on(self, tmp_path, first_losses, ends) -> None:
+        assert self.ends(tmp_path, [[loss, 0.0, 0.0] for loss in first_losses]) == ends
 
-    def test_the_rungs_end_with_the_run(self) -> None:
-        assert halving.rung_steps(100, 3, 0.5) == (25, 50, 100)
-        assert halving.rung_steps(100, 1, 0.5) == (100,)
-        assert halving.rung_steps(2, 3, 0.1) == (1, 1, 2)
+    def test_it_is_asked_again_at_half_of_the_steps_and_not_between(self, tmp_path) -> None:
+        assert self.ends(tmp_path, [[1, 1, 1], [0.9, 2, 2], [0.8, 0.8, 9]]) == [0, 2, 0]
 
-    def test_a_seed_without_a_loss_leaves_its_setting_none(self) -> None:
-        assert halving.mean_loss([1.0, 2.0]) == 1.5
-        assert halving.mean_loss([1.0, None]) is None
-        assert halving.mean_loss([1.0, math.nan]) is None
-        assert halving.mean_loss([]) is None
+    def test_more_evaluations_ask_earlier(self, tmp_path) -> None:
+        lines = [[1.0] * 7, [0.9, 0.9, 9.0, 9.0, 0, 0, 0], [9.0] * 7]
+        assert self.ends(tmp_path, lines, evaluations=7) == [0, 4, 1]
 
-    def test_the_steps_of_the_whole_sweep(self) -> None:
-        assert halving.steps_to_do([(25, 50, 100)] * 4, 0.5) == 4 * 25 + 2 * 25 + 50
-        assert halving.steps_to_do([(100,)] * 3, 0.5) == 300
+    def test_the_median_of_those_that_finished_at_each_evaluation(self, tmp_path) -> None:
+        assert self.ends(tmp_path, [[3, 3, 3], [2, 2, 4], [1, 1, 1], [2.5, 2.5, 2.5]], "median") == [0, 0, 0, 1]
+        assert self.ends(tmp_path, [[3, 3, 1], [2, 2, 2]], "median") == [0, 3]
+
+    def test_none_stops_nobody(self, tmp_path) -> None:
+        assert self.ends(tmp_path, [[1, 1, 1], [9, 9, 9]], "none") == [0, 0]
+
+    def test_an_evaluation_is_judged_once(self, tmp_path) -> None:
+        """A run that goes on from a checkpoint before it measures it again."""
+        self.ends(tmp_path, [[1.0, 1.0, 1.0]])
+        where: space.Space = {"lora_rank": ("0",)}
+        record = study.open_study(tmp_path, "halving")
+        entries = [study.enter(record, where, {"lora_rank": "0"}, 100, 3) for _ in range(3)]
+        assert [entry.should_stop(25, loss) for entry, loss in zip(entries, (1.0, 2.0, 0.5), strict=True)] == [
+            False, True, False,
+        ]  # fmt: skip
+        assert not any(entry.should_stop(25, 9.0) for entry in entries)
+
+    def test_what_a_kill_leaves_of_the_record_does_not_matter(self, tmp_path) -> None:
+        (tmp_path / study.JOURNAL).write_text('{"op_code": 0, "worker')
+        (tmp_path / f"{study.JOURNAL}.lock").touch()
+        assert self.ends(tmp_path, [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]) == [0, 1]
+        assert not (tmp_path / f"{study.JOURNAL}.lock").exists()
+
+    def test_optuna_can_read_the_record(self, tmp_path, capfd) -> None:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        self.ends(tmp_path, [[1.0, 1.0, 0.5], [2.0, 2.0, 2.0]])
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / study.JOURNAL)))
+        found = optuna.load_study(study_name=tmp_path.name, storage=storage)
+        assert found.user_attrs == stamp()
+        assert [(trial.state.name, trial.value, trial.params) for trial in found.trials] == [
+            ("COMPLETE", 0.5, {"lora_rank": "0"}), ("PRUNED", 2.0, {"lora_rank": "1"}),
+        ]  # fmt: skip
+        assert found.trials[0].intermediate_values == {1: 1.0, 2: 1.0, 3: 0.5}
+        assert "".join(capfd.readouterr()) == "", "Optuna says nothing by itself"
+
+
+def test_a_seed_without_a_loss_leaves_its_setting_none() -> None:
+    assert results.mean_loss([1.0, 2.0]) == 1.5
+    assert results.mean_loss([1.0, None]) is None
+    assert results.mean_loss([]) is None
 
 
 BAD = {
@@ -124,7 +220,17 @@ BAD = {
     "an output": (["--output", "x"], "sweep-has-no-output", "--into x"),
     "nothing to measure on": (["--held-out-rows", "0"], "sweep-without-held-out-rows", "--eval-data"),
     "a file for a folder": (["--into", "README.md/x"], "output-not-writable", "--into"),
-    "an unknown flag": (["--rungz", "2"], "unknown-option", "--rungs"),
+    "an unknown flag": (["--prunr", "none"], "unknown-option", "--pruner"),
+    "a range from high to low": (["--over", "lora_rank=64..4"], "sweep-wrong-range", "the lower one first"),
+    "a range with one end": (["--over", "lora_rank=4.."], "sweep-wrong-range", "lora_rank=4.."),
+    "a range of words": (["--over", "method=lora..full"], "sweep-wrong-range", "takes numbers"),
+    "a range of multiples": (["--over", "lora_alpha=1r..2r"], "sweep-wrong-range", "two numbers"),
+    "a range of seeds": (["--over", "seed=1..3"], "sweep-wrong-range", "seed=1,2,3"),
+    "a range without end": (["--over", "learning_rate=1e-5..inf"], "sweep-wrong-range", "inf"),
+    "a range with a value beside it": (["--over", "lora_rank=4..8,16"], "sweep-wrong-range", "4..8,16"),
+    "a range and values": (["--over", "lora_rank=4..8", "--over", "lora_rank=16"], "sweep-wrong-range", "lora_rank=16"),
+    "an end out of range": (["--over", "lora_dropout=0..2"], "wrong-value", "lora_dropout=2"),
+    "an end that is no whole number": (["--over", "lora_rank=1.5..4"], "wrong-value", "lora_rank=1.5"),
 }
 
 
@@ -133,7 +239,7 @@ def test_bad_input_is_told_before_anything_is_written(name: str, tmp_path, monke
     arguments, id, text = BAD[name]
     into = [] if "--into" in arguments else ["--into", tmp_path / "x"]
     monkeypatch.setattr(running.probe, "collect", lambda: MACHINE)
-    monkeypatch.setattr(running, "_trainer", lambda _: pytest.fail("a trial was begun"))
+    monkeypatch.setattr(running, "trainer", lambda _: pytest.fail("a trial was begun"))
     with pytest.raises(KitError) as error:
         running.sweep(command(*arguments, *into))
     (finding,) = error.value.findings
@@ -142,7 +248,7 @@ def test_bad_input_is_told_before_anything_is_written(name: str, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("--rungs", 0), ("--keep", 1), ("--keep", 0), ("--rungs", "two")])
+@pytest.mark.parametrize("arguments", [("--trials", 0), ("--trials", "two"), ("--pruner", "best")])
 def test_a_wrong_number_is_told(arguments) -> None:
     with pytest.raises(KitError) as error:
         command(*arguments)
@@ -162,42 +268,59 @@ def test_the_front_door_needs_no_heavy_library_to_plan(without_heavy_libraries, 
 
 def test_options_of_a_notebook() -> None:
     made = options.given(
-        {"preset": "cpu", "data": DATA, "over": "lora_rank=2,4", "rungs": 1, "epochs": 2}, lambda: MACHINE
+        {"preset": "cpu", "data": DATA, "over": "lora_rank=2,4", "pruner": "none", "epochs": 2}, lambda: MACHINE
     )
-    assert (made.over, made.rungs, made.run.epochs) == (("lora_rank=2,4",), 1, 2)
+    assert (made.over, made.pruner, made.run.epochs) == (("lora_rank=2,4",), "none", 2)
     with pytest.raises(KitError):
         options.given({"data": DATA, "lora_rnk": 2}, lambda: MACHINE)
 
 
 class Machine:
-    """Trains nothing: a trial's loss after a step is what `loss` says of its run. Writes what a run leaves."""
+    """Trains nothing: a trial's loss after a step is what `loss` says of its run, measured at each
+    quarter. Writes what a run leaves. asked: (name, step it went on from, step where it ended) of each call."""
 
     def __init__(self, loss):
         self.loss, self.asked = loss, []
 
-    def __call__(self, trial: planning.Planned, pause_step: int | None, shown) -> None:
+    def __call__(self, trial: planning.PlannedTrial, on_evaluation, on_progress) -> None:
         folder, run = trial.folder, trial.command.run
-        end = pause_step or trial.steps
-        begin = results.read(folder).last_step
-        self.asked.append((trial.name, begin, end))
-        loss = self.loss(run, end)
+        lines = self.kept(folder)
+        begin = lines[-1]["step"] if lines else 0
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.toml").write_text(resolve.to_toml(run, {}))
-        with (folder / "metrics.jsonl").open("a") as file:
-            for step in range(begin + 1, end + 1):
-                shown("training", step, trial.steps, "")
+        (folder / "manifest.json").write_text(json.dumps({"status": "running", "result": None}))
+        status, step, loss = "finished", begin, None
+        with (folder / "metrics.jsonl").open("w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            for step in range(begin + 1, trial.steps + 1):
+                on_progress("training", step, trial.steps, "")
                 line = {"step": step, "loss": 9.0, "elapsed_s": float(step), "memory_bytes": step << 20}
                 file.write(json.dumps(line) + "\n")
-        status = "finished" if end == trial.steps else "interrupted"
-        if isinstance(loss, BaseException):
-            status = "failed"
-        result = {"steps": end, "train_s": float(end), "loss_after": loss} if status != "failed" else None
+                if step not in {trial.steps * part // 4 for part in (1, 2, 3, 4)}:
+                    continue
+                loss = self.loss(run, step)
+                if isinstance(loss, BaseException):
+                    status = "failed"
+                    break
+                if step < trial.steps:
+                    file.write(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
+                    file.flush()
+                    if on_evaluation(step, loss):
+                        status = "interrupted"
+                        break
+        self.asked.append((trial.name, begin, step))
+        result = {"steps": step, "train_s": float(step), "loss_after": loss} if status != "failed" else None
         (folder / "manifest.json").write_text(json.dumps({"status": status, "result": result}))
         if isinstance(loss, BaseException):
             raise loss
-        if pause_step:
-            with (folder / "events.jsonl").open("a") as file:
-                file.write(json.dumps({"kind": PAUSED, "text": "", "step": end, "held_out_loss": loss}) + "\n")
+
+    @staticmethod
+    def kept(folder: Path) -> list[dict]:
+        """What a run has of its metrics when it goes on from its newest checkpoint, which is that of an evaluation."""
+        path = folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        measured = [number for number, line in enumerate(lines, start=1) if "held_out_loss" in line]
+        return lines[: measured[-1]] if measured else []
 
 
 @pytest.fixture
@@ -208,14 +331,15 @@ def swept(tmp_path, monkeypatch):
 
     def run(loss, *arguments: object):
         machine = Machine(loss)
-        monkeypatch.setattr(running, "_trainer", lambda _: machine)
+        monkeypatch.setattr(running, "trainer", lambda _: machine)
         steps = () if "--max-steps" in arguments else ("--max-steps", 8)
         return running.sweep(command("--into", tmp_path / "x", *steps, *arguments)), machine
 
     return run
 
 
-RANKS = ("--over", "lora_rank=1,2,4,8")
+RANKS = ("--over", "lora_rank=1,2,4,8")  # trained in the order 4, 2, 1, 8
+NO_PRUNER = ("--pruner", "none")
 
 
 def by_rank(run: Run, step: int) -> float:
@@ -223,42 +347,67 @@ def by_rank(run: Run, step: int) -> float:
     return 10.0 / run.lora_rank - 0.01 * step
 
 
-def test_the_better_half_goes_on_and_no_step_is_done_twice(swept) -> None:
+def test_losers_are_stopped_and_no_step_is_done_twice(swept) -> None:
     done, machine = swept(by_rank, *RANKS)
     assert machine.asked == [
-        *((f"lora_rank {rank}", 0, 2) for rank in (1, 2, 4, 8)),
-        *((f"lora_rank {rank}", 2, 4) for rank in (4, 8)),
-        ("lora_rank 8", 4, 8),
-    ]
-    assert [(one.values["lora_rank"], one.status, one.step, one.steps) for one in done.trials] == [
-        ("1", "stopped", 2, 8), ("2", "stopped", 2, 8), ("4", "stopped", 4, 8), ("8", "finished", 8, 8),
+        ("lora_rank 4", 0, 8), ("lora_rank 2", 0, 2), ("lora_rank 1", 0, 2), ("lora_rank 8", 0, 8),
     ]  # fmt: skip
-    assert [one.loss for one in done.trials] == [by_rank(Run(lora_rank=2**n), s) for n, s in enumerate((2, 2, 4, 8))]
+    assert [(one.values["lora_rank"], one.status, one.step, one.steps) for one in done.trials] == [
+        ("1", "stopped", 2, 8), ("2", "stopped", 2, 8), ("4", "finished", 8, 8), ("8", "finished", 8, 8),
+    ]  # fmt: skip
+    assert [one.loss for one in done.trials] == [by_rank(Run(lora_rank=2**n), s) for n, s in enumerate((2, 2, 8, 8))]
     assert done.best.values == {"lora_rank": "8"}
     assert "lora_rank=8/run.toml" in done.best_command
-    assert any("2 of 4 settings go on" in note and "lora_rank 1 at step 2" in note for note in done.notes)
+    assert any("lora_rank 2: stopped at step 2 of 8" in note and "best of 2 settings" in note for note in done.notes)
+
+
+def test_who_is_ahead_at_first_may_be_stopped_later(swept) -> None:
+    def loss(run: Run, step: int) -> float:
+        return 1.0 if run.lora_rank == 8 and step <= 2 else 10.0 - run.lora_rank if run.lora_rank != 8 else 9.0
+
+    done, machine = swept(loss, *RANKS)
+    assert machine.asked[-1] == ("lora_rank 8", 0, 4)
+    assert [(one.status, one.step, one.loss) for one in done.trials][-1] == ("stopped", 4, 9.0)
 
 
 def test_the_same_command_again_has_nothing_to_do(swept) -> None:
     first, _ = swept(by_rank, *RANKS)
     again, machine = swept(by_rank, *RANKS)
     assert machine.asked == []
-    assert again.trials == first.trials
+    assert (again.trials, again.notes) == (first.trials, first.notes)
 
 
-def test_one_rung_trains_all_to_their_end_also_those_stopped_before(swept) -> None:
+def test_without_a_pruner_all_are_trained_to_their_end_also_those_stopped_before(swept) -> None:
     swept(by_rank, *RANKS)
-    done, machine = swept(by_rank, *RANKS, "--rungs", 1)
-    assert machine.asked == [("lora_rank 1", 2, 8), ("lora_rank 2", 2, 8), ("lora_rank 4", 4, 8)]
+    done, machine = swept(by_rank, *RANKS, *NO_PRUNER)
+    assert machine.asked == [("lora_rank 2", 2, 8), ("lora_rank 1", 2, 8)]
     assert {one.status for one in done.trials} == {"finished"}
+    again, machine = swept(by_rank, *RANKS)
+    assert machine.asked == []
+    assert {one.status for one in again.trials} == {"finished"}, "what is trained in full is not given up afterwards"
+
+
+def test_a_range_is_drawn_trained_and_gone_on_with(swept) -> None:
+    def loss(run: Run, step: int) -> float:
+        return abs(math.log10(run.learning_rate) + 4) + 0.01 * run.lora_rank
+
+    over = ("--over", "learning_rate=1e-5..1e-3", "--over", "lora_rank=4..64", "--trials", 6)
+    done, machine = swept(loss, *over)
+    assert len(machine.asked) == len(done.trials) == 6
+    assert done.best.loss == min(one.loss for one in done.trials)
+    assert {one.status for one in done.trials} == {"finished", "stopped"}
+    again, machine = swept(loss, *over[:-1], 8)
+    assert len(machine.asked) == 2
+    assert {one.folder for one in done.trials} < {one.folder for one in again.trials}
+    ElementTree.fromstring(plotting.plot(again))
 
 
 def test_another_grid_adds_its_trials_and_takes_over_what_is_there(swept) -> None:
-    swept(by_rank, "--over", "lora_rank=1,2", "--rungs", 1)
-    done, machine = swept(by_rank, "--over", "lora_rank=2,4", "--over", "lora_alpha=16", "--rungs", 1)
+    swept(by_rank, "--over", "lora_rank=1,2", *NO_PRUNER)
+    done, machine = swept(by_rank, "--over", "lora_rank=2,4", "--over", "lora_alpha=16", *NO_PRUNER)
     assert machine.asked == [("lora_rank 4, lora_alpha 16", 0, 8)]
     assert [one.values["lora_rank"] for one in done.trials] == ["1", "2", "4"]
-    done, _ = swept(by_rank, "--over", "learning_rate=1e-3", "--rungs", 1)
+    done, _ = swept(by_rank, "--over", "learning_rate=1e-3", *NO_PRUNER)
     assert done.varied == ("learning_rate", "lora_rank")
     assert len(done.trials) == 4
 
@@ -290,49 +439,71 @@ def test_a_trial_that_fails_is_on_record_and_the_others_go_on(swept) -> None:
         1: KitError(problem("out-of-memory", "Memory ran out.", "No room.")),
         4: RuntimeError("shapes do not fit"),
     }
-    done, machine = swept(lambda run, step: broken.get(run.lora_rank) or by_rank(run, step), *RANKS, "--rungs", 2)
+    done, machine = swept(lambda run, step: broken.get(run.lora_rank) or by_rank(run, step), *RANKS)
     assert [(one.status, one.loss is None) for one in done.trials] == [
         ("failed", True), ("finished", False), ("failed", True), ("finished", False),
     ]  # fmt: skip
     assert done.trials[0].words == "Memory ran out. No room."
     assert done.trials[2].words == "RuntimeError: shapes do not fit"
-    again, machine = swept(by_rank, *RANKS, "--rungs", 2)
-    assert machine.asked[:2] == [("lora_rank 1", 4, 4), ("lora_rank 4", 4, 4)], "a failed one gets another try"
-    assert machine.asked[2:] == [("lora_rank 4", 4, 8)]
+    again, machine = swept(by_rank, *RANKS)
+    assert machine.asked == [("lora_rank 4", 0, 8), ("lora_rank 1", 0, 2)], "a failed one gets another try"
     assert [one.status for one in again.trials] == ["stopped", "finished", "finished", "finished"]
 
 
 def test_when_all_fail_nobody_is_the_best(swept) -> None:
     done, _ = swept(lambda *_: RuntimeError("no"), *RANKS)
     assert done.best is None
-    assert done.told() == ["No trial has finished."]
+    assert done.outcome() == ["No trial has finished."]
     assert {one.status for one in done.trials} == {"failed"}
 
 
 def test_seeds_of_a_setting_live_or_die_together(swept) -> None:
-    """One seed of rank 1 is the best of all; its setting is not."""
+    """One seed of rank 1 would be the best of all; its setting is not, by the seed that all have first."""
 
     def loss(run: Run, step: int) -> float:
         return 0.1 if (run.lora_rank, run.seed) == (1, 2) else by_rank(run, step)
 
-    over = ("--over", "lora_rank=1,2", "--over", "seed=1,2", "--rungs", 2)
-    done, machine = swept(loss, *over)
-    assert [name for name, begin, _ in machine.asked if begin] == ["lora_rank 2, seed 1", "lora_rank 2, seed 2"]
-    assert [(one.values, one.status) for one in done.settings] == [
-        ({"lora_rank": "1"}, "stopped"), ({"lora_rank": "2"}, "finished"),
+    done, machine = swept(loss, *RANKS, "--over", "seed=1,2")
+    assert machine.asked == [
+        ("lora_rank 4, seed 1", 0, 8), ("lora_rank 4, seed 2", 0, 8), ("lora_rank 2, seed 1", 0, 2),
+        ("lora_rank 1, seed 1", 0, 2), ("lora_rank 8, seed 1", 0, 8), ("lora_rank 8, seed 2", 0, 8),
     ]  # fmt: skip
+    assert [(one.values, one.status) for one in done.settings] == [
+        ({"lora_rank": "1"}, "stopped"), ({"lora_rank": "2"}, "stopped"), ({"lora_rank": "4"}, "finished"),
+        ({"lora_rank": "8"}, "finished"),
+    ]  # fmt: skip
+    assert done.settings[0].loss == by_rank(Run(lora_rank=1), 2)
+    assert [(one.status, one.words) for one in done.settings[0].trials] == [
+        ("stopped", ""), ("left out", "its setting stopped with another seed"),
+    ]  # fmt: skip
+    again, machine = swept(loss, *RANKS, "--over", "seed=1,2")
+    assert (machine.asked, again.trials) == ([], done.trials)
+
+
+def test_a_setting_is_judged_by_the_same_seed_of_the_others(swept) -> None:
+    """Seed 2 has the easier rows: settings that are told apart by it alone would all be stopped but the first."""
+
+    def loss(run: Run, step: int) -> float:
+        return by_rank(run, step) - (100.0 if run.seed == 2 else 0.0)
+
+    done, _ = swept(loss, *RANKS, "--over", "seed=1,2")
+    assert [one.status for one in done.settings] == ["stopped", "stopped", "finished", "finished"]
 
 
 def test_a_seed_that_fails_ends_its_setting(swept) -> None:
     def loss(run: Run, step: int):
         return RuntimeError("no") if (run.lora_rank, run.seed) == (8, 2) else by_rank(run, step)
 
-    done, _ = swept(loss, "--over", "lora_rank=1,8", "--over", "seed=1,2", "--rungs", 2)
+    done, machine = swept(loss, "--over", "lora_rank=1,8", "--over", "seed=1,2,3")
     assert [(one.status, one.step) for one in done.trials] == [
-        ("finished", 8), ("finished", 8), ("stopped", 4), ("failed", 4),
+        *[("finished", 8)] * 3, ("finished", 8), ("failed", 2), ("left out", 0),
     ]  # fmt: skip
     assert done.best.values == {"lora_rank": "1"}
-    assert any("a trial of it failed" in note for note in done.notes)
+    assert done.settings[1].status == "failed"
+    assert done.trials[-1].words == "its setting failed with another seed"
+    done, machine = swept(by_rank, "--over", "lora_rank=1,8", "--over", "seed=1,2,3")
+    assert machine.asked == [("lora_rank 8, seed 2", 0, 8), ("lora_rank 8, seed 3", 0, 8)]
+    assert done.best.values == {"lora_rank": "8"}
 
 
 def test_what_is_within_the_spread_of_the_seeds_is_said(swept) -> None:
@@ -344,7 +515,7 @@ def test_what_is_within_the_spread_of_the_seeds_is_said(swept) -> None:
     def loss(run: Run, step: int) -> float:
         return 1.0 + hard[run.seed] + better[run.lora_rank] + noise.get(run.lora_rank, {}).get(run.seed, 0.0)
 
-    done, _ = swept(loss, *RANKS, "--over", "seed=1,2,3", "--rungs", 1)
+    done, _ = swept(loss, *RANKS, "--over", "seed=1,2,3", *NO_PRUNER)
     within = {one.values["lora_rank"]: one.is_within_spread_of(done.best) for one in done.settings[:-1]}
     assert done.best.values == {"lora_rank": "8"}
     assert within == {"1": False, "2": False, "4": True}
@@ -352,8 +523,8 @@ def test_what_is_within_the_spread_of_the_seeds_is_said(swept) -> None:
     bars = {one.values["lora_rank"]: done.plotted(one)[1] for one in done.settings}
     assert bars["8"] == pytest.approx(bars["1"])
     assert bars["1"] < bars["4"] < 1.0, "what the seeds' own rows are worth is no bar"
-    assert any("Within the spread of the seeds" in text and "lora_rank 4" in text for text in done.told())
-    assert "(within the spread)" in showing.html_table(done)
+    assert any("Within the spread of the seeds" in text and "lora_rank 4" in text for text in done.outcome())
+    assert "(within the spread)" in done.html_table()
 
 
 def test_only_seeds_in_common_are_compared(swept) -> None:
@@ -363,23 +534,24 @@ def test_only_seeds_in_common_are_compared(swept) -> None:
     def loss(run: Run, step: int) -> float:
         return rows[run.seed] + by_rank(run, step)
 
-    swept(loss, "--over", "lora_rank=1,2", "--over", "seed=1,2", "--rungs", 1)
-    done, _ = swept(loss, "--over", "lora_rank=4", "--over", "seed=2", "--rungs", 1)
+    swept(loss, "--over", "lora_rank=1,2", "--over", "seed=1,2", *NO_PRUNER)
+    done, _ = swept(loss, "--over", "lora_rank=4", "--over", "seed=2", *NO_PRUNER)
     assert [one.seeds for one in done.settings] == [{"1", "2"}, {"1", "2"}, {"2"}]
     assert done.best.values == {"lora_rank": "4"}
     assert [done.plotted(one)[0] for one in done.settings] == [
         loss(Run(lora_rank=rank, seed=2), 8) for rank in (1, 2, 4)
     ]
-    assert any("Compared by what all settings have: seed 2." in text for text in done.told())
-    done, _ = swept(loss, "--over", "lora_rank=8", "--rungs", 1)
-    assert any("No seed is common to all" in text for text in done.told())
-    assert "other seeds" in showing.html_table(done)
+    assert any("Compared by what all settings have: seed 2." in text for text in done.outcome())
+    done, _ = swept(loss, "--over", "lora_rank=8", *NO_PRUNER)
+    assert any("No seed is common to all" in text for text in done.outcome())
+    assert "other seeds" in done.html_table()
 
 
 def test_seeds_at_different_points_of_their_runs_have_no_mean(swept) -> None:
-    swept(by_rank, "--over", "lora_rank=1", "--over", "seed=1", "--rungs", 1)
-    done, _ = swept(by_rank, "--over", "lora_rank=1,2,4", "--over", "seed=2", "--rungs", 2)
-    assert [one.loss is None for one in done.settings] == [True, False, False]
+    swept(by_rank, "--over", "lora_rank=1", "--over", "seed=1", *NO_PRUNER)
+    done, _ = swept(by_rank, *RANKS, "--over", "seed=2")
+    assert [one.status for one in done.settings] == ["stopped", "stopped", "finished", "finished"]
+    assert [one.loss is None for one in done.settings] == [True, False, False, False]
 
 
 def test_what_will_not_fit_is_left_out_in_words(swept, monkeypatch) -> None:
@@ -391,7 +563,7 @@ def test_what_will_not_fit_is_left_out_in_words(swept, monkeypatch) -> None:
         return replace(found, trials=(first, *found.trials[1:]))
 
     monkeypatch.setattr(running, "plans", with_one_too_large)
-    done, machine = swept(by_rank, "--over", "lora_rank=1,2", "--rungs", 1)
+    done, machine = swept(by_rank, "--over", "lora_rank=1,2", *NO_PRUNER)
     assert machine.asked == [("lora_rank 2", 0, 8)]
     assert (done.trials[0].status, done.trials[0].words) == ("left out", "the plan says that it will not fit")
 
@@ -404,23 +576,30 @@ def test_nothing_fits_a_small_machine(tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_leaves_what_is_done(swept, tmp_path) -> None:
-    def loss(run: Run, step: int) -> float:
-        if run.lora_rank == 4:
+@pytest.mark.parametrize(("rank", "step"), [(4, 2), (4, 8), (2, 2), (1, 2), (8, 4), (8, 8)])
+def test_ctrl_c_anywhere_leaves_what_is_done_and_changes_nothing(swept, tmp_path, rank: int, step: int) -> None:
+    whole, _ = swept(by_rank, *RANKS)
+    shutil.rmtree(tmp_path / "x")
+
+    def loss(run: Run, now: int) -> float:
+        if (run.lora_rank, now) == (rank, step):
             raise KeyboardInterrupt
-        return by_rank(run, step)
+        return by_rank(run, now)
 
     with pytest.raises(KeyboardInterrupt):
         swept(loss, *RANKS)
     found = json.loads((tmp_path / "x" / "results.json").read_text())
-    assert [one["status"] for one in found["trials"]] == ["unfinished", "unfinished", "waiting", "waiting"]
+    status = {one["values"]["lora_rank"]: one["status"] for one in found["trials"]}
+    ends = {"4": "finished", "2": "stopped", "1": "stopped", "8": "finished"}  # in the order of training
+    turn = list(ends).index(str(rank))
+    assert [status[name] for name in ends] == [*list(ends.values())[:turn], "unfinished", *["waiting"] * (3 - turn)]
     done, machine = swept(by_rank, *RANKS)
-    assert machine.asked[0] == ("lora_rank 4", 0, 2)
-    assert done.best.values == {"lora_rank": "8"}
+    assert machine.asked[0][:2] == (f"lora_rank {rank}", step - 2), "from its newest checkpoint"
+    assert (done.trials, done.notes) == (whole.trials, whole.notes)
 
 
 def test_two_sweeps_do_not_share_a_folder(swept, tmp_path) -> None:
-    with running._alone_in(tmp_path / "x"), pytest.raises(KitError) as error:
+    with running.alone_in(tmp_path / "x"), pytest.raises(KitError) as error:
         swept(by_rank, *RANKS)
     assert error.value.findings[0].id == "sweep-in-use"
 
@@ -436,6 +615,7 @@ def test_the_files_of_a_sweep(swept, tmp_path) -> None:
     assert frame["target_modules"].tolist() == ["attention", "all"] * 4
     found = json.loads((tmp_path / "x" / "results.json").read_text())
     assert found["best"]["values"] == done.best.values
+    assert {name: found[name] for name in stamp()} == stamp()
     page = (tmp_path / "x" / "sweep.html").read_text()
     assert "The loss of a stopped trial is that of the step where it stopped" in page
     assert "http" not in page.replace("http-equiv", "")
@@ -446,15 +626,15 @@ def test_the_plot_has_a_line_for_each_combination_and_hollow_marks(swept, tmp_pa
     text = (tmp_path / "x" / "plot.svg").read_text()
     ElementTree.fromstring(text)
     assert all(name in text for name in ("target_modules attention", "target_modules all", ">8<", "--c1:"))
-    full, _ = swept(by_rank, *RANKS, "--over", "target_modules=attention,all", "--rungs", 1)
+    full, _ = swept(by_rank, *RANKS, "--over", "target_modules=attention,all", *NO_PRUNER)
     hollow = re.compile(r'<use [^>]*style="fill-opacity: 0')
-    assert len(hollow.findall(showing.drawn(done))) == 6
-    assert not hollow.search(showing.drawn(full))
+    assert len(hollow.findall(plotting.drawn(done))) == sum(one.status == "stopped" for one in done.trials) > 0
+    assert not hollow.search(plotting.drawn(full))
 
 
 def test_alpha_that_follows_the_rank_makes_one_line(swept) -> None:
-    done, _ = swept(by_rank, "--over", "lora_rank=1,2,4", "--over", "lora_alpha=1r,2r", "--rungs", 1)
-    text = showing.drawn(done)
+    done, _ = swept(by_rank, "--over", "lora_rank=1,2,4", "--over", "lora_alpha=1r,2r", *NO_PRUNER)
+    text = plotting.drawn(done)
     assert [f"lora_alpha {value}<" in text for value in ("1r", "2r", "1", "2", "8")] == [
         True,
         True,
@@ -466,8 +646,8 @@ def test_alpha_that_follows_the_rank_makes_one_line(swept) -> None:
 
 @pytest.mark.parametrize("over", ["target_modules=attention,all", "seed=1,2", "lora_dropout=0,0.1", "lora_rank=4"])
 def test_the_plot_of_other_options(swept, over: str) -> None:
-    done, _ = swept(by_rank, "--over", over, "--rungs", 1)
-    ElementTree.fromstring(showing.plot(done))
+    done, _ = swept(by_rank, "--over", over, *NO_PRUNER)
+    ElementTree.fromstring(plotting.plot(done))
     showing.show(console.stderr, done)
 
 
@@ -478,7 +658,7 @@ def test_words_of_the_user_are_escaped(swept) -> None:
 
 
 SMALL = (*BASE, "--max-steps", 4, "--learning-rate", "5e-3", "--batch-size", 4, "--sample-tokens", 2, "--evaluations",
-         1, "--held-out-rows", 4, "--backend", "hf", "--rungs", 2, "--over", "lora_rank=2,8", "--over",
+         1, "--held-out-rows", 4, "--backend", "hf", "--over", "lora_rank=2,8", "--over",
          "target_modules=attention,all")  # fmt: skip
 
 
@@ -492,25 +672,34 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
+def interrupted(folder: Path, number: int, pattern: str, files: int) -> tuple[int, str]:
+    """Status and standard error of a sweep that gets that signal once its folder has so many files of the pattern."""
+    broken = process(*SMALL, "--into", folder)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and broken.poll() is None and len(list(folder.glob(pattern))) < files:
+        time.sleep(0.02)
+    broken.send_signal(number)
+    error_text = broken.communicate(timeout=200)[1]
+    return broken.returncode, error_text
+
+
 @pytest.mark.torch
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_an_interrupted_sweep_goes_on_to_the_same_losses(tmp_path, kit_train) -> None:
-    """And a trial that was paused at a rung is the run that kit.train does without a break, to the last bit."""
+def test_a_sweep_that_is_killed_goes_on_to_the_same_losses(tmp_path, kit_train) -> None:
+    """Stopped in the middle of a trial, killed in the middle of another. And a trial is the run that kit.train does, to
+    the last bit."""
     whole = process(*SMALL, "--into", tmp_path / "whole", "--json")
     said = whole.communicate(timeout=300)
     assert whole.returncode == 0, said[1]
     first = json.loads(said[0])
-    assert sorted(one["status"] for one in first["trials"]) == ["finished", "finished", "stopped", "stopped"]
+    assert {one["status"] for one in first["trials"]} == {"finished", "stopped"}
     assert all(one["step"] == (4 if one["status"] == "finished" else 2) for one in first["trials"])
 
-    broken = process(*SMALL, "--into", tmp_path / "x")
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and not list((tmp_path / "x").glob("trials/*/events.jsonl")):
-        time.sleep(0.05)
-    broken.send_signal(signal.SIGINT)
-    said = broken.communicate(timeout=200)
-    assert broken.returncode == 130, said[1]
-    assert "Traceback" not in said[1]
+    status, text = interrupted(tmp_path / "x", signal.SIGINT, "trials/*/events.jsonl", 1)
+    assert status == 130, text
+    assert "Traceback" not in text
+    status, text = interrupted(tmp_path / "x", signal.SIGKILL, "trials/*/metrics.jsonl", 2)
+    assert status == -signal.SIGKILL, text
     again = process(*SMALL, "--into", tmp_path / "x", "--json")
     said = again.communicate(timeout=300)
     assert again.returncode == 0, said[1]
