@@ -2,7 +2,7 @@
 
 python -m benchmarks.rank
 
-Sweeps of kit.sweep without an early stop (--rungs 1) on examples/identity.jsonl and the small Qwen3.
+Sweeps of kit.sweep without an early stop (--pruner none) on examples/identity.jsonl and the small Qwen3.
 """
 
 import json
@@ -26,7 +26,8 @@ OF_TRIAL = ("values", "loss", "trained_params")
 def sweep(over: tuple[str, ...], folder: Path) -> dict[str, Any]:
     words = [word for one in (*over, SEEDS) for word in ("--over", one)]
     measure.must(
-        measure.run("-m", "kit.sweep", "--config", "examples/identity.toml", "--epochs", EPOCHS, "--rungs", 1,
+        measure.run("-m", "kit.sweep", "--config", "examples/identity.toml", "--epochs", EPOCHS, "--pruner",
+                    "none",
                     "--evaluations", 0, "--sample-tokens", 1, *words, "--into", folder)
     )  # fmt: skip
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -34,7 +35,7 @@ def sweep(over: tuple[str, ...], folder: Path) -> dict[str, Any]:
         "over": over,
         "settings": [{name: setting[name] for name in OF_SETTING} for setting in found["settings"]],
         "trials": [{name: trial[name] for name in OF_TRIAL} for trial in found["trials"]],
-        "told": [text for text in found["told"] if "runs/" not in text and "trials/" not in text],
+        "outcome": [text for text in found["outcome"] if "runs/" not in text and "trials/" not in text],
     }
 
 

@@ -118,7 +118,7 @@ def _planned(
         if not len(rows.held_out):
             raise KitError(_nothing_held_out())
         if not command.plan:
-            _check_folder(folder, made, rows.report.sha256)
+            _check_folder(folder, path, made, rows.report.sha256)
             _check_comparable(folder, run, rows.report.sha256)
     return PlannedTrial(
         values=dict(point.values),
@@ -142,8 +142,8 @@ def not_writable(folder: Path, why: str) -> Finding:
     return problem("output-not-writable", f"Nothing can be written to {folder}.", why, "--into a/folder/of/yours")
 
 
-def _check_folder(folder: Path, command: TrainCommand, data_sha256: str) -> None:
-    path = command.run.output
+def _check_folder(folder: Path, path: Path, command: TrainCommand, data_sha256: str) -> None:
+    """The trial's own folder is free, or holds this very trial."""
     try:
         RunFolder.claim(path, command, data_sha256)
     except KitError as error:

@@ -100,19 +100,25 @@ def _draw_line(
 ) -> None:
     from kit.report.plots import COLOURS
 
-    look = {"color": COLOURS[number % len(COLOURS)], "markersize": 5, "marker": "o"}
+    colour = COLOURS[number % len(COLOURS)]
     line = LINES[number // len(COLOURS) % len(LINES)] if name else "none"
+    label: str | None = f" {name}"  # a label that begins with _ is left out
     ordered = sorted((place, *plotted(setting), setting.status) for place, setting in points)
     full = [(place, loss, bar) for place, loss, bar, status in ordered if status == "finished"]
     hollow = [(place, loss) for place, loss, _, status in ordered if status != "finished"]
-    label = f" {name}"  # a label that begins with _ is left out
     if full:
-        across, losses, bars = zip(*full, strict=True)
-        axes.errorbar(across, losses, bars if any(bars) else None, linestyle=line, capsize=3, label=label, **look)
+        places, losses, bars = zip(*full, strict=True)
+        axes.errorbar(
+            places, losses, bars if any(bars) else None, linestyle=line, capsize=3, label=label, color=colour,
+            markersize=5, marker="o",
+        )  # fmt: skip
+        label = None
     if hollow:
+        places, losses = zip(*hollow, strict=True)
         axes.plot(
-            *zip(*hollow, strict=True), markerfacecolor="none", linestyle="none", label=None if full else label, **look
-        )
+            places, losses, linestyle="none", label=label, color=colour, markersize=5, marker="o",
+            markerfacecolor="none",
+        )  # fmt: skip
 
 
 def _across(sweep: Sweep) -> str:

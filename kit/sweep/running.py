@@ -114,7 +114,7 @@ class Work:
     """One command at work. losses: folder of a finished trial -> its held-out loss."""
 
     plans: Plans
-    study: "optuna.Study"
+    optuna_study: "optuna.Study"
     train_trial: TrainTrial
     progress: SweepProgress
     decisions: Decisions
@@ -124,7 +124,9 @@ class Work:
         """Its seeds one after the other. The first is judged at its evaluations against the same seed of the settings
         before it; where it is stopped, or one of them fails, the rest are left out."""
         first = trials[0]
-        entry = study.enter(self.study, self.plans.space, first.drawn, first.steps or 1, first.command.run.evaluations)
+        entry = study.enter(
+            self.optuna_study, self.plans.space, first.drawn, first.steps or 1, first.command.run.evaluations
+        )
         outcome = self._train(first, entry)
         for trial in trials[1:]:
             if outcome == "finished":
