@@ -29,16 +29,16 @@ class SweepCommand(RunDoor):
     common = ("data", "over", "trials", "pruner", "into", "preset", "config", "plan", "json_output")
 
     over: tuple[str, ...] = ()
-    """An option and its values: --over lora_rank=4,16,64 --over lora_alpha=1r,2r --over target_modules=attention,all.
-    Again for each option; every combination is a trial. lora_alpha takes 2r for twice the rank; target_modules takes
-    attention, mlp, all, or names joined by +; seed=1,2,3 shows what chance does. Two dots are a range to draw from:
-    learning_rate=1e-5..1e-3, lora_rank=4..64. Default: rank x target_modules, with alpha = rank."""
+    """An option and its values, or a range of them: --over lora_rank=4,16,64 --over learning_rate=1e-5..1e-3. Again for
+    each option; every combination is a trial. lora_alpha takes 2r for twice the rank; target_modules takes attention,
+    mlp, all, or names joined by +; seed=1,2,3 shows what chance does. Where there is a range, all values are drawn.
+    Default: rank x target_modules, with alpha = rank."""
     trials: PositiveInt | None = None
     """How many settings are tried, each with every seed. Default: every combination; 10 where there is a range."""
     pruner: Literal["halving", "median", "none"] = "halving"
-    """Who is stopped early. At an evaluation (--evaluations) a setting is compared with those that came there earlier.
-    halving: the better half goes on, at the first evaluation, the second, the fourth and so on; median: those no worse
-    than the median of the finished ones, at each; none: all run to their end."""
+    """Who is stopped early: halving (the worse half), median (those worse than the finished ones) or none. A setting is
+    compared with those that came to the same evaluation (--evaluations) earlier; with halving at the first evaluation,
+    the second, the fourth and so on, with median at each."""
     into: Path | None = None
     """Folder of the sweep. Default: sweeps/<data>-<model>."""
 
