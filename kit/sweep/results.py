@@ -52,18 +52,10 @@ class Trial:
     def seed(self) -> str:
         return self.values.get(SEED, "")
 
-    def row(self, varied: Sequence[str]) -> dict[str, Any]:
-        return {name: self.values[name] for name in varied} | {
-            "trained_params": self.trained_params,
-            "held_out_loss": self.loss,
-            "step": self.step,
-            "steps": self.steps,
-            "status": self.status,
-            "seconds": self.seconds,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "folder": str(self.folder),
-            "words": self.words,
-        }
+    def row(self) -> dict[str, Any]:
+        """Of results.csv."""
+        names = ("trained_params", "loss", "step", "steps", "status", "seconds", "peak_memory_bytes", "folder", "words")
+        return self.values | {"held_out_loss" if name == "loss" else name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -175,20 +167,22 @@ class Sweep:
 
     def outcome(self) -> list[str]:
         """The outcome in sentences."""
-        best = self.best
+        best, common = self.best, self.common_seeds
         if best is None:
             return ["No trial has finished."]
-        spread = f" (± {best.spread:.3f} over {len(best.trials)} seeds)" if best.spread is not None else ""
-        sentences = [f"Best: {best.name}: held-out loss {best.loss:.3f}{spread}."]
-        sentences.append(f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}")
         others = [setting for setting in self.finished if setting is not best]
-        if not self.common_seeds:
+        close = [setting.name for setting in others if setting.is_within_spread_of(best)]
+        over = f" (± {best.spread:.3f} over {len(best.trials)} seeds)" if best.spread is not None else ""
+        sentences = [
+            f"Best: {best.name}: held-out loss {best.loss:.3f}{over}.",
+            f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}",
+        ]
+        if not common:
             sentences.append(
                 "No seed is common to all settings, and each holds out other rows: losses are hardly comparable."
             )
-        elif any(setting.seeds != self.common_seeds for setting in self.finished):
-            sentences.append(f"Compared by what all settings have: seed {', '.join(sorted(self.common_seeds))}.")
-        close = [setting.name for setting in others if setting.is_within_spread_of(best)]
+        elif any(setting.seeds != common for setting in self.finished):
+            sentences.append(f"Compared by what all settings have: seed {', '.join(sorted(common))}.")
         if close:
             sentences.append(f"Within the spread of the seeds, so not told apart from it: {'; '.join(close)}.")
         elif others and best.spread is None:
@@ -257,7 +251,7 @@ class Sweep:
         """A row for each trial; numbers as numbers."""
         import pandas
 
-        frame = pandas.DataFrame([trial.row(self.varied) for trial in self.trials])
+        frame = pandas.DataFrame([trial.row() for trial in self.trials])
         for name in self.varied:
             numbers = pandas.to_numeric(frame[name], errors="coerce")
             frame[name] = frame[name] if numbers.isna().any() else numbers
@@ -276,7 +270,6 @@ class Sweep:
             }
             for setting in self.settings
         ]
-        trials = [{name: value for name, value in asdict(trial).items() if name != "setting"} for trial in self.trials]
         return stamp() | {
             "folder": self.folder,
             "varied": self.varied,
@@ -285,13 +278,14 @@ class Sweep:
             "outcome": self.outcome(),
             "notes": self.notes,
             "settings": settings,
-            "trials": trials,
+            "trials": [
+                {name: value for name, value in asdict(trial).items() if name != "setting"} for trial in self.trials
+            ],
         }
 
     def save(self) -> None:
         """results.json and results.csv in the sweep's folder. Raises OSError: the disk does not take them."""
-        text = io.StringIO()
-        rows = [trial.row(self.varied) for trial in self.trials]
+        text, rows = io.StringIO(), [trial.row() for trial in self.trials]
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,7 +1,7 @@
 """Planned trials -> trained ones, one after the other; the pruner stops losers, what fails is said and passed over."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +15,22 @@ from kit.run.layout import LOCK
 from kit.run.reading import RunRecord, read
 from kit.support import console
 from kit.support.errors import KitError, problem
-from kit.support.progress import OnProgress, ProgressBars
+from kit.support.progress import OnProgress
 from kit.support.units import clock
 from kit.sweep import showing, study
 from kit.sweep.collecting import Decisions, collect
 from kit.sweep.options import SweepCommand
 from kit.sweep.planning import PlannedTrial, Plans, check_any_fits, name_of, not_writable, plans
-from kit.sweep.results import Sweep, mean_loss
+from kit.sweep.results import Status, Sweep, mean_loss
 from kit.sweep.space import SEED
 
 if TYPE_CHECKING:
     import optuna
 
-OnEvaluation = Callable[[int, float], bool]  # step, held-out loss in nats a token -> True: stop now
-TrainTrial = Callable[[PlannedTrial, OnEvaluation | None, OnProgress], object]
+    from kit.run.watch import OnEvaluation
 
 
-def sweep(command: SweepCommand, progress: ProgressBars = console.progress) -> Sweep:
+def sweep(command: SweepCommand) -> Sweep:
     """Train every trial that fits, losers not to their end, and write results.json, results.csv, plot.svg, sweep.html.
 
     The same command goes on with what is not finished. Raises KitError before the first trial for all that can be
@@ -45,8 +44,7 @@ def sweep(command: SweepCommand, progress: ProgressBars = console.progress) -> S
     decisions, is_over = Decisions(), False
     with alone_in(planned.folder):
         try:
-            with progress() as on_progress:
-                _train_all(planned, command.pruner, trainer(facts), on_progress, decisions)
+            _train_all(planned, command.pruner, facts, decisions)
             is_over = True
         finally:
             done = collect(planned, decisions)
@@ -57,28 +55,22 @@ def sweep(command: SweepCommand, progress: ProgressBars = console.progress) -> S
     return done
 
 
-def _train_all(
-    planned: Plans, pruner: str, train_trial: TrainTrial, on_progress: OnProgress, decisions: Decisions
-) -> None:
+def _train_all(planned: Plans, pruner: str, facts: Facts, decisions: Decisions) -> None:
     """Raises KitError: the study's record cannot be written."""
     left = {trial.folder: _steps_left(trial) for trials in planned.settings for trial in trials}
     try:
-        record = study.open_study(planned.folder, pruner)
-        work = Work(planned, record, train_trial, SweepProgress(on_progress, left), decisions)
-        for trials in planned.settings:
-            work.train_setting(trials)
+        optuna_study = study.open_study(planned.folder, pruner)
+        with console.progress() as on_progress:
+            work = Work(planned, optuna_study, facts, SweepProgress(on_progress, left), decisions)
+            for trials in planned.settings:
+                work.train_setting(trials)
     except OSError as error:  # not of a trial: those are told with the trial
         raise KitError(cannot_write(planned.folder / study.JOURNAL, error)) from error
 
 
-def trainer(facts: Facts) -> TrainTrial:
+def train_trial(trial: PlannedTrial, facts: Facts, on_evaluation: "OnEvaluation", on_progress: OnProgress) -> None:
     """One trial by kit.train's own path."""
-
-    def train_trial(trial: PlannedTrial, on_evaluation: OnEvaluation | None, on_progress: OnProgress) -> object:
-        prepared = train.prepare(trial.command, facts)
-        return train.train(prepared, lambda: nullcontext(on_progress), on_evaluation=on_evaluation)
-
-    return train_trial
+    train.train(train.prepare(trial.command, facts), lambda: nullcontext(on_progress), on_evaluation=on_evaluation)
 
 
 @dataclass
@@ -115,43 +107,39 @@ class Work:
 
     plans: Plans
     optuna_study: "optuna.Study"
-    train_trial: TrainTrial
+    facts: Facts
     progress: SweepProgress
     decisions: Decisions
-    losses: dict[Path, float | None] = field(default_factory=dict)
+    losses: dict[Path, float] = field(default_factory=dict)
 
     def train_setting(self, trials: Sequence[PlannedTrial]) -> None:
         """Its seeds one after the other. The first is judged at its evaluations against the same seed of the settings
         before it; where it is stopped, or one of them fails, the rest are left out."""
-        first = trials[0]
-        entry = study.enter(
-            self.optuna_study, self.plans.space, first.drawn, first.steps or 1, first.command.run.evaluations
-        )
-        outcome = self._train(first, entry)
-        for trial in trials[1:]:
-            if outcome == "finished":
-                outcome = self._train(trial, None)
+        first, last = trials[0], None
+        evaluations = first.command.run.evaluations
+        entry = study.enter(self.optuna_study, self.plans.space, first.drawn, first.steps or 1, evaluations)
+        for trial in trials:
+            if last:
+                self.decisions.ended[trial.folder] = ("left out", f"its setting {last} with another seed")
             else:
-                self.decisions.left_out[trial.folder] = f"its setting {outcome} with another seed"
+                last = self._train(trial, entry if trial is first else None)
             self.progress.end(trial)
-        entry.end(outcome, mean_loss(self.losses.get(trial.folder) for trial in trials))
+        entry.end(last, mean_loss(self.losses.get(trial.folder) for trial in trials))
 
-    def _train(self, trial: PlannedTrial, entry: study.Entry | None) -> study.Outcome:
-        """From where it is; not at all where it is finished, or was to stop where it is."""
+    def _train(self, trial: PlannedTrial, entry: study.Entry | None) -> Status | None:
+        """From where it is; not at all where it is finished, or was to stop where it is. Returns stopped, failed, or
+        None: finished."""
         record = read(trial.folder)
         if entry:
             self._repeat(record, trial, entry)
-        if record.status != "finished" and trial.folder not in self.decisions.stopped:
+        if record.status != "finished" and trial.folder not in self.decisions.ended:
             start_s = time.monotonic()
-            error = self._error_of(trial, entry)
+            self._train_on(trial, entry)
             record = read(trial.folder)
-            self._say_how_it_ended(trial, record, error, time.monotonic() - start_s)
-        if record.status == "finished":
+            self._say_how_it_ended(trial, record, time.monotonic() - start_s)
+        if record.status == "finished" and record.loss_after is not None:
             self.losses[trial.folder] = record.loss_after
-        self.progress.end(trial)
-        if trial.folder in self.decisions.failed:
-            return "failed"
-        return "stopped" if trial.folder in self.decisions.stopped else "finished"
+        return self.decisions.ended.get(trial.folder, (None, ""))[0]
 
     def _repeat(self, record: RunRecord, trial: PlannedTrial, entry: study.Entry) -> None:
         """The study hears what an earlier command measured. A run that went on after it was to stop may go on."""
@@ -160,8 +148,8 @@ class Work:
             if step > 0 and entry.should_stop(step, loss) and is_last:
                 self._stop(trial, entry, step, loss)
 
-    def _error_of(self, trial: PlannedTrial, entry: study.Entry | None) -> str:
-        """Why it failed, in words; "" if it did not. One trial's error is no reason to end the others."""
+    def _train_on(self, trial: PlannedTrial, entry: study.Entry | None) -> None:
+        """One trial's error is no reason to end the others."""
         from kit import backend
 
         def on_evaluation(step: int, loss: float) -> bool:
@@ -172,29 +160,26 @@ class Work:
 
         try:
             with console.saying_to(console.QUIET):  # all of them would say the same; their records have it
-                self.train_trial(trial, on_evaluation, self.progress.of_trial(trial))
-            why = ""
+                train_trial(trial, self.facts, on_evaluation, self.progress.of_trial(trial))
         except Exception as error:
-            self.decisions.failed[trial.folder] = why = train.why(error)
+            self.decisions.ended[trial.folder] = ("failed", train.why(error))
         backend.free_memory()  # outside of `except`: the error holds on to the trial's tensors
-        return why
 
     def _stop(self, trial: PlannedTrial, entry: study.Entry, step: int, loss: float) -> None:
         losses = entry.losses_there(step)
         setting = name_of({name: value for name, value in trial.values.items() if name != SEED})
         text = f"{setting}: stopped at step {step} of {trial.steps} with a held-out loss of {loss:.3f}"
-        self.decisions.stopped.add(trial.folder)
+        self.decisions.ended[trial.folder] = ("stopped", "")
         self.decisions.notes.append(f"{text}; the best of {len(losses)} settings there has {min(losses):.3f}")
 
-    def _say_how_it_ended(self, trial: PlannedTrial, record: RunRecord, error: str, seconds: float) -> None:
-        if error:
-            console.say(f"{trial.name}: failed: {error}", style="red")
+    def _say_how_it_ended(self, trial: PlannedTrial, record: RunRecord, seconds: float) -> None:
+        status, why = self.decisions.ended.get(trial.folder, ("finished", ""))
+        if status == "failed":
+            console.say(f"{trial.name}: failed: {why}", style="red")
         elif record.losses:
             step, loss = record.losses[-1]
-            stopped = ", stopped" if trial.folder in self.decisions.stopped else ""
-            known = [loss for loss in self.losses.values() if loss is not None]
-            best = f"; best before it {min(known):.3f}" if known else ""
-            text = f"{trial.name}: held-out loss {loss:.3f} at step {step} of {trial.steps}{stopped}{best}"
+            best = f"; best before it {min(self.losses.values()):.3f}" if self.losses else ""
+            text = f"{trial.name}: {status} at step {step} of {trial.steps}, held-out loss {loss:.3f}{best}"
             console.say(f"{text}  ({clock(seconds)})")
 
 

@@ -8,7 +8,7 @@ Optuna reaches a network or the terminal.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from kit.support.version import stamp
 from kit.sweep.space import Choices, Range, Space
@@ -23,7 +23,6 @@ JOURNAL = "study.jsonl"
 DRAWS = 10  # settings, where a range has no end of them
 DIGITS = 3  # of a number that is drawn: it is the name of a folder too
 Params = dict[str, str | float]
-Outcome = Literal["finished", "stopped", "failed"]
 
 
 def draw(space: Space, seed: int, count: int | None) -> list[Params]:
@@ -93,13 +92,16 @@ class Entry:
         heard = [trial.intermediate_values for trial in self.study.trials]
         return [losses[evaluation] for losses in heard if evaluation in losses]
 
-    def end(self, outcome: Outcome, loss: float | None) -> None:
-        """loss: at the end, of a finished setting; one that has none there counts as failed."""
+    def end(self, why: str | None, loss: float | None) -> None:
+        """why: stopped, or failed; None: it is trained in full, with its loss there."""
         from optuna.trial import TrialState
 
-        states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-        outcome = "failed" if outcome == "finished" and loss is None else outcome
-        self.study.tell(self.trial, loss if outcome == "finished" else None, states[outcome])
+        if why == "stopped":
+            self.study.tell(self.trial, state=TrialState.PRUNED)
+        elif why or loss is None:
+            self.study.tell(self.trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(self.trial, loss)
 
     def _evaluation(self, step: int) -> int:
         return round(step * (self.evaluations + 1) / self.steps)

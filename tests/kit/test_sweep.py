@@ -133,7 +133,7 @@ class TestStudy:
             stops = (part for part, loss in enumerate(of_setting) if entry.should_stop(step[part], loss))
             ends.append(next(stops, -1) + 1)
             assert not entry.should_stop(100, 1e9), "nothing is stopped at its end"
-            entry.end("stopped" if ends[-1] else "finished", of_setting[-1])
+            entry.end("stopped" if ends[-1] else None, of_setting[-1])
         return ends
 
     @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_bad_input_is_told_before_anything_is_written(name: str, tmp_path, monke
     arguments, id, text = BAD[name]
     into = [] if "--into" in arguments else ["--into", tmp_path / "x"]
     monkeypatch.setattr(running.probe, "collect", lambda: MACHINE)
-    monkeypatch.setattr(running, "trainer", lambda _: pytest.fail("a trial was begun"))
+    monkeypatch.setattr(running, "train_trial", lambda *_: pytest.fail("a trial was begun"))
     with pytest.raises(KitError) as error:
         running.sweep(command(*arguments, *into))
     (finding,) = error.value.findings
@@ -282,7 +282,7 @@ class Machine:
     def __init__(self, loss):
         self.loss, self.asked = loss, []
 
-    def __call__(self, trial: planning.PlannedTrial, on_evaluation, on_progress) -> None:
+    def __call__(self, trial: planning.PlannedTrial, facts: Facts, on_evaluation, on_progress) -> None:
         folder, run = trial.folder, trial.command.run
         lines = self.kept(folder)
         begin = lines[-1]["step"] if lines else 0
@@ -331,7 +331,7 @@ def swept(tmp_path, monkeypatch):
 
     def run(loss, *arguments: object):
         machine = Machine(loss)
-        monkeypatch.setattr(running, "trainer", lambda _: machine)
+        monkeypatch.setattr(running, "train_trial", machine)
         steps = () if "--max-steps" in arguments else ("--max-steps", 8)
         return running.sweep(command("--into", tmp_path / "x", *steps, *arguments)), machine
 
