@@ -6,7 +6,7 @@ Optuna reaches a network or the terminal.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ def open_study(folder: Path, pruner: str) -> "optuna.Study":
         old.unlink(missing_ok=True)
     lock = JournalFileOpenLock(str(path))  # the other kind needs symbolic links, which Windows may refuse
     storage = JournalStorage(JournalFileBackend(str(path), lock))
-    study = optuna.create_study(storage=storage, study_name=folder.name, pruner=_pruner(pruner))
+    study = optuna.create_study(storage=storage, study_name=folder.absolute().name, pruner=_pruner(pruner))
     for name, value in stamp().items():
         study.set_user_attr(name, value)
     return study
@@ -77,20 +77,22 @@ class Entry:
     trial: "optuna.Trial"
     steps: int
     evaluations: int
+    judged: set[int] = field(default_factory=set)
 
     def should_stop(self, step: int, loss: float) -> bool:
         """Whether the pruner gives it up there. Never at the end, nor at an evaluation that was judged before."""
         evaluation = self._evaluation(step)
-        if evaluation in self.study.trials[self.trial.number].intermediate_values or step >= self.steps:
+        if evaluation in self.judged or step >= self.steps:
             return False
+        self.judged.add(evaluation)
         self.trial.report(loss, evaluation)
         return self.trial.should_prune()
 
     def losses_there(self, step: int) -> list[float]:
         """Of all settings that came to this evaluation, in nats a token."""
         evaluation = self._evaluation(step)
-        heard = [trial.intermediate_values for trial in self.study.trials]
-        return [losses[evaluation] for losses in heard if evaluation in losses]
+        reported = [trial.intermediate_values for trial in self.study.trials]
+        return [losses[evaluation] for losses in reported if evaluation in losses]
 
     def end(self, why: str | None, loss: float | None) -> None:
         """why: stopped, or failed; None: it is trained in full, with its loss there."""
