@@ -8,18 +8,17 @@
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
-import contextlib
 import json
 import sys
-from typing import Any
 
 from envcheck import probe
-from kit.chat import target as targets
-from kit.chat.asking import Reply, Speaker, load, prompt_ids
+from kit.chat.asking import Speaker, prompt_ids
 from kit.chat.options import ChatCommand, read_command
-from kit.chat.prompts import Messages, asked, read_prompts, with_system
-from kit.chat.session import Printer, Session, footer, side_by_side
-from kit.chat.target import Target
+from kit.chat.prompts import question, read_prompts, with_system
+from kit.chat.serve import check_server, serve
+from kit.chat.session import Session, side_by_side, stream
+from kit.chat.target import Target, find
+from kit.prompt.chat_format import Message
 from kit.support import console
 
 
@@ -28,92 +27,78 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def chat(command: ChatCommand) -> int:
-    target = targets.find(command, probe.collect())
+    target = find(command, probe.collect())
     prompts = _prompts(command, target) if command.is_script else []
     if command.serve:
-        from kit.chat.serve import check_server, serve
-
-        check_server(command)
-    loaded, untuned = _load(target)
+        check_server(command.port)
+    _show_target(target)
+    with console.busy(f"loading {target.model.name}"):
+        speaker = Speaker(target, command.max_tokens)
     if command.serve:
-        return serve(loaded, target, command)
-
-    from kit.backend import answering
-
-    speaker = Speaker(loaded, target, targets.sampling(command, target.model), command.max_tokens, untuned)
-    with answering(loaded), answering(untuned) if untuned else contextlib.nullcontext():
+        return serve(speaker, command)
+    with speaker.ready():
         if command.is_script:
-            _answer_all(speaker, target, command, prompts)
+            _answer_all(speaker, command, prompts)
         else:
-            Session(speaker, target, command).run()
+            Session(speaker, command).run()
     return 0
 
 
-def _prompts(command: ChatCommand, target: Target) -> list[tuple[int, Messages]]:
-    """(line, messages), each with room for an answer."""
+def _prompts(command: ChatCommand, target: Target) -> list[tuple[int, list[Message]]]:
+    """(line, messages), each with room for an answer. Raises KitError."""
     if command.prompts:
-        found = read_prompts(command.prompts, command.system)
+        prompts = read_prompts(command.prompts, command.system)
     else:
-        found = [(1, with_system(asked(command.prompt), command.system))]
-    for _, messages in found:
-        for place in _asked_ones(command, target):
-            prompt_ids(target, place, messages, command.thinking)
-    return found
+        prompts = [(1, with_system(question(command.prompt or ""), command.system))]
+    for _, messages in prompts:
+        _ids(command, target, messages)
+    return prompts
 
 
-def _asked_ones(command: ChatCommand, target: Target) -> list[int | None]:
-    return target.places if command.compare else [0 if target.names else None]
+def _ids(command: ChatCommand, target: Target, messages: list[Message]) -> dict[int | None, list[int]]:
+    """Index -> what that one is asked with."""
+    indices = target.indices if command.compare else [0 if target.names else None]
+    return {index: prompt_ids(target, index, messages, command.thinking) for index in indices}
 
 
-def _load(target: Target) -> tuple[Any, Any]:
+def _show_target(target: Target) -> None:
     for text in target.notes:
         console.note(text)
     names = f" with {', '.join(target.names)}" if target.adapters else ""
     names += f", beside {target.untuned.name}" if target.untuned else ""
-    bits = "4 bit" if target.run.load_in_4bit else target.run.precision
-    console.say(f"model     {target.model.name} in {bits} on {target.run.device}{names}")
+    bits = "4 bit" if target.loading.load_in_4bit else target.loading.precision
+    console.say(f"model     {target.model.name} in {bits} on {target.loading.device}{names}")
     console.say(f"template  {target.chat(None).template_origin}")
-    with console.busy(f"loading {target.model.name}"):
-        return load(target)
 
 
-def _answer_all(speaker: Speaker, target: Target, command: ChatCommand, prompts: list[tuple[int, Messages]]) -> None:
-    with console.progress() as shown:
+def _answer_all(speaker: Speaker, command: ChatCommand, prompts: list[tuple[int, list[Message]]]) -> None:
+    with console.progress() as on_progress:
         for number, (line, messages) in enumerate(prompts, start=1):
-            ids = {
-                place: prompt_ids(target, place, messages, command.thinking) for place in _asked_ones(command, target)
-            }
+            ids = _ids(command, speaker.target, messages)
             if command.json_output:
-                for place in ids:
-                    print(_json(target, place, line, messages, speaker.answer(place, ids[place])), flush=True)
+                for index in ids:
+                    print(_json(speaker, index, line, messages, ids[index]), flush=True)
                 if len(prompts) > 1:
-                    shown("answers", number, len(prompts), "")
+                    on_progress("answers", number, len(prompts), "")
+                continue
+            console.say(f"> {messages[-1]['content']}", style="bold")
+            if len(ids) > 1:
+                side_by_side(speaker, ids)
             else:
-                _show(speaker, target, messages, ids)
+                stream(speaker, *next(iter(ids.items())))
 
 
-def _show(speaker: Speaker, target: Target, messages: Messages, ids: dict[int | None, list[int]]) -> None:
-    console.say(f"> {messages[-1]['content']}", style="bold")
-    if len(ids) > 1:
-        side_by_side(speaker, target, ids, lambda: False)
-        return
-    ((place, one),) = ids.items()
-    printer = Printer()
-    answer = speaker.answer(place, one, printer)
-    printer.end()
-    console.say(footer(target, place, answer), style="dim")
-
-
-def _json(target: Target, place: int | None, line: int, messages: Messages, answer: Reply) -> str:
+def _json(speaker: Speaker, index: int | None, line: int, messages: list[Message], ids: list[int]) -> str:
+    reply = speaker.reply(index, ids)
     record = {
         "line": line,
         "prompt": messages[-1]["content"],
-        "adapter": None if place is None else target.name(place),
-        "answer": answer.said,
-        "thoughts": answer.thoughts,
-        "tokens": answer.tokens,
-        "tokens_per_s": answer.tokens_per_s,
-        "finish_reason": answer.finish_reason,
+        "adapter": None if index is None else speaker.target.name(index),
+        "answer": reply.answer,
+        "thoughts": reply.thoughts,
+        "tokens": reply.tokens,
+        "tokens_per_s": reply.tokens_per_s,
+        "finish_reason": reply.finish_reason,
     }
     return json.dumps(record, ensure_ascii=False)
 

@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from envcheck.facts import Finding
+from kit.prompt.chat_format import Message
 from kit.support.errors import KitError, problem
 
-Messages = list[dict[str, Any]]
 
-
-def read_prompts(path: Path, system: str) -> list[tuple[int, Messages]]:
+def read_prompts(path: Path, system: str) -> list[tuple[int, list[Message]]]:
     """(line, messages) of each prompt in a .txt or .jsonl file. A last answer in a row is left out: it is asked for.
 
     Raises KitError: a file that cannot be read, or a line that holds no prompt.
@@ -19,29 +17,30 @@ def read_prompts(path: Path, system: str) -> list[tuple[int, Messages]]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise KitError(_unreadable(path, str(error))) from None
-    found, wrong = [], []
+    found: list[tuple[int, list[Message]]] = []
+    wrong: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            messages = _messages(line) if path.suffix.lower() in (".jsonl", ".ndjson") else asked(line.strip())
+            messages = _messages(line) if path.suffix.lower() in (".jsonl", ".ndjson") else question(line.strip())
             found.append((number, with_system(messages, system)))
         except (ValueError, RecursionError) as error:
             wrong.append((number, str(error)))
     if wrong or not found:
-        line, why = wrong[0] if wrong else (1, "it is empty")
-        raise KitError(_unreadable(path, why, line, len(wrong)))
+        first_wrong, why = wrong[0] if wrong else (1, "it is empty")
+        raise KitError(_unreadable(path, why, first_wrong, len(wrong)))
     return found
 
 
-def _messages(line: str) -> Messages:
+def _messages(line: str) -> list[Message]:
     row = json.loads(line)
     if isinstance(row, str):
-        return asked(row)
+        return question(row)
     if not isinstance(row, dict):
         raise ValueError(f"{type(row).__name__} where an object should be")
     if isinstance(row.get("prompt"), str):
-        return asked(row["prompt"])
+        return question(row["prompt"])
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ValueError("neither messages nor prompt in it")
@@ -50,15 +49,15 @@ def _messages(line: str) -> Messages:
             raise ValueError("a message without a role and a content of text")
     messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     if not messages or messages[-1]["role"] == "system":
-        raise ValueError("nothing is asked in it")
+        raise ValueError("it asks nothing")
     return messages
 
 
-def asked(text: str) -> Messages:
+def question(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def with_system(messages: Messages, system: str) -> Messages:
+def with_system(messages: list[Message], system: str) -> list[Message]:
     if not system or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": system}, *messages]

@@ -3,16 +3,15 @@
 import contextlib
 import socket
 
-from kit.backend import Loaded, answering
 from kit.backend.adapters_in_use import use_adapter
 from kit.backend.serving import HOST, missing_packages, server
+from kit.chat.asking import Speaker
 from kit.chat.options import ChatCommand
-from kit.chat.target import Target
 from kit.support import console
 from kit.support.errors import KitError, problem
 
 
-def check_server(command: ChatCommand) -> None:
+def check_server(port: int) -> None:
     """Raises KitError: packages missing, the port taken."""
     if missing := missing_packages():
         raise KitError(
@@ -26,29 +25,29 @@ def check_server(command: ChatCommand) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
         try:
-            probe.bind((HOST, command.port))
+            probe.bind((HOST, port))
         except OSError as error:
             raise KitError(
                 problem(
                     "port-taken",
-                    f"Port {command.port} cannot be used.",
+                    f"Port {port} cannot be used.",
                     error.strerror or str(error),
-                    f"--port {command.port + 1 if command.port < 65535 else 8000}",
+                    f"--port {port + 1 if port < 65535 else 8000}",
                 )
             ) from None
 
 
-def serve(loaded: Loaded, target: Target, command: ChatCommand) -> int:
+def serve(speaker: Speaker, command: ChatCommand) -> int:
     """Until Ctrl-C. The first tuned one answers, or the untuned model where there is none."""
-    place = 0 if target.names else None
-    name, chat = target.name(place) if target.names else target.model.name, target.chat(place)
+    target, index = speaker.target, 0 if speaker.target.names else None
+    name, chat = target.name(index) if target.names else target.model.name, target.chat(index)
     thinking = {} if command.thinking else {"enable_thinking": False}
     if len(target.adapters) > 1:
         console.note(f"a server answers with one adapter: {name}")
     if command.system:
         console.note("--system is not served: clients send their own system prompt")
-    with answering(loaded), use_adapter(loaded, place):
-        running = server(loaded, name, chat.tokenizer.token_to_id(chat.end_token), thinking, command.port)
+    with speaker.ready(), use_adapter(speaker.loaded, index):
+        running = server(speaker.loaded, name, chat.end_id, thinking, command.port)
         address = f"http://{HOST}:{command.port}/v1"
         console.say(f"serving   {name} at {address} for this machine only; Ctrl-C ends it", style="bold")
         console.say(f"          curl {address}/chat/completions -H 'Content-Type: application/json' -d \\")

@@ -5,16 +5,20 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kit.chat.asking import CLOSED, OPEN, Dialogue, Reply, Speaker, prompt_ids
+from envcheck.facts import Finding
+from kit.chat.asking import CLOSED, OPEN, Reply, Speaker, StopRequested, prompt_ids
 from kit.chat.options import ChatCommand
-from kit.chat.target import UNTUNED, Target
+from kit.chat.prompts import question
+from kit.chat.sources import UNTUNED
+from kit.chat.target import Target
+from kit.run.signals import StopSignals
 from kit.support import console
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.files import append_whole
@@ -36,20 +40,16 @@ HELP = {
 class Session:
     """A conversation with one or more of the loaded ones."""
 
-    def __init__(self, speaker: Speaker, target: Target, command: ChatCommand):
-        self.speaker, self.target = speaker, target
-        self.place: int | None = 0 if target.names else None
+    def __init__(self, speaker: Speaker, command: ChatCommand):
+        self.speaker, self.target = speaker, speaker.target
+        self.index: int | None = 0 if self.target.names else None  # of the one who answers
         self.thinking, self.compare = command.thinking, command.compare
-        self.system = command.system
-        self.interrupted = False
-        self.reset()
+        self.begin(command.system)
 
-    def reset(self) -> None:
-        self.talks = {place: Dialogue.begun(self.system) for place in self.places}
-
-    @property
-    def places(self) -> list[int | None]:
-        return self.target.places
+    def begin(self, system: str) -> None:
+        """A new conversation with that system prompt; everyone has heard nothing else."""
+        self.system = system
+        self.messages = dict.fromkeys(self.target.indices, [{"role": "system", "content": system}] if system else [])
 
     def run(self) -> None:
         """Until the end of the input."""
@@ -68,43 +68,20 @@ class Session:
 
     def ask(self, text: str) -> None:
         """Answered by the one that is chosen, or by all; those who answer remember it."""
-        places = self.places if self.compare else [self.place]
-        asked = {place: self.talks[place].ask(text) for place in places}
-        ids = {place: prompt_ids(self.target, place, asked[place], self.thinking) for place in places}
-        with self._stoppable():
-            answers = self._side_by_side(ids) if self.compare else {self.place: self._streamed(ids[self.place])}
-        for place, answer in answers.items():
-            talk = Dialogue([*asked[place], {"role": "assistant", "content": answer.text}])
+        indices = self.target.indices if self.compare else [self.index]
+        asked = {index: [*self.messages[index], *question(text)] for index in indices}
+        ids = {index: prompt_ids(self.target, index, asked[index], self.thinking) for index in indices}
+        with StopSignals(signal.SIGINT) as signals:
             if self.compare:
-                self.talks[place] = talk
+                replies = side_by_side(self.speaker, ids, lambda: signals.is_requested)
+            else:
+                replies = {self.index: stream(self.speaker, self.index, ids[self.index], lambda: signals.is_requested)}
+        for index, reply in replies.items():
+            messages = [*asked[index], {"role": "assistant", "content": reply.text}]
+            if self.compare:
+                self.messages[index] = messages
             else:  # whoever is asked next knows what was said
-                self.talks = {other: Dialogue(list(talk.messages)) for other in self.places}
-
-    def _streamed(self, ids: list[int]) -> Reply:
-        printer = Printer()
-        answer = self.speaker.answer(self.place, ids, printer, lambda: self.interrupted)
-        printer.end()
-        console.say(footer(self.target, self.place, answer), style="dim")
-        return answer
-
-    def _side_by_side(self, ids: dict[int | None, list[int]]) -> dict[int | None, Reply]:
-        return side_by_side(self.speaker, self.target, ids, lambda: self.interrupted)
-
-    @contextlib.contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Ctrl-C ends the answer while inside; pressed twice, the program."""
-        self.interrupted = False
-
-        def stop(*_: object) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+                self.messages = dict.fromkeys(self.target.indices, messages)
 
     # commands
 
@@ -112,27 +89,27 @@ class Session:
         """Whether to leave."""
         if name in ("/quit", "/exit"):
             return True
-        doing: dict[str, Callable[[str], None]] = {
+        commands: dict[str, Callable[[str], None]] = {
             "/adapter": self._switch,
             "/base": lambda _: self._switch(UNTUNED),
             "/compare": self._toggle_compare,
-            "/system": self._new_system,
+            "/system": self._begin,
             "/thinking": self._toggle_thinking,
-            "/reset": self._forget,
+            "/reset": lambda _: self._begin(self.system),
             "/save": self._save,
             "/help": lambda _: show_help(),
         }
-        if name not in doing:
-            raise KitError(_unknown_command(name, doing))
-        doing[name](rest)
+        if name not in commands:
+            raise KitError(_unknown_command(name, commands))
+        commands[name](rest)
         return False
 
     def _switch(self, name: str) -> None:
         if name:
-            self.place = self.target.place(name)
+            self.index = self.target.index_of(name)
             self.compare = False
-        names = ", ".join([*self.target.names, *([UNTUNED] if None in self.places else [])])
-        console.say(f"{self.target.name(self.place)} answers (there are: {names})", style="dim")
+        names = ", ".join([*self.target.names, *([UNTUNED] if None in self.target.indices else [])])
+        console.say(f"{self.target.name(self.index)} answers (there are: {names})", style="dim")
 
     def _toggle_compare(self, _: str) -> None:
         self.target.check_untuned()
@@ -143,18 +120,14 @@ class Session:
         self.thinking = not self.thinking
         console.say(f"thinking: {'on' if self.thinking else 'off'}", style="dim")
 
-    def _new_system(self, text: str) -> None:
-        self.system = text
-        self._forget("")
-
-    def _forget(self, _: str) -> None:
-        self.reset()
-        console.say(f"a new conversation{', with a system prompt' if self.system else ''}", style="dim")
+    def _begin(self, system: str) -> None:
+        self.begin(system)
+        console.say(f"a new conversation{', with a system prompt' if system else ''}", style="dim")
 
     def _save(self, name: str) -> None:
         if not name:
             raise KitError(problem("no-file-named", "/save needs a file.", "Nothing is guessed.", "/save my.jsonl"))
-        row = json.dumps({"messages": self.talks[self.place].messages}, ensure_ascii=False) + "\n"
+        row = json.dumps({"messages": self.messages[self.index]}, ensure_ascii=False) + "\n"
         try:
             append_whole(Path(name).expanduser(), row)
         except OSError as error:
@@ -165,52 +138,60 @@ class Session:
 
 
 class Printer:
-    """Hears the pieces of one answer: thoughts dimmed, the rest plain, marks and control characters left out."""
+    """Prints the pieces of one answer: thoughts dimmed, the rest plain, marks and control characters left out."""
 
     def __init__(self) -> None:
-        self.thinks = self.begun = False  # begun: something of the present part was shown
+        self.thinks = self.has_begun = False  # has_begun: something of the present part was printed
 
     def __call__(self, piece: str) -> None:
         for part in re.split(f"({OPEN}|{CLOSED})", piece):
             if part in (OPEN, CLOSED):
-                if self.begun:
+                if self.has_begun:
                     console.stdout.print("\n")
-                self.thinks, self.begun = part == OPEN, False
-            elif shown := CONTROL.sub("", part if self.begun else part.lstrip()):
-                self.begun = True
-                console.stdout.print(Text(shown, style="dim" if self.thinks else ""), end="", soft_wrap=True)
+                self.thinks, self.has_begun = part == OPEN, False
+            elif text := CONTROL.sub("", part if self.has_begun else part.lstrip()):
+                self.has_begun = True
+                console.stdout.print(Text(text, style="dim" if self.thinks else ""), end="", soft_wrap=True)
         console.stdout.file.flush()
 
-    def end(self) -> None:
-        console.stdout.print()
+
+def stream(speaker: Speaker, index: int | None, ids: list[int], stop_requested: StopRequested = lambda: False) -> Reply:
+    """One answer, printed as it is written."""
+    reply = speaker.reply(index, ids, Printer(), stop_requested)
+    console.stdout.print()
+    name = f"{speaker.target.name(index)}: " if speaker.target.names else ""
+    console.say(f"{name}{_figures(reply)}", style="dim")
+    return reply
 
 
 def side_by_side(
-    speaker: Speaker, target: Target, ids: dict[int | None, list[int]], stopped: Callable[[], bool]
+    speaker: Speaker, ids: dict[int | None, list[int]], stop_requested: StopRequested = lambda: False
 ) -> dict[int | None, Reply]:
     """Each one's answer in a column of its own, drawn while it is written where there is a terminal."""
-    texts, answers = dict.fromkeys(ids, ""), {}
+    texts: dict[int | None, str] = dict.fromkeys(ids, "")
+    replies: dict[int | None, Reply] = {}
     live = Live(console=console.stdout, auto_refresh=False, transient=True)  # shows what the screen holds of it
     with live if console.stdout.is_terminal else contextlib.nullcontext():
-        for place in ids:
+        for index in ids:
 
-            def hear(piece: str, place: int | None = place) -> None:
-                texts[place] += CONTROL.sub("", piece)
+            def on_text(piece: str, index: int | None = index) -> None:
+                texts[index] += CONTROL.sub("", piece)
                 if console.stdout.is_terminal:
-                    live.update(_columns(target, texts, answers), refresh=True)
+                    live.update(_columns(speaker.target, texts, replies), refresh=True)
 
-            answers[place] = speaker.answer(place, ids[place], hear, stopped)
-    console.stdout.print(_columns(target, texts, answers))
-    return answers
+            replies[index] = speaker.reply(index, ids[index], on_text, stop_requested)
+    console.stdout.print(_columns(speaker.target, texts, replies))
+    return replies
 
 
-def _columns(target: Target, texts: dict[int | None, str], answers: dict[int | None, Reply]) -> Table:
+def _columns(target: Target, texts: dict[int | None, str], replies: dict[int | None, Reply]) -> Table:
     table = Table(expand=True)
-    for place in texts:
-        done = answers.get(place)
-        table.add_column(Text(target.name(place)), Text(_figures(done) if done else ""), ratio=1, overflow="fold")
+    for index in texts:
+        reply = replies.get(index)
+        figures = Text(_figures(reply) if reply else "")
+        table.add_column(Text(target.name(index)), figures, ratio=1, overflow="fold")
     table.show_footer = True
-    table.add_row(*(_marked(text) for text in texts.values()))
+    table.add_row(*map(_marked, texts.values()))
     return table
 
 
@@ -222,19 +203,14 @@ def _marked(text: str) -> Text:
     return Text.assemble((thoughts + "\n\n" * bool(closed and thoughts), "dim"), after.strip())
 
 
-def footer(target: Target, place: int | None, answer: Reply) -> str:
-    who = f"{target.name(place)}: " if target.names else ""
-    return f"{who}{_figures(answer)}"
-
-
-def _figures(answer: Reply) -> str:
-    words = {
+def _figures(reply: Reply) -> str:
+    endings = {
         "stop": "",
         "length": "; cut here by --max-tokens",
         "context": "; cut here: the model has no more positions (/reset begins anew)",
         "interrupted": "; stopped",
     }
-    return f"{answer.tokens} tokens, {answer.tokens_per_s:,.0f} tokens/s{words[answer.finish_reason]}"
+    return f"{reply.tokens} tokens, {reply.tokens_per_s:,.0f} tokens/s{endings[reply.finish_reason]}"
 
 
 def show_help() -> None:
@@ -275,7 +251,7 @@ def _split(line: str) -> tuple[str, str]:
     return name.lower(), rest.strip()
 
 
-def _unknown_command(name: str, known: dict) -> object:
+def _unknown_command(name: str, known: Iterable[str]) -> Finding:
     return problem(
         "unknown-command",
         f"There is no command {name}. {did_you_mean(name, known)}".rstrip(),

@@ -60,7 +60,7 @@ def _beside(output: Path) -> Iterator[Path]:
 
 def fill(folder: Path, job: Job, prompts: ParityPrompts, on_progress: OnProgress) -> WrittenFiles:
     """All files into a folder: each weight is made once, whatever number of files it goes into."""
-    plan, end_ids = job.shard_plan, job.base.model.end_ids(prompts.end_id)
+    plan, end_ids = job.shard_plan, job.base.model.end_ids(prompts.chat.end_id if prompts.chat else None)
     words = _vocabulary(job, prompts) if job.quants else None
     gguf_files = _gguf_files(folder, job, words) if words else []
     plain = [shards.Shards(folder, plan)] if plan else []

@@ -243,7 +243,7 @@ def words_of(exported: Exported, prompts: ParityPrompts) -> Words:
     if prompts.chat is None:
         return None, _plain_ids(exported.folder, prompts), None
     texts, ids = comparing.template_and_ids(exported.folder, prompts.conversations)
-    end = comparing.end_token(exported.folder) == (prompts.chat.end_token, prompts.end_id)
+    end = comparing.end_token(exported.folder) == (prompts.chat.end_token, prompts.chat.end_id)
     return texts == prompts.texts, ids == prompts.ids, end
 
 

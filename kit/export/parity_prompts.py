@@ -46,11 +46,6 @@ class ParityPrompts:
     origin: str
     plain: tuple[str, ...] = ()
 
-    @property
-    def end_id(self) -> int | None:
-        """Of the token that ends an answer in training."""
-        return self.chat.tokenizer.token_to_id(self.chat.end_token) if self.chat else None
-
 
 def _chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from envcheck import probe
 from envcheck.facts import Finding
-from kit.chat import target as targets
-from kit.chat.asking import Reply, Speaker, load, prompt_ids
+from kit.chat.asking import Reply, Speaker, prompt_ids
 from kit.chat.options import ChatCommand
-from kit.chat.prompts import asked
+from kit.chat.prompts import question as as_messages
 from kit.chat.serve import check_server
+from kit.chat.sources import UNTUNED
+from kit.chat.target import find
 from kit.notebook.tables import Table
 from kit.support import console, servers
 from kit.support.errors import KitError, problem
@@ -27,12 +28,10 @@ class Talk:
     def __init__(self, *what: str | Path, **options: Any):
         """options: of kit.chat, such as adapters, compare, backend, max_tokens. Raises KitError."""
         command = ChatCommand(what=tuple(map(str, what)), **options)
-        self.target = targets.find(command, probe.collect())
+        self.target = find(command, probe.collect())
         for text in self.target.notes:
             console.note(text)
-        sampling = targets.sampling(command, self.target.model)
-        loaded, untuned = load(self.target)
-        self.speaker = Speaker(loaded, self.target, sampling, command.max_tokens, untuned)
+        self.speaker = Speaker(self.target, command.max_tokens)
 
     @property
     def model(self) -> Any:
@@ -41,19 +40,17 @@ class Talk:
 
     @property
     def names(self) -> list[str]:
-        return [self.target.name(place) for place in self.target.places]
+        return [self.target.name(index) for index in self.target.indices]
 
-    def ask(self, question: str, name: str = targets.UNTUNED) -> Reply:
+    def ask(self, question: str, name: str = UNTUNED) -> Reply:
         """Raises KitError: no such adapter, no room for an answer."""
-        from kit.backend import answering
-
-        place = self.target.place(name)
-        with answering(self.speaker.loaded):
-            return self.speaker.answer(place, prompt_ids(self.target, place, asked(question), thinking=False))
+        index = self.target.index_of(name)
+        with self.speaker.ready():
+            return self.speaker.reply(index, prompt_ids(self.target, index, as_messages(question), thinking=False))
 
     def compare(self, questions: Sequence[str]) -> Table:
         """The answers of everyone, side by side."""
-        rows = [(question, *(self.ask(question, name).said for name in self.names)) for question in questions]
+        rows = [(question, *(self.ask(question, name).answer for name in self.names)) for question in questions]
         return Table((("question", *self.names), *rows))
 
 
@@ -79,7 +76,7 @@ def serving(*arguments: str | Path) -> Iterator[str]:
     Raises KitError: packages missing, or it has not started.
     """
     port = servers.free_port()
-    check_server(ChatCommand(port=port))
+    check_server(port)
     command = [sys.executable, "-m", "kit.chat", *map(str, arguments), "--serve", "--port", str(port)]
     address = f"http://127.0.0.1:{port}/v1"
     try:

@@ -74,6 +74,11 @@ class ChatFormat:
         return cls(tokenizer, text, origin, special_tokens, end_token)
 
     @property
+    def end_id(self) -> int | None:
+        """Of the end token; None: there is none."""
+        return self.tokenizer.token_to_id(self.end_token)
+
+    @property
     def pad_token(self) -> str:
         return self.special_tokens.get("pad_token", "")
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -19,8 +20,9 @@ from kit import models
 from kit.chat.__main__ import main
 from kit.chat.asking import Reply
 from kit.chat.options import read_command
+from kit.chat.sampling import sampling_for
 from kit.chat.session import Session
-from kit.chat.target import find, sampling
+from kit.chat.target import find
 from kit.models import adapters
 from kit.support.errors import KitError
 from tests.kit import exports
@@ -273,14 +275,14 @@ def test_virtual_tokens_take_positions(kinds) -> None:
 def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsys) -> None:
     folder = kinds[0]
     alone, both = (find(read_command([str(folder / "full"), *more]), FACTS) for more in ((), ("--compare",)))
-    assert (alone.names, alone.places, alone.untuned) == (["full"], [0], None)
-    assert (both.places, both.untuned.name, both.model) == ([None, 0], "tiny", alone.model)
+    assert (alone.names, alone.indices, alone.untuned) == (["full"], [0], None)
+    assert (both.indices, both.untuned.name, both.model) == ([None, 0], "tiny", alone.model)
     assert alone.model.location == str(folder / "full" / "model")
-    session = Session(None, alone, read_command([str(folder / "full")]))
+    session = Session(SimpleNamespace(target=alone), read_command([str(folder / "full")]))
     for typed in ("/base", "/compare"):
         with pytest.raises(KitError, match="untuned-not-loaded"):
             session.obey(typed, "")
-    assert (session.place, session.compare) == (0, False)
+    assert (session.index, session.compare) == (0, False)
     for others in (["lora"], ["full"]):
         assert main([str(folder / "full"), *(str(folder / name) for name in others), "--prompt", "x"]) == 2
         assert "error: whole-model-stands-alone" in capsys.readouterr().err
@@ -291,7 +293,7 @@ def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
     for method in ("dora", "ia3", "prompt", "full"):
         with pytest.raises(KitError, match="unsloth-without-method"):
             find(read_command([str(kinds[0] / method), "--backend", "unsloth"]), FACTS)
-    assert find(read_command([str(kinds[0] / "rslora"), "--backend", "unsloth"]), FACTS).run.backend == "unsloth"
+    assert find(read_command([str(kinds[0] / "rslora"), "--backend", "unsloth"]), FACTS).loading.backend == "unsloth"
 
 
 # before anything is loaded
@@ -387,7 +389,7 @@ def test_adapters_of_two_bases_are_refused(tmp_path: Path, capsys) -> None:
 def test_thoughts_stand_apart_from_the_answer(text: str, thoughts: str, said: str) -> None:
     answer = Reply(text, 1, 1.0, "stop")
 
-    assert (answer.thoughts, answer.said) == (thoughts, said)
+    assert (answer.thoughts, answer.answer) == (thoughts, said)
 
 
 def test_how_answers_are_drawn(tmp_path: Path) -> None:
@@ -396,7 +398,7 @@ def test_how_answers_are_drawn(tmp_path: Path) -> None:
     with_own = models.Model("own", "own", {}, {"generation_config.json": tmp_path / "generation_config.json"})
 
     def drawn(model: models.Model, *flags: str) -> tuple:
-        found = sampling(read_command(["tiny", *flags]), model)
+        found = sampling_for(read_command(["tiny", *flags]), model)
         return found.temperature, found.top_p, found.top_k, found.seed
 
     assert drawn(tiny) == (0, 1, 0, None)
