@@ -109,7 +109,7 @@ print(json.dumps(told))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.torch
 def test_each_family_is_what_transformers_builds() -> None:
     """Its class, its weights to the last one, and where its linear layers are; no weight is made."""
     cases = {name: (name, SIZES) for name in FAMILIES}
