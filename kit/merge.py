@@ -5,6 +5,8 @@
     python -m kit.merge runs/a -o models/ab --add runs/b=0.5            several adapters in one
 
 Exit status: 0 written and verified, 1 failed or not verified (a file NOT-VERIFIED says so), 2 wrong usage.
+
+May import: support, options, export.
 """
 
 import json

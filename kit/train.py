@@ -5,6 +5,8 @@
     python -m kit.train --config runs/x/run.toml        the same run again
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (what is finished is saved).
+
+May import: support, options, models, prompt, data, memory, backend, run, report.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """Imports point one way: a room imports only from rooms above its own row. Heavy libraries stay in one room."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,19 @@ def test_imports_point_one_way(path: Path) -> None:
 
 def test_every_room_has_a_row_and_every_row_a_room() -> None:
     assert {room_of(path) for path in KIT_FILES} - PUBLIC == {room for row in ROWS for room in row}
+
+
+@pytest.mark.parametrize("room", [room for row in ROWS for room in row])
+def test_the_head_of_each_room_says_what_it_imports(room: str) -> None:
+    package = ROOT / "kit" / room / "__init__.py"
+    head = package if package.is_file() else ROOT / "kit" / f"{room}.py"
+    named = re.search(
+        r"^May import: (.*)\.$", inspect.cleandoc(ast.get_docstring(ast.parse(head.read_text())) or ""), re.M
+    )
+    assert named, f"{head} does not say what it may import"
+    files = [path for path in KIT_FILES if room_of(path) == room]
+    used = {name.split(".")[1] for path in files for name, _ in imports(path) if name.startswith("kit.")} - {room}
+    assert used == {name for name in named[1].split(", ") if name != "nothing of the kit"}
 
 
 def test_few_things_stand_directly_in_kit() -> None:

@@ -9,6 +9,8 @@ Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `a
     merging, comparing                                                                            exports, proven equal
 
 May import support, options, models, prompt, data and memory.
+
+May import: support, options, models, prompt, data, memory.
 """
 
 from kit.backend.adapters_in_use import without_virtual_tokens

@@ -7,7 +7,9 @@ store       encoded rows on disk
 choose      what is trained on and what is measured on; every other row with its reason
 batches     the order of the samples
 
-Nothing is cut or left out without being counted. May import: kit.prompt, kit.models, kit.options, kit.support.
+Nothing is cut or left out without being counted.
+
+May import: support, options, models, prompt.
 """
 
 from kit.data.reading import Data, Question, look, read

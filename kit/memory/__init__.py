@@ -1,4 +1,7 @@
-"""Will it fit, and with which settings? Bytes by part from the model's config.json and the options. No torch."""
+"""Will it fit, and with which settings? Bytes by part from the model's config.json and the options. No torch.
+
+May import: support, options, models, data.
+"""
 
 from kit.memory.activations import evaluation_tokens
 from kit.memory.choosing import choose, fit

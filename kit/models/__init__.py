@@ -1,4 +1,7 @@
-"""What can be loaded, base or tuned, known by its files alone. No torch."""
+"""What can be loaded, base or tuned, known by its files alone. No torch.
+
+May import: support, options.
+"""
 
 from kit.models.find import (
     HUB_TIMEOUT_S,

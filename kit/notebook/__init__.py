@@ -5,6 +5,8 @@
     notebook.train(prepared)
 
 What a cell raises is shown as findings, without a traceback.
+
+May import: support, options, models, data, memory, run, report, chat, export, train, merge.
 """
 
 from pathlib import Path

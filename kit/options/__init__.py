@@ -1,4 +1,7 @@
-"""What is asked for: every option, written once."""
+"""What is asked for: every option, written once.
+
+May import: support.
+"""
 
 from kit.options.commands import DataCommand, TrainCommand
 from kit.options.methods import METHODS, Method

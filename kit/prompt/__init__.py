@@ -1,6 +1,6 @@
 """Messages -> the exact text and token ids that the model is trained on, and asked with. No torch, no transformers.
 
-May import: kit.models, kit.options, kit.support.
+May import: support, models.
 """
 
 from kit.prompt.chat_format import IGNORED, ChatFormat, Sample

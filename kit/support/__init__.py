@@ -1,1 +1,4 @@
-"""What every room stands on and that knows nothing of them: errors, files, the console, progress, servers."""
+"""What every room stands on and that knows nothing of them: errors, files, the console, progress, servers.
+
+May import: nothing of the kit.
+"""

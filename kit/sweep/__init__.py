@@ -3,6 +3,8 @@
 --over -> space of values and ranges (space) -> points, one for each trial (points) -> checked and planned (planning)
 -> trained one after the other, losers stopped early (running) as Optuna says (study) -> record of the trial folders
 (collecting, results) -> table, plot, page (showing, plotting). A trial is a run of kit.train in a folder of its own.
+
+May import: support, options, models, memory, backend, run, report, train.
 """
 
 from kit.sweep.options import SweepCommand, given, load
