@@ -113,9 +113,8 @@ def test_every_room_has_a_row_and_every_row_a_room() -> None:
 def test_the_head_of_each_room_says_what_it_imports(room: str) -> None:
     package = ROOT / "kit" / room / "__init__.py"
     head = package if package.is_file() else ROOT / "kit" / f"{room}.py"
-    named = re.search(
-        r"^May import: (.*)\.$", inspect.cleandoc(ast.get_docstring(ast.parse(head.read_text())) or ""), re.M
-    )
+    docstring = ast.get_docstring(ast.parse(head.read_text(encoding="utf-8"))) or ""
+    named = re.search(r"^May import: (.*)\.$", docstring, re.MULTILINE)
     assert named, f"{head} does not say what it may import"
     files = [path for path in KIT_FILES if room_of(path) == room]
     used = {name.split(".")[1] for path in files for name, _ in imports(path) if name.startswith("kit.")} - {room}

@@ -8,8 +8,6 @@ Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `a
     loading -> adapters_in_use -> generation, serving                                              answers
     merging, comparing                                                                            exports, proven equal
 
-May import support, options, models, prompt, data and memory.
-
 May import: support, options, models, prompt, data, memory.
 """
 
