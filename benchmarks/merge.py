@@ -50,7 +50,8 @@ WRITE = """
 import sys
 from kit import merge
 from kit.export import parity_prompts
-from kit.export.job import MergeCommand, prepare
+from kit.export.job import prepare
+from kit.export.options import MergeCommand
 source, output, base, to, quant = sys.argv[1:]
 job = prepare(MergeCommand(source=source, output=output, base_precision=base, to=(to,), quant=(quant,)))
 asked = parity_prompts.collect(job.first, job.base.model)
@@ -77,7 +78,8 @@ import json, sys
 from dataclasses import replace
 from kit import merge
 from kit.export import parity_prompts
-from kit.export.job import MergeCommand, prepare
+from kit.export.job import prepare
+from kit.export.options import MergeCommand
 source, output, options, questions, most = sys.argv[1:]
 job = prepare(MergeCommand(source=source, output=output, **json.loads(options)))
 asked = parity_prompts.collect(job.first, job.base.model)

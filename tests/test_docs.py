@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks import readme
 from kit.chat.options import ChatCommand
-from kit.export.job import MergeCommand
+from kit.export.options import MergeCommand
 from kit.options import DataCommand, TrainCommand
 from kit.options.command_line import flags_of
 from kit.report.options import ReportCommand

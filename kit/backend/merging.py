@@ -2,6 +2,7 @@
 of training. The formulas are those of PEFT's merge_and_unload."""
 
 import contextlib
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,19 +25,12 @@ def pieces(weight: Weight, combination: Combination) -> Iterator[Any]:
             yield _changed(_base(weight), weight, combination)
             return
         rows = weight.shape[0] if weight.shape else 1
-        step = max(1, PIECE_WEIGHTS * rows // max(1, _count(weight.shape)))
+        step = max(1, PIECE_WEIGHTS * rows // max(1, math.prod(weight.shape)))
         for start in range(0, rows, step):
             with _opened(weight.file) as file:  # anew each time: what is mapped counts as memory
                 yield (file.get_slice(weight.name)[start : start + step] if weight.shape else file.get_tensor(
                     weight.name
                 )).float()  # fmt: skip
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 @contextlib.contextmanager

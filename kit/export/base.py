@@ -205,9 +205,9 @@ def other_name(base: Base, adapter: Tuned) -> Finding | None:
     """A warning where shapes fit and names do not: Base and Instruct of one size look alike."""
     if adapter.is_whole:
         return None
-    said, given = Path(adapter.base).name.lower(), base.folder.resolve().name.lower()
-    names = {given, Path(base.model.name).name.lower()}
-    if not said or said in names or base.folder.resolve() == Path(adapter.base).expanduser().resolve():
+    trained_on = Path(adapter.base).name.lower()
+    names = {base.folder.resolve().name.lower(), Path(base.model.name).name.lower()}
+    if not trained_on or trained_on in names or base.folder.resolve() == Path(adapter.base).expanduser().resolve():
         return None
     return problem(
         "base-has-another-name",

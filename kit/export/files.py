@@ -97,7 +97,7 @@ def _quantize(folder: Path, names: dict[str, str]) -> None:
 
 
 def _write_modelfiles(folder: Path, job: Job, prompts: ParityPrompts, words: Vocabulary, stops: list[str]) -> list[str]:
-    """Returns what is to be said of them."""
+    """Returns notes for the user."""
     chat, model, run = prompts.chat, job.base.model, job.first.run
     bos = words.tokens[words.special["bos"]] if words.add_bos else ""
     turns = modelfile.turns(chat, bos) if chat else None

@@ -241,19 +241,19 @@ def check_config(config: dict[str, Any]) -> None:
     """Raises KitError: a family or a kind of positions that is not written here."""
     family, rope = family_of(config), _rope(config)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    odd = {}
+    unsupported = {}
     if not family or not family.gguf_architecture:
-        odd["model_type"] = config.get("model_type")
+        unsupported["model_type"] = config.get("model_type")
     if kind != "default":
-        odd["rope_type"] = kind
-    odd |= {name: True for name in ("attention_bias", "mlp_bias", "use_sliding_window") if config.get(name)}
-    if odd:
+        unsupported["rope_type"] = kind
+    unsupported |= {name: True for name in ("attention_bias", "mlp_bias", "use_sliding_window") if config.get(name)}
+    if unsupported:
         raise KitError(
             problem(
                 "gguf-family-unknown",
                 "This model is not of a kind that the kit writes as GGUF.",
                 f"Written and compared are {' and '.join(WRITTEN_AS_GGUF)} with plain rotary positions.",
                 "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
-                details=odd,
+                details=unsupported,
             )
         )

@@ -4,70 +4,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field, PositiveFloat, model_validator
 
 from envcheck.facts import Finding
 from kit.export import gguf_file, quants, shards
 from kit.export.base import Base, check_fit, find_base, other_name, unknown_family
+from kit.export.options import MergeCommand
 from kit.export.shards import ShardPlan
 from kit.export.tuned_model import Tuned, find_adapter, find_whole_model
 from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
-from kit.options.option import Door, Typed
 from kit.run import checkpoints
 from kit.support.errors import USAGE, KitError, problem
 from kit.support.files import free_name
 from kit.support.units import GIB
 
 SPARE = 1.02  # tables, tokenizer, padding
-
-
-class MergeCommand(Door):
-    """Make a plain model of a tuned one, and prove that it answers the same.
-
-    kit merge runs/x -o models/x                          a 16-bit Hugging Face model
-    kit merge runs/x -o models/x --to gguf --quant q8_0   a file for llama.cpp and Ollama
-    kit merge runs/a -o models/ab --add runs/b=0.5        several adapters in one
-
-    Exit status: 0 written and verified, 1 failed or not verified, 2 wrong usage."""
-
-    door = "merge"
-
-    source: Annotated[Path, Typed(positional=True)]
-    """A run folder, or an adapter's folder (LoRA, rsLoRA, DoRA, IA3, MiSS)."""
-    output: Annotated[Path, Typed(short="-o")]
-    """A new folder for the model."""
-    base: str | None = None
-    """Folder or name of the base model. Default: the one that the adapter names."""
-    base_precision: Literal["auto", "16bit", "nf4"] = "auto"
-    """The weights that the adapter is added to. auto: those it was trained on, so nf4 for a run in 4 bit."""
-    add: tuple[str, ...] = ()
-    """More adapters of the same base, as RUN=weight: --add runs/b=0.5 runs/c=0.3 (lora and rslora)"""
-    weight: float = 1.0
-    """How much the first adapter counts."""
-    combine: Literal["linear", "ties", "dare"] = "linear"
-    """How several adapters become one: the weighted sum of their updates, or TIES or DARE."""
-    density: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of each update that TIES and DARE keep."""
-    to: tuple[Literal["hf", "gguf"], ...] = ("hf",)
-    """hf: a folder that transformers and vLLM read; gguf: a file for llama.cpp and Ollama, with a Modelfile."""
-    quant: tuple[str, ...] = ("f16",)
-    """Number formats of GGUF files, one file each: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0; with llama-quantize on the
-    path also q4_k_m and its like."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Number format of the hf model. auto: that of the base."""
-    shard_gib: PositiveFloat = 4.0
-    """Largest weight file of the hf model."""
-    json_output: Annotated[bool, Typed("json")] = False
-    """Print the parity record as JSON on standard output."""
-
-    @model_validator(mode="after")
-    def _base_is_a_model(self) -> "MergeCommand":
-        if self.base in ("16bit", "nf4"):
-            raise ValueError(f"--base names the base model. Did you mean --base-precision {self.base}?")
-        return self
 
 
 @dataclass(frozen=True)
@@ -167,18 +118,18 @@ def _added(text: str) -> tuple[Tuned, float]:
 
 def _check_whole(command: MergeCommand, first: Tuned) -> None:
     """Of what is asked for a run that trained every weight, only another format is left to do."""
-    asked = {
+    given = {
         "--to hf": "hf" in command.to,
         "--base": command.base is not None,
         "--base-precision": command.base_precision != "auto",
         "--add": bool(command.add),
         "--weight": command.weight != 1,
     }
-    if found := [name for name, is_asked in asked.items() if is_asked]:
+    if useless := [name for name, is_given in given.items() if is_given]:
         raise KitError(
             problem(
                 "run-is-a-whole-model",
-                f"{first.path} is a plain Hugging Face model already: {' and '.join(found)} means nothing for it.",
+                f"{first.path} is a plain Hugging Face model already: {' and '.join(useless)} means nothing for it.",
                 f"{first.run_folder} trained every weight: there is no adapter to be added to a base.",
                 f"python -m kit.merge {first.run_folder} -o {command.output} --to gguf     (for llama.cpp and Ollama)",
                 f"cp -r {first.path} {command.output}     (the model as it is, elsewhere)",
@@ -186,16 +137,16 @@ def _check_whole(command: MergeCommand, first: Tuned) -> None:
         )
 
 
-def _check_together(command: MergeCommand, found: Sequence[Tuned]) -> None:
+def _check_together(command: MergeCommand, tuned: Sequence[Tuned]) -> None:
     """Raises KitError: a weight or a combination for what is no sum of updates."""
-    odd = next((one for one in found if not one.is_whole and not one.method.is_plain_update), None)
-    if odd and (command.weight != 1 or len(found) > 1):
+    alone = next((one for one in tuned if not one.is_whole and not one.method.is_plain_update), None)
+    if alone and (command.weight != 1 or len(tuned) > 1):
         raise KitError(
             problem(
                 "merge-of-several-kinds",
-                f"{odd.path} is {odd.method.name}, which is merged alone and whole.",
+                f"{alone.path} is {alone.method.name}, which is merged alone and whole.",
                 f"Weights and sums were compared with PEFT for {' and '.join(PLAIN_UPDATES)} only.",
-                f"python -m kit.merge {odd.run_folder or odd.path} -o {command.output}",
+                f"python -m kit.merge {alone.run_folder or alone.path} -o {command.output}",
             ),
             status=USAGE,
         )

@@ -41,18 +41,18 @@ def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequen
     longest = max(len(ids) for ids in prompts) + SPARE_TOKENS
     with _serving(path, longest) as address:
         rendered = [
-            _post(address, "/apply-template", messages=one, chat_template_kwargs={"enable_thinking": False})["prompt"]
-            for one in conversations
+            _post(address, "/apply-template", messages=turns, chat_template_kwargs={"enable_thinking": False})["prompt"]
+            for turns in conversations
         ]
         ids = [_post(address, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
                for text in texts]  # fmt: skip
-        return Answers(rendered, ids, [_likeliest(address, one) for one in prompts])
+        return Answers(rendered, ids, [_likeliest(address, prompt) for prompt in prompts])
 
 
 def _likeliest(address: str, ids: Sequence[int]) -> dict[int, float]:
     done = _post(address, "/completion", prompt=list(ids), n_predict=1, temperature=0, n_probs=LIKELIEST,
                  cache_prompt=False)  # fmt: skip
-    return {one["id"]: one["logprob"] for one in done["completion_probabilities"][0]["top_logprobs"]}
+    return {token["id"]: token["logprob"] for token in done["completion_probabilities"][0]["top_logprobs"]}
 
 
 def _post(address: str, path: str, **content: Any) -> dict[str, Any]:

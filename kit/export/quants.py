@@ -54,7 +54,7 @@ def check(quants: Iterable[str]) -> None:
 
 
 def quantize(source: Path, target: Path, quant: str) -> None:
-    """By llama-quantize, of a file in F16. Raises KitError: it made none."""
+    """By llama-quantize, of a file in F16. Raises KitError: there is none afterwards."""
     command = [QUANTIZE, str(source), str(target), quant.upper()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or not target.is_file():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def of_folder(folder: Path, vocab_size: int, end_token: str, template: str, conf
     kind = "llama" if model.get("byte_fallback") else "gpt2"
     pre = "default" if kind == "llama" else _pre(folder, whole)
     tokens, types = _tokens(model["vocab"], added, vocab_size, kind)
-    merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     numbers = {token: number for number, token in enumerate(tokens)}
     special = _special(settings, numbers, end_token, config)
     return Vocabulary(
@@ -102,8 +103,8 @@ def _tokens(
     vocab: dict[str, int], added: list[dict[str, Any]], vocab_size: int, kind: str
 ) -> tuple[list[str], list[int]]:
     """One token for each row of the embedding; rows beyond the tokenizer are padding that no text gives."""
-    known = {number: token for token, number in vocab.items()} | {one["id"]: one["content"] for one in added}
-    special = {one["id"]: CONTROL if one["special"] else USER_DEFINED for one in added}
+    known = {number: token for token, number in vocab.items()} | {token["id"]: token["content"] for token in added}
+    special = {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in added}
     size = max(vocab_size, max(known) + 1)
     tokens = [known.get(number, f"[PAD{number}]") for number in range(size)]
     types = [special.get(number, NORMAL if number in known else UNUSED) for number in range(size)]
@@ -179,7 +180,7 @@ def of_gguf(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
 
     values = {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
     at = "tokenizer.ggml."
-    names = {"bos": "bos", "eos": "eos", "eot": "eot", "padding": "padding", "unknown": "unknown"}
+    special = {name: f"{at}{name}_token_id" for name in ("bos", "eos", "eot", "padding", "unknown")}
     vocabulary = Vocabulary(
         kind=values[f"{at}model"],
         pre=values[f"{at}pre"],
@@ -187,7 +188,7 @@ def of_gguf(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
         types=values[f"{at}token_type"],
         merges=values.get(f"{at}merges", []),
         scores=values.get(f"{at}scores", []),
-        special={name: values[f"{at}{key}_token_id"] for name, key in names.items() if f"{at}{key}_token_id" in values},
+        special={name: values[key] for name, key in special.items() if key in values},
         add_bos=bool(values.get(f"{at}add_bos_token")),
         template=values.get("tokenizer.chat_template", ""),
     )
@@ -214,7 +215,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
         if kind == NORMAL:
             cuts = ((token[:place], token[place:]) for place in range(1, len(token)))
             merges += [(-score, pair) for pair in cuts if pair[0] in numbers and pair[1] in numbers]
-    merges.sort(key=lambda one: one[0])
+    merges.sort(key=itemgetter(0))
     unknown = vocabulary.tokens[vocabulary.special["unknown"]] if "unknown" in vocabulary.special else None
     built = Tokenizer(models.BPE(vocab=numbers, merges=[pair for _, pair in merges], unk_token=unknown,
                                  fuse_unk=True, byte_fallback=True))  # fmt: skip

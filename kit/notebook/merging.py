@@ -6,7 +6,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from kit.export.job import MergeCommand, prepare
+from kit.export.job import prepare
+from kit.export.options import MergeCommand
 from kit.export.parity import Parity
 from kit.merge import merge as run_merge
 from kit.notebook.pictures import Picture, stacked

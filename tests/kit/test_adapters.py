@@ -13,7 +13,8 @@ from kit import models
 from kit.chat.__main__ import main
 from kit.chat.options import read_command
 from kit.chat.target import find
-from kit.export.job import MergeCommand, prepare
+from kit.export.job import prepare
+from kit.export.options import MergeCommand
 from kit.models import adapters, headers
 from kit.run import tuned
 from kit.support.errors import KitError

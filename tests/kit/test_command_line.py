@@ -10,7 +10,7 @@ import pytest
 
 from kit import __main__ as kit
 from kit.chat.options import ChatCommand
-from kit.export.job import MergeCommand
+from kit.export.options import MergeCommand
 from kit.options import DataCommand, Run, TrainCommand, resolve
 from kit.options.command_line import flags_of, parse, read, typed_as
 from kit.options.help_page import help_page

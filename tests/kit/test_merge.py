@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kit.export import files, parity_prompts, safetensors_file, writing
-from kit.export.job import MergeCommand, prepare
+from kit.export.job import prepare
+from kit.export.options import MergeCommand
 from kit.export.tuned_model import find_adapter
 from kit.run import checkpoints
 from kit.support.errors import KitError
