@@ -10,7 +10,7 @@ from kit.options import Run
 from kit.run.folder import FREE
 from kit.support.errors import USAGE, KitError
 from kit.sweep import study
-from kit.sweep.space import MULTIPLE, SEED, Range, Space, option_value, parse, value_text, wrong_values
+from kit.sweep.space import MULTIPLE, SEED, Choices, Range, Space, option_value, parse, value_text, wrong_values
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ def points(run: Run, over: Sequence[str], trials: int | None = None) -> tuple[Sp
     """
     space = parse(run, over)
     seeds = space.get(SEED, ("",))
-    assert isinstance(seeds, tuple)
+    assert isinstance(seeds, tuple), "parse takes no range of seeds"
     settings = {name: choices for name, choices in space.items() if name != SEED}
-    made: dict[str, Point] = {}
+    made: dict[str, tuple[list[float], Point]] = {}
     for turn, drawn in enumerate(study.draw(settings, run.seed, trials)):
         for seed in seeds:
             texts = {name: seed if name == SEED else str(drawn[name]) for name in space}
+            place = [_place(choices, texts[name]) for name, choices in space.items()]
             point = _point(run, texts, drawn, turn)
-            made.setdefault(identity(point.run), point)
-    return space, sorted(made.values(), key=lambda point: _place(space, point))
+            made.setdefault(identity(point.run), (place, point))
+    return space, [point for _, point in sorted(made.values(), key=lambda pair: pair[0])]
 
 
 def identity(run: Run, *left_out: str) -> str:
@@ -52,14 +53,9 @@ def identity(run: Run, *left_out: str) -> str:
     return json.dumps(run.model_dump(mode="json", exclude={*FREE, *left_out}), sort_keys=True)
 
 
-def _place(space: Space, point: Point) -> list[float]:
-    """Where it stands among the points: values in the order they were given, numbers of a range by size."""
-    return [
-        float(point.drawn[name])
-        if isinstance(choices, Range)
-        else choices.index(point.values[name] if name == SEED else str(point.drawn[name]))
-        for name, choices in space.items()
-    ]
+def _place(choices: Choices, text: str) -> float:
+    """In the order the values were given; of a range by size."""
+    return float(text) if isinstance(choices, Range) else choices.index(text)
 
 
 def _point(run: Run, texts: Mapping[str, str], drawn: study.Params, turn: int) -> Point:

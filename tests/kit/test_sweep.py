@@ -48,6 +48,11 @@ class TestGrid:
             "lora_rank=4,seed=1", "lora_rank=4,seed=2", "lora_rank=16,seed=1", "lora_rank=16,seed=2",
         ]  # fmt: skip
 
+    def test_values_may_be_typed_in_other_ways_than_a_run_says_them(self) -> None:
+        assert names("lora_rank=016,4", "seed=01,2,1") == [
+            "lora_rank=16,seed=1", "lora_rank=16,seed=2", "lora_rank=4,seed=1", "lora_rank=4,seed=2",
+        ]  # fmt: skip
+
     def test_values_become_those_of_a_run(self) -> None:
         found = [point.run for point in of("learning-rate=1e-4", "load_in_4bit=false,true")]
         assert [(run.learning_rate, run.load_in_4bit) for run in found] == [(1e-4, False), (1e-4, True)]
