@@ -1,6 +1,6 @@
 """Several values of some options, each trained on the user's own data and measured on the same held-out rows.
 
---over -> space of values and ranges (space) -> points, one for each trial (points) -> checked and planned (planning)
+--over -> space of values and ranges (space) -> points, one for each trial (points) -> checked and planned (trials)
 -> trained one after the other, losers stopped early (running) as Optuna says (study) -> record of the trial folders
 (collecting, results) -> table, plot, page (showing, plotting). A trial is a run of kit.train in a folder of its own.
 

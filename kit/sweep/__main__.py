@@ -18,7 +18,7 @@ from envcheck import probe
 from kit.support import console
 from kit.support.errors import FAILED
 from kit.support.units import gib
-from kit.sweep import planning, running, showing
+from kit.sweep import running, showing, trials
 from kit.sweep.options import SweepCommand, load
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 def command_line(argv: list[str]) -> int:
     command = load(argv, functools.cache(probe.collect))
     if command.plan:
-        show_plans(command, planning.plans(command, probe.collect()))
+        show_plans(command, trials.plans(command, probe.collect()))
         return 0
     done = running.sweep(command)
     if command.json_output:
@@ -41,7 +41,7 @@ def command_line(argv: list[str]) -> int:
     return 0 if done.best else FAILED
 
 
-def show_plans(command: SweepCommand, plans: planning.Plans) -> None:
+def show_plans(command: SweepCommand, plans: trials.Plans) -> None:
     """Each trial with the memory it takes."""
     if command.json_output:
         by_name = {trial.folder.name: trial.plan.to_json() if trial.plan else None for trial in plans.trials}

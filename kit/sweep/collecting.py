@@ -9,10 +9,10 @@ from kit.run import reading
 from kit.run.folder import FREE
 from kit.run.reading import RunRecord, read
 from kit.support.untrusted import finite_number
-from kit.sweep.planning import PlannedTrial, Plans
 from kit.sweep.points import identity
 from kit.sweep.results import Status, Sweep, Trial, in_order
 from kit.sweep.space import SAME_ROWS, SEED, value_text
+from kit.sweep.trials import PlannedTrial, Plans
 
 
 @dataclass

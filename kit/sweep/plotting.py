@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.sweep.planning import name_of
 from kit.sweep.results import Setting, Sweep, as_number
 from kit.sweep.space import SEED
+from kit.sweep.trials import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from kit.run.layout import OPTIONS
 from kit.support.files import write_whole
 from kit.support.units import gib
 from kit.support.version import stamp
-from kit.sweep.planning import name_of
 from kit.sweep.space import SEED
+from kit.sweep.trials import name_of
 
 if TYPE_CHECKING:
     import pandas

@@ -20,9 +20,9 @@ from kit.support.units import clock
 from kit.sweep import showing, study
 from kit.sweep.collecting import Decisions, collect
 from kit.sweep.options import SweepCommand
-from kit.sweep.planning import PlannedTrial, Plans, check_any_fits, name_of, not_writable, plans
 from kit.sweep.results import Status, Sweep, mean_loss
 from kit.sweep.space import SEED
+from kit.sweep.trials import PlannedTrial, Plans, check_any_fits, name_of, not_writable, plans
 
 if TYPE_CHECKING:
     import optuna

@@ -10,8 +10,8 @@ from kit.run.folder import cannot_write
 from kit.support.errors import KitError
 from kit.support.files import write_whole
 from kit.sweep import plotting
-from kit.sweep.planning import name_of
 from kit.sweep.results import Sweep
+from kit.sweep.trials import name_of
 
 PAGE, PLOT = "sweep.html", "plot.svg"
 FILE_WIDTH = 200  # characters

@@ -21,7 +21,7 @@ from kit.options import LINEAR_LAYERS, Run, resolve
 from kit.support import console
 from kit.support.errors import KitError, problem
 from kit.support.version import stamp
-from kit.sweep import options, planning, plotting, points, results, running, showing, space, study
+from kit.sweep import options, plotting, points, results, running, showing, space, study, trials
 from kit.sweep.options import SweepCommand
 
 ROOT = Path(__file__).parents[2]
@@ -287,7 +287,7 @@ class Machine:
     def __init__(self, loss):
         self.loss, self.asked = loss, []
 
-    def __call__(self, trial: planning.PlannedTrial, facts: Facts, on_evaluation, on_progress) -> None:
+    def __call__(self, trial: trials.PlannedTrial, facts: Facts, on_evaluation, on_progress) -> None:
         folder, run = trial.folder, trial.command.run
         lines = self.kept(folder)
         begin = lines[-1]["step"] if lines else 0
@@ -564,7 +564,7 @@ def test_what_will_not_fit_is_left_out_in_words(swept, monkeypatch) -> None:
 
     def with_one_too_large(*arguments):
         found = plain(*arguments)
-        first = replace(found.trials[0], plan=replace(found.trials[0].plan, verdict=planning.WILL_NOT_FIT))
+        first = replace(found.trials[0], plan=replace(found.trials[0].plan, verdict=trials.WILL_NOT_FIT))
         return replace(found, trials=(first, *found.trials[1:]))
 
     monkeypatch.setattr(running, "plans", with_one_too_large)
