@@ -112,7 +112,7 @@ def find_base(name: str, adapter: Tuned) -> Base:
     files = _files(folder)
     headers: dict[str, Tensor] = {}
     for path in dict.fromkeys(files.values()):
-        headers |= adapters.stored(path)
+        headers |= adapters.read_tensors(path)
     lost = [tensor for tensor in files if tensor not in headers]
     if lost:
         raise KitError(_lost(folder, lost))
@@ -164,7 +164,7 @@ def _files(folder: Path) -> dict[str, Path]:
                 details={"found": ", ".join(others)},
             )
         )
-    return dict.fromkeys(adapters.stored(single), single)
+    return dict.fromkeys(adapters.read_tensors(single), single)
 
 
 def _fetched(model: Model) -> Path:

@@ -95,7 +95,7 @@ def find_adapter(name: Path) -> Tuned:
     try:
         changes = {layer: _change(found, layer, part) for layer, part in parts.items()}
     except (ValueError, OverflowError) as error:
-        raise KitError(adapters.broken(found.path, str(error))) from None
+        raise KitError(adapters.broken_adapter(found.path, str(error))) from None
     return Tuned(found.name, found.path, found.config, found.run_folder, parts, changes, _options(found))
 
 

@@ -52,17 +52,18 @@ def choose(
         if samples := largest_that_fits(way):
             needs_bytes = needed_bytes(way, samples), needed_bytes(ways[0], counts[0])
             return _settled(run, way, samples, _reasons(run, way, samples, needs_bytes, available_bytes))
-    need = _of(needed_bytes(ways[-1], counts[0]), available_bytes)
+    need = _share(needed_bytes(ways[-1], counts[0]), available_bytes)
     return _settled(run, ways[-1], counts[0], dict.fromkeys(CHOSEN, f"the smallest setting, which needs up to {need}"))
 
 
-def _of(needed_bytes: int, available_bytes: int) -> str:
+def _share(needed_bytes: int, available_bytes: int) -> str:
+    """Of the memory, in words."""
     return f"{needed_bytes / GIB:.2f} of {available_bytes / GIB:.2f} GiB"
 
 
 def _reasons(run: Run, way: Way, samples: int, needs_bytes: tuple[int, int], available_bytes: int) -> dict[str, str]:
     """Why each of CHOSEN is as it is. needs_bytes: of this way with so many samples, of the fastest with the fewest."""
-    this_way, fastest_way = (_of(need, available_bytes) for need in needs_bytes)
+    this_way, fastest_way = (_share(need, available_bytes) for need in needs_bytes)
     largest = "the whole step at once" if samples >= run.batch_size else "the most that fit"
     without = f"without it one sample needs up to {fastest_way}"
     recomputes = way["gradient_checkpointing"] != "off"

@@ -168,10 +168,10 @@ def _is_lfs_pointer(path: Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object beside a model. Raises KitError: it cannot be read or is something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"{type(found).__name__} where an object should be")
-        return found
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{type(content).__name__} where an object should be")
+        return content
     except (OSError, ValueError) as error:
         raise KitError(
             problem(

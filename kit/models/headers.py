@@ -48,11 +48,11 @@ def headers(path: Path) -> dict[str, Tensor]:
             table = _table(path, file.read(length))
     except OSError as error:
         raise Unreadable(f"{path.name} cannot be opened: {error.strerror or error}") from error
-    found = [_tensor(path, name, about, LENGTH_BYTES + length) for name, about in table.items() if name != METADATA]
-    end_bytes = _end_bytes(path, found, LENGTH_BYTES + length)
+    tensors = [_tensor(path, name, entry, LENGTH_BYTES + length) for name, entry in table.items() if name != METADATA]
+    end_bytes = _end_bytes(path, tensors, LENGTH_BYTES + length)
     if end_bytes != size_bytes:
         raise Unreadable(f"{path.name} has {size_bytes:,} bytes, and its header tells of {end_bytes:,}")
-    return {tensor.name: tensor for tensor in sorted(found, key=lambda tensor: tensor.name)}
+    return {tensor.name: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.name)}
 
 
 def _table(path: Path, text: bytes) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def _table(path: Path, text: bytes) -> dict[str, Any]:
     return table
 
 
-def _tensor(path: Path, name: str, about: Any, data_bytes: int) -> Tensor:
-    fields = about if isinstance(about, Mapping) else {}
+def _tensor(path: Path, name: str, entry: Any, data_bytes: int) -> Tensor:
+    fields = entry if isinstance(entry, Mapping) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
         raise Unreadable(f"the header of {path.name} is broken at {name}")
@@ -80,10 +80,10 @@ def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < MOST for value in values)
 
 
-def _end_bytes(path: Path, found: list[Tensor], data_bytes: int) -> int:
+def _end_bytes(path: Path, tensors: list[Tensor], data_bytes: int) -> int:
     """Of the last tensor. Raises Unreadable: two overlap, or bytes between them are nobody's."""
     end = data_bytes
-    for tensor in sorted(found, key=lambda tensor: (tensor.start_bytes, tensor.nbytes)):
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start_bytes, tensor.nbytes)):
         if tensor.start_bytes != end:
             raise Unreadable(f"{tensor.name} in {path.name} does not begin where the tensor before it ends")
         end += tensor.nbytes

@@ -4,7 +4,7 @@ shapes. No torch.
 folder (is it an adapter) -> parts (what it changes in each layer) -> checking (does that fit the base).
 """
 
-from kit.models.adapters.checking import broken, check, check_fit, no_such_layer, read_parts, stored
+from kit.models.adapters.checking import broken_adapter, check, check_fit, no_such_layer, read_parts, read_tensors
 from kit.models.adapters.folder import (
     CONFIG,
     WEIGHTS,
@@ -22,7 +22,7 @@ __all__ = [
     "Factors",
     "LayerChange",
     "Pair",
-    "broken",
+    "broken_adapter",
     "check",
     "check_fit",
     "content_of",
@@ -30,6 +30,6 @@ __all__ = [
     "no_such_layer",
     "pairs_in",
     "read_parts",
+    "read_tensors",
     "scale",
-    "stored",
 ]

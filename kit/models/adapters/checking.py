@@ -8,7 +8,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models import Model, headers
 from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
-from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, Pair, by, parts_in
+from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, Pair, dimensions, parts_in
 from kit.models.families import head_dim, key_value_heads
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, did_you_mean, problem
@@ -38,7 +38,7 @@ def check_fit(
     Raises KitError: tensors that do not belong to this model, or are missing.
     """
     wrong = [
-        f"{layer}: {text}" for layer, part in parts.items() if (text := _misfit(part, base.get(f"{layer}.weight")))
+        f"{layer}: {text}" for layer, part in parts.items() if (text := _mismatch(part, base.get(f"{layer}.weight")))
     ]
     if wrong:
         raise KitError(_does_not_fit(adapter, model, wrong, option))
@@ -47,7 +47,7 @@ def check_fit(
         raise KitError(_incomplete(adapter, missing))
 
 
-def stored(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises KitError: it is none, or not whole."""
     try:
         return headers.headers(path)
@@ -63,10 +63,10 @@ def read_parts(adapter: Adapter) -> tuple[dict[str, LayerChange], list[str]]:
 
     Raises KitError: weights that cannot be read, that do not agree with the config, half of an update, none at all.
     """
-    parts, others = parts_in(adapter.kind, stored(adapter.path / WEIGHTS))
-    wrong = next((text for layer, part in parts.items() if (text := part.wrong(adapter.config, layer))), "")
+    parts, others = parts_in(adapter.kind, read_tensors(adapter.path / WEIGHTS))
+    wrong = next((text for layer, part in parts.items() if (text := part.contradiction(adapter.config, layer))), "")
     if wrong:
-        raise KitError(broken(adapter.path, wrong))
+        raise KitError(broken_adapter(adapter.path, wrong))
     missing = _halves(others) if adapter.kind == "LORA" else []
     pairs = {layer: part for layer, part in parts.items() if isinstance(part, Pair)}
     if adapter.method.has_lengths:
@@ -85,7 +85,7 @@ def _halves(others: list[str]) -> list[str]:
     return [f"{match['layer']}: lora_{'B' if match['side'] == 'A' else 'A'}" for match in alone]
 
 
-def broken(path: Path, why: str) -> Finding:
+def broken_adapter(path: Path, why: str) -> Finding:
     return problem(
         "adapter-broken",
         f"The adapter in {path} does not fit together.",
@@ -96,15 +96,15 @@ def broken(path: Path, why: str) -> Finding:
 
 def _check_virtual_tokens(adapter: Adapter, model: Model) -> None:
     """One tensor: for each virtual token an embedding, or keys and values for every layer."""
-    found, count = stored(adapter.path / WEIGHTS).get(PROMPT_TENSOR), adapter.config.get("num_virtual_tokens")
-    if found is None:
+    stored, count = read_tensors(adapter.path / WEIGHTS).get(PROMPT_TENSOR), adapter.config.get("num_virtual_tokens")
+    if stored is None:
         raise KitError(_incomplete(adapter, [PROMPT_TENSOR]))
-    if type(count) is not int or len(found.shape) != 2 or found.shape[0] != count:
-        why = f"{PROMPT_TENSOR} is {by(found.shape)}, and {CONFIG} says {count!r} virtual tokens"
-        raise KitError(broken(adapter.path, why))
+    if type(count) is not int or len(stored.shape) != 2 or stored.shape[0] != count:
+        why = f"{PROMPT_TENSOR} is {dimensions(stored.shape)}, and {CONFIG} says {count!r} virtual tokens"
+        raise KitError(broken_adapter(adapter.path, why))
     wide = width(adapter.kind, model.config)
-    if wide is not None and found.shape[1] != wide:
-        text = f"{found.shape[1]:,} numbers for each virtual token in the adapter, {wide:,} in the model"
+    if wide is not None and stored.shape[1] != wide:
+        text = f"{stored.shape[1]:,} numbers for each virtual token in the adapter, {wide:,} in the model"
         raise KitError(_does_not_fit(adapter, model.name, [text], "--base"))
 
 
@@ -123,11 +123,11 @@ def _base_shapes(model: Model) -> Shapes:
     if not model.is_local or model.config.get("quantization_config"):
         return {}
     files = sorted(Path(model.location).glob("*.safetensors"))
-    return {name: tensor.shape for file in files for name, tensor in stored(file).items()}
+    return {name: tensor.shape for file in files for name, tensor in read_tensors(file).items()}
 
 
-def _misfit(part: LayerChange, there: tuple[int, ...] | None) -> str:
-    return "the model has no such layer" if there is None else part.misfit(there)
+def _mismatch(part: LayerChange, weight_shape: tuple[int, ...] | None) -> str:
+    return "the model has no such layer" if weight_shape is None else part.mismatch(weight_shape)
 
 
 def _missing(adapter: Adapter, parts: Mapping[str, LayerChange], base: Shapes) -> list[str]:

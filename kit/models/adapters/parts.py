@@ -19,10 +19,10 @@ PROMPT_TENSOR = "prompt_embeddings"
 class LayerChange(Protocol):
     """What is held for one layer."""
 
-    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+    def contradiction(self, config: Mapping[str, Any], layer: str) -> str:
         """What does not agree with the adapter's own config, in words; "" where all does."""
 
-    def misfit(self, there: tuple[int, ...]) -> str:
+    def mismatch(self, weight_shape: tuple[int, ...]) -> str:
         """Why it does not fit a weight of that shape (out, in), in words; "" where it does."""
 
     @property
@@ -48,7 +48,7 @@ class Pair:
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.a, self.b, *([self.magnitude] if self.magnitude else []))
 
-    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+    def contradiction(self, config: Mapping[str, Any], layer: str) -> str:
         try:
             rank = _of_layer(config, "rank_pattern", layer, config.get("r"))
         except ValueError as error:
@@ -56,17 +56,20 @@ class Pair:
         shapes = self.a.shape, self.b.shape
         is_whole = type(rank) is int and rank > 0 and min(map(len, shapes)) > 1
         if not is_whole or not shapes[0][0] == rank == shapes[1][1]:
-            return f"{layer}: A is {by(shapes[0])} and B {by(shapes[1])}, and {CONFIG} says rank {rank!r}"
+            sides = f"A is {dimensions(shapes[0])} and B {dimensions(shapes[1])}"
+            return f"{layer}: {sides}, and {CONFIG} says rank {rank!r}"
         if self.magnitude and self.magnitude.shape != shapes[1][:1]:
-            return f"{layer}: {by(self.magnitude.shape)} lengths (DoRA) for {shapes[1][0]} rows"
+            return f"{layer}: {dimensions(self.magnitude.shape)} lengths (DoRA) for {shapes[1][0]} rows"
         return ""
 
-    def misfit(self, there: tuple[int, ...]) -> str:
+    def mismatch(self, weight_shape: tuple[int, ...]) -> str:
         sides = {len(self.a.shape), len(self.b.shape)}
-        if sides != {len(there)}:
-            return f"A is {by(self.a.shape)}, and the model's weight {by(there)}"
+        if sides != {len(weight_shape)}:
+            return f"A is {dimensions(self.a.shape)}, and the model's weight {dimensions(weight_shape)}"
         added = (self.b.shape[0], self.a.shape[1])
-        return f"{by(added)} in the adapter, {by(there)} in the model" if sides == {2} and added != there else ""
+        if sides != {2} or added == weight_shape:
+            return ""
+        return f"{dimensions(added)} in the adapter, {dimensions(weight_shape)} in the model"
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Factors:
     def is_inward(self) -> bool:
         return self.vector.shape[0] == 1
 
-    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+    def contradiction(self, config: Mapping[str, Any], layer: str) -> str:
         shape, named = self.vector.shape, config.get("feedforward_modules") or []
         try:  # a pattern, or ends of names, as PEFT matches them
             inward = bool(re.fullmatch(named, layer)) if isinstance(named, str) else layer.endswith(tuple(named))
@@ -91,14 +94,14 @@ class Factors:
             return f"{CONFIG} holds no names of layers in feedforward_modules"
         if len(shape) != 2 or shape[0 if inward else 1] != 1:
             way = "goes in" if inward else "comes out"
-            return f"{layer}: {by(shape)} factors, and {CONFIG} says that they are of what {way}"
+            return f"{layer}: {dimensions(shape)} factors, and {CONFIG} says that they are of what {way}"
         return ""
 
-    def misfit(self, there: tuple[int, ...]) -> str:
-        wanted = (1, there[1]) if self.is_inward and len(there) == 2 else (there[0], 1)
-        if len(there) == 2 and self.vector.shape == wanted:
+    def mismatch(self, weight_shape: tuple[int, ...]) -> str:
+        wanted = (1, weight_shape[1]) if self.is_inward and len(weight_shape) == 2 else (weight_shape[0], 1)
+        if len(weight_shape) == 2 and self.vector.shape == wanted:
             return ""
-        return f"{by(self.vector.shape)} factors in the adapter, {by(there)} in the model"
+        return f"{dimensions(self.vector.shape)} factors in the adapter, {dimensions(weight_shape)} in the model"
 
 
 @dataclass(frozen=True)
@@ -111,18 +114,18 @@ class BlockSum:
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.block,)
 
-    def wrong(self, config: Mapping[str, Any], layer: str) -> str:
+    def contradiction(self, config: Mapping[str, Any], layer: str) -> str:
         shape, rank = self.block.shape, config.get("r")
         if config.get("init_weights") in ("bat", "mini"):  # other arithmetic, other shapes
             return ""
         if type(rank) is not int or len(shape) != 2 or shape[0] != rank:
-            return f"{layer}: the block is {by(shape)}, and {CONFIG} says r {rank!r}"
+            return f"{layer}: the block is {dimensions(shape)}, and {CONFIG} says r {rank!r}"
         return ""
 
-    def misfit(self, there: tuple[int, ...]) -> str:
-        if len(there) == 2 and (len(self.block.shape) != 2 or self.block.shape[1] == there[0]):
+    def mismatch(self, weight_shape: tuple[int, ...]) -> str:
+        if len(weight_shape) == 2 and (len(self.block.shape) != 2 or self.block.shape[1] == weight_shape[0]):
             return ""
-        return f"a block of {by(self.block.shape)} in the adapter, {by(there)} in the model"
+        return f"a block of {dimensions(self.block.shape)} in the adapter, {dimensions(weight_shape)} in the model"
 
 
 # Kinds that hold one tensor for each layer, by its name.
@@ -179,5 +182,5 @@ def _of_layer(config: Mapping[str, Any], name: str, layer: str, default: Any) ->
         raise ValueError(f"{CONFIG} holds no patterns of layers in {name}") from None
 
 
-def by(shape: tuple[int, ...]) -> str:
+def dimensions(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "one number"
