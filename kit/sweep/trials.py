@@ -8,7 +8,7 @@ from envcheck.facts import Facts, Finding
 from kit import train
 from kit.memory import Plan
 from kit.models import Model
-from kit.models.adapters import no_such_layer, stored
+from kit.models.adapters import no_such_layer, read_tensors
 from kit.options import LINEAR_LAYERS, Run, TrainCommand
 from kit.run import reading, record
 from kit.run.folder import RunFolder
@@ -213,7 +213,9 @@ def _layers(model: Model) -> set[str]:
     if not model.is_local:
         return set()
     files = sorted(Path(model.location).glob("*.safetensors"))
-    names = {name.split(".")[-2] for file in files for name, tensor in stored(file).items() if len(tensor.shape) > 1}
+    names = {
+        name.split(".")[-2] for file in files for name, tensor in read_tensors(file).items() if len(tensor.shape) > 1
+    }
     return names | {"lm_head"} if names else set()
 
 
