@@ -198,7 +198,7 @@ def _lost(folder: Path, names: list[str]) -> Finding:
 
 def check_fit(base: Base, adapter: Tuned) -> None:
     """Raises KitError: the adapter changes layers that this base lacks or has in another shape, or is not whole."""
-    adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes, "--base")
+    adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes)
 
 
 def other_name(base: Base, adapter: Tuned) -> Finding | None:

@@ -15,6 +15,7 @@ from kit.chat.serve import check_server
 from kit.chat.sources import UNTUNED
 from kit.chat.target import find
 from kit.notebook.tables import Table
+from kit.options.command_line import from_call
 from kit.support import console, servers
 from kit.support.errors import KitError, problem
 
@@ -26,8 +27,8 @@ class Talk:
     untuned model is `base`."""
 
     def __init__(self, *what: str | Path, **options: Any):
-        """options: of kit.chat, such as adapters, compare, backend, max_tokens. Raises KitError."""
-        command = ChatCommand(what=tuple(map(str, what)), **options)
+        """options: of kit.chat, such as add, compare, backend, max_tokens. Raises KitError."""
+        command = from_call(ChatCommand, {"what": tuple(map(str, what)), **options})
         self.target = find(command, probe.collect())
         for text in self.target.notes:
             console.note(text)

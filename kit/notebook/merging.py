@@ -12,6 +12,7 @@ from kit.export.parity import Parity
 from kit.merge import merge as run_merge
 from kit.notebook.pictures import Picture, stacked
 from kit.notebook.tables import Table
+from kit.options.command_line import from_call
 from kit.report import plots
 from kit.support.errors import KitError, problem
 from kit.support.units import MIB
@@ -57,7 +58,7 @@ def _size_bytes(path: Path) -> int:
 
 def merge(source: str | Path, output: str | Path, **options: Any) -> Merged:
     """kit.merge with these options, without its talk. Raises KitError: also for an export that is not verified."""
-    job = prepare(MergeCommand(source=Path(source), output=Path(output), **options))
+    job = prepare(from_call(MergeCommand, {"source": source, "output": output, **options}))
     _, parity = run_merge(job, lambda *_: None)
     if not parity.passed:
         raise KitError(

@@ -33,6 +33,11 @@ def parse(kind: type[AnyDoor], argv: Sequence[str]) -> AnyDoor:
     return build(kind, given, dict.fromkeys(given, "flag"), kind.door)
 
 
+def from_call(kind: type[AnyDoor], options: Mapping[str, Any]) -> AnyDoor:
+    """The same of options given in Python, as a notebook does. Raises KitError (status 2): as `parse`."""
+    return build(kind, options, dict.fromkeys(options, "call"), kind.door)
+
+
 def typed_as(door: str) -> str:
     """The door as it works when it is typed: `kit train` where this program is that script, else python -m."""
     return f"kit {door}" if is_script() else f"python -m kit.{door}"
@@ -196,7 +201,10 @@ def wrong_values(kind: type[BaseModel], error: ValidationError, origins: Mapping
         name = next((str(part) for part in item["loc"] if part in options), "")
         if name in findings:
             continue
-        if not name:
+        if item["type"] == "extra_forbidden":
+            key = str(item["loc"][-1])
+            findings[key] = unknown("key", key, options, door, "the call")
+        elif not name:
             what = item["msg"].removeprefix("Value error, ")
             findings[what] = _wrong_value(f"{what}.", f"{typed_as(door)} --help")
         elif item["type"] == "missing":

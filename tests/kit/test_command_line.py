@@ -38,7 +38,7 @@ FROZEN = {  # a new option is a decision: write it here too
 sample temperature top-p top-k seed max-tokens serve port json",
     "merge": "source output base base-precision add weight combine density to quant precision shard-gib json",
     "report": "runs output list json",
-    "sweep": f"{RUN} over into rungs keep json",
+    "sweep": f"{RUN} over trials pruner into json",
 }
 
 
@@ -173,7 +173,7 @@ WRONG = {
     },
     "sweep": {
         "unknown-option": ("x.jsonl", "--ovr", "seed=1,2"),
-        "wrong-value": ("x.jsonl", "--rungs", "two"),
+        "wrong-value": ("x.jsonl", "--trials", "two"),
         "missing-value": ("x.jsonl", "--over"),
     },
 }
@@ -368,7 +368,7 @@ class TestHelp:
         assert finding.id == "unknown-group"
         assert "Did you mean command?" in finding.what
 
-    @pytest.mark.parametrize("kind", DOORS[:-1], ids=lambda kind: kind.door)  # the sweep's plots move with its rooms
+    @EACH_DOOR
     def test_it_imports_nothing_heavy(self, kind: type[Door]) -> None:
         lines = (
             "import atexit, importlib, sys",

@@ -27,7 +27,7 @@ from kit.notebook.merging import merge, sizes_and_agreement
 folder = Path(sys.argv[1])
 one = exports.write_adapter(folder / "one", seed=1)
 two = exports.write_adapter(folder / "two", seed=2)
-talk = Talk(adapters=(f"first={one}", f"second={two}"), max_tokens=8)
+talk = Talk(add=(f"first={one}", f"second={two}"), max_tokens=8)
 found = {"names": talk.names, "rounds": [], "shown": talk.compare(["Who are you?"]).rows}
 for order in (talk.names, talk.names[::-1]):
     found["rounds"].append({name: talk.ask("Who are you?", name).text for name in order})

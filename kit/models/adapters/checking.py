@@ -30,10 +30,8 @@ def check(adapter: Adapter, model: Model) -> None:
         check_fit(adapter, parts, model.name, base)
 
 
-def check_fit(
-    adapter: Adapter, parts: Mapping[str, LayerChange], model: str, base: Shapes, option: str = "--base"
-) -> None:
-    """The same against the shapes of the model's weights; `option` of the command names another model.
+def check_fit(adapter: Adapter, parts: Mapping[str, LayerChange], model: str, base: Shapes) -> None:
+    """The same against the shapes of the model's weights.
 
     Raises KitError: tensors that do not belong to this model, or are missing.
     """
@@ -41,7 +39,7 @@ def check_fit(
         f"{layer}: {text}" for layer, part in parts.items() if (text := _mismatch(part, base.get(f"{layer}.weight")))
     ]
     if wrong:
-        raise KitError(_does_not_fit(adapter, model, wrong, option))
+        raise KitError(_does_not_fit(adapter, model, wrong))
     missing = _missing(adapter, parts, base)
     if missing:
         raise KitError(_incomplete(adapter, missing))
@@ -105,7 +103,7 @@ def _check_virtual_tokens(adapter: Adapter, model: Model) -> None:
     wide = width(adapter.kind, model.config)
     if wide is not None and stored.shape[1] != wide:
         text = f"{stored.shape[1]:,} numbers for each virtual token in the adapter, {wide:,} in the model"
-        raise KitError(_does_not_fit(adapter, model.name, [text], "--base"))
+        raise KitError(_does_not_fit(adapter, model.name, [text]))
 
 
 def width(kind: str, config: Mapping[str, Any]) -> int | None:
@@ -140,12 +138,12 @@ def _missing(adapter: Adapter, parts: Mapping[str, LayerChange], base: Shapes) -
     return [name for name in wanted if name.rsplit(".", 1)[-1] in targets and name not in parts]
 
 
-def _does_not_fit(adapter: Adapter, model: str, wrong: list[str], option: str) -> Finding:
+def _does_not_fit(adapter: Adapter, model: str, wrong: list[str]) -> Finding:
     return problem(
         "adapter-does-not-fit",
         f"The adapter {adapter.path} does not fit {model}.",
         "It was trained on another model, or its files are of two different trainings.",
-        f"{option} {adapter.base}" if adapter.base and adapter.base != model else f"{option} OWNER/NAME",
+        f"--base {adapter.base}" if adapter.base and adapter.base != model else "--base OWNER/NAME",
         details={
             "trained on": adapter.base or "unsaid",
             "wrong": f"{len(wrong)} of its {'tensors' if adapter.method.learns_virtual_tokens else 'layers'}",
