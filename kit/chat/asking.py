@@ -13,7 +13,7 @@ from kit.backend.generation import TokenStream, stream_answer
 from kit.chat.target import Target
 from kit.prompt import ChatFormat
 from kit.prompt.chat_format import Message
-from kit.support.errors import KitError, RowError, problem
+from kit.support.errors import RowError, failure
 
 OPEN, CLOSED = "<think>", "</think>"
 OnText = Callable[[str], None]  # is called with each piece of text as it comes
@@ -101,23 +101,19 @@ def prompt_ids(target: Target, index: int | None, messages: list[Message], think
     try:
         ids = target.chat(index).prompt_ids(messages, thinking=thinking)
     except RowError as error:
-        raise KitError(
-            problem(
-                "template-refuses",
-                "The template does not take this conversation.",
-                str(error),
-                "/reset                       (begins anew)",
-                "--template NAME",
-            )
+        raise failure(
+            "template-refuses",
+            "The template does not take this conversation.",
+            str(error),
+            "/reset                       (begins anew)",
+            "--template NAME",
         ) from None
     if len(ids) >= target.context_tokens:
-        raise KitError(
-            problem(
-                "conversation-too-long",
-                f"The conversation has {len(ids):,} tokens, and the model knows {target.context_tokens:,} positions.",
-                "Nothing is cut from it in silence, and there is no room for an answer.",
-                "/reset                       (begins anew)",
-                "ask for less at once",
-            )
+        raise failure(
+            "conversation-too-long",
+            f"The conversation has {len(ids):,} tokens, and the model knows {target.context_tokens:,} positions.",
+            "Nothing is cut from it in silence, and there is no room for an answer.",
+            "/reset                       (begins anew)",
+            "ask for less at once",
         )
     return ids

@@ -11,7 +11,7 @@ from kit.chat.sources import ChatSource
 from kit.models import Model
 from kit.options import Method
 from kit.options.methods import IN_UNSLOTH
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 
 
 def loading_for(
@@ -22,14 +22,12 @@ def loading_for(
         facts = replace(facts, gpu=())
     device = "cpu" if settings.best_card(facts) is None else "cuda"
     if command.device == "cuda" != device:
-        raise KitError(
-            problem(
-                "no-usable-gpu",
-                "--device cuda asks for a graphics card and none can be used here.",
-                "No NVIDIA card was found, or it is hidden from this program.",
-                "python -m envcheck           (says what is wrong with the card)",
-                "--device cpu",
-            )
+        raise failure(
+            "no-usable-gpu",
+            "--device cuda asks for a graphics card and none can be used here.",
+            "No NVIDIA card was found, or it is hidden from this program.",
+            "python -m envcheck           (says what is wrong with the card)",
+            "--device cpu",
         )
     as_before = _in_training(source, device)
     here = settings.choose(facts).precision.value
@@ -62,13 +60,11 @@ def _backend(asked: str, device: str, methods: Iterable[Method]) -> str:
     """Raises KitError: Unsloth was asked for a method that it does not know."""
     others = sorted(method.name for method in methods if not method.in_unsloth)
     if others and asked == "unsloth":
-        raise KitError(
-            problem(
-                "unsloth-without-method",
-                f"Unsloth does not know {' and '.join(others)}.",
-                f"Its model is changed in ways that only {' and '.join(IN_UNSLOTH)} were tried with.",
-                "--backend hf",
-            )
+        raise failure(
+            "unsloth-without-method",
+            f"Unsloth does not know {' and '.join(others)}.",
+            f"Its model is changed in ways that only {' and '.join(IN_UNSLOTH)} were tried with.",
+            "--backend hf",
         )
     return asked if asked != "auto" or (device == "cuda" and not others) else "hf"
 

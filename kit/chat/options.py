@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from kit.options.command_line import parse, typed_as
 from kit.options.option import Door, Typed
-from kit.support.errors import USAGE, KitError, problem
+from kit.support.errors import USAGE, failure
 
 
 class ChatCommand(Door):
@@ -97,14 +97,12 @@ def read_command(argv: Sequence[str]) -> ChatCommand:
     command = parse(ChatCommand, argv)
     if not command.what and not command.add:
         door = typed_as(ChatCommand.door)
-        raise KitError(
-            problem(
-                "nothing-to-talk-to",
-                "Name a run, an adapter or a model.",
-                "Nothing is guessed.",
-                f"{door} runs/NAME",
-                f"{door} tiny               (the small model that comes with the kit)",
-            ),
+        raise failure(
+            "nothing-to-talk-to",
+            "Name a run, an adapter or a model.",
+            "Nothing is guessed.",
+            f"{door} runs/NAME",
+            f"{door} tiny               (the small model that comes with the kit)",
             status=USAGE,
         )
     return command

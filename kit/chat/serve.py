@@ -8,32 +8,28 @@ from kit.backend.serving import HOST, missing_packages, server
 from kit.chat.asking import Speaker
 from kit.chat.options import ChatCommand
 from kit.support import console
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 
 
 def check_server(port: int) -> None:
     """Raises KitError: packages missing, the port taken."""
     if missing := missing_packages():
-        raise KitError(
-            problem(
-                "server-packages-missing",
-                f"The server needs {' and '.join(missing)}, not installed here.",
-                "They are not needed for anything else in the kit.",
-                f"python -m pip install {' '.join(missing)}",
-            )
+        raise failure(
+            "server-packages-missing",
+            f"The server needs {' and '.join(missing)}, not installed here.",
+            "They are not needed for anything else in the kit.",
+            f"python -m pip install {' '.join(missing)}",
         )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port just left is free
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise KitError(
-                problem(
-                    "port-taken",
-                    f"Port {port} cannot be used.",
-                    error.strerror or str(error),
-                    f"--port {port + 1 if port < 65535 else 8000}",
-                )
+            raise failure(
+                "port-taken",
+                f"Port {port} cannot be used.",
+                error.strerror or str(error),
+                f"--port {port + 1 if port < 65535 else 8000}",
             ) from None
 
 

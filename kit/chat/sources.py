@@ -13,7 +13,7 @@ from kit.models.adapters import Adapter
 from kit.options import Run
 from kit.run import reading, tuned
 from kit.run.layout import ADAPTER, OPTIONS
-from kit.support.errors import USAGE, KitError, problem
+from kit.support.errors import USAGE, KitError, failure, problem
 
 UNTUNED = "base"  # what the untuned model is called
 
@@ -41,13 +41,11 @@ def read_sources(command: ChatCommand) -> list[ChatSource]:
     names = [source.name for source in sources if source.adapter]
     twice = sorted({name for name in names if names.count(name) > 1 or name == UNTUNED})
     if twice:
-        raise KitError(
-            problem(
-                "adapter-name-twice",
-                f"{twice[0]} is the name of two adapters, or of the untuned model.",
-                "/adapter NAME must say which one is meant.",
-                f"--add {twice[0]}-2=FOLDER",
-            ),
+        raise failure(
+            "adapter-name-twice",
+            f"{twice[0]} is the name of two adapters, or of the untuned model.",
+            "/adapter NAME must say which one is meant.",
+            f"--add {twice[0]}-2=FOLDER",
             status=USAGE,
         )
     if len(sources) > 1 and (whole := next((source for source in sources if source.whole_model), None)):
@@ -78,13 +76,11 @@ def _run(folder: Path) -> Run:
     try:
         return reading.read_options(folder)
     except (OSError, ValueError) as error:
-        raise KitError(
-            problem(
-                "run-unreadable",
-                f"{folder / OPTIONS} cannot be read.",
-                str(error).splitlines()[0],
-                f"python -m kit.chat {folder / ADAPTER} --base MODEL        (the adapter alone)",
-            )
+        raise failure(
+            "run-unreadable",
+            f"{folder / OPTIONS} cannot be read.",
+            str(error).splitlines()[0],
+            f"python -m kit.chat {folder / ADAPTER} --base MODEL        (the adapter alone)",
         ) from None
 
 
@@ -92,26 +88,22 @@ def base_of(sources: Sequence[ChatSource]) -> str:
     """The base that all of them name. Raises KitError: none, or several, or a folder that is not there."""
     bases = [source.base for source in sources]
     if "" in bases or not bases:
-        raise KitError(
-            problem(
-                "base-unknown",
-                "The adapter does not say which model it was trained on.",
-                "Over another model its answers mean nothing.",
-                "--base OWNER/NAME        (or the model's folder)",
-            )
+        raise failure(
+            "base-unknown",
+            "The adapter does not say which model it was trained on.",
+            "Over another model its answers mean nothing.",
+            "--base OWNER/NAME        (or the model's folder)",
         )
     if len({_resolved(base) for base in bases}) > 1:
         raise KitError(_two_bases(list(dict.fromkeys(bases))))
     first = sources[0]
     if first.adapter and _is_path(first.base) and not Path(first.base).expanduser().exists():
-        raise KitError(
-            problem(
-                "base-missing",
-                f"The base model {first.base} is not there.",
-                "An adapter is only the change to its base: without that model it cannot answer.",
-                "--base FOLDER            (where the model lies now)",
-                "--base OWNER/NAME        (its name on the hub)",
-            )
+        raise failure(
+            "base-missing",
+            f"The base model {first.base} is not there.",
+            "An adapter is only the change to its base: without that model it cannot answer.",
+            "--base FOLDER            (where the model lies now)",
+            "--base OWNER/NAME        (its name on the hub)",
         )
     return first.base
 
@@ -150,13 +142,11 @@ def _check_one_kind(adapters: Sequence[Adapter]) -> None:
     """
     if len({_setting(adapter) for adapter in adapters}) > 1:
         names = [f"{adapter.name} ({adapter.method.name})" for adapter in adapters]
-        raise KitError(
-            problem(
-                "adapters-of-two-kinds",
-                f"{' and '.join(names)} cannot share one base.",
-                "PEFT holds adapters of one kind over a model (lora, rslora and dora are one kind), set alike.",
-                "start kit.chat once for each of them",
-            )
+        raise failure(
+            "adapters-of-two-kinds",
+            f"{' and '.join(names)} cannot share one base.",
+            "PEFT holds adapters of one kind over a model (lora, rslora and dora are one kind), set alike.",
+            "start kit.chat once for each of them",
         )
 
 

@@ -1,6 +1,8 @@
 """What was named -> the base model, the adapters over it and how each is asked. No torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from envcheck.facts import Facts
 from kit import models, prompt
@@ -14,7 +16,7 @@ from kit.models.adapters import Adapter
 from kit.options.methods import FULL
 from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
-from kit.support.errors import KitError, did_you_mean, problem
+from kit.support.errors import did_you_mean, failure
 
 BY_NAME = "python -m kit.chat"  # names a model without an option
 ADAPTER_FILES = ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json")
@@ -60,25 +62,21 @@ class Target:
             return None
         if name in self.names:
             return self.names.index(name)
-        raise KitError(
-            problem(
-                "unknown-adapter",
-                f"There is no adapter {name}. {did_you_mean(name, self.names)}".rstrip(),
-                f"Loaded are {', '.join(self.names)}." if self.names else "None is loaded.",
-                *(f"/adapter {known}" for known in self.names),
-            )
+        raise failure(
+            "unknown-adapter",
+            f"There is no adapter {name}. {did_you_mean(name, self.names)}".rstrip(),
+            f"Loaded are {', '.join(self.names)}." if self.names else "None is loaded.",
+            *(f"/adapter {known}" for known in self.names),
         )
 
     def check_untuned(self) -> None:
         """Raises KitError: the untuned model is not loaded."""
         if None not in self.indices:
-            raise KitError(
-                problem(
-                    "untuned-not-loaded",
-                    f"The model that {self.whole} was trained from is not loaded.",
-                    "Every weight was trained: the two are two models, and both take memory.",
-                    "python -m kit.chat RUN --compare        (loads both)",
-                )
+            raise failure(
+                "untuned-not-loaded",
+                f"The model that {self.whole} was trained from is not loaded.",
+                "Every weight was trained: the two are two models, and both take memory.",
+                "python -m kit.chat RUN --compare        (loads both)",
             )
 
     def name(self, index: int | None) -> str:
@@ -95,53 +93,39 @@ def find(command: ChatCommand, facts: Facts) -> Target:
     Raises KitError.
     """
     sources = read_sources(command)
-    if sources[0].whole_model:
-        return _whole(command, sources[0], facts)
     tuned = [(source, source.adapter) for source in sources if source.adapter]
-    base = command.base or base_of(sources)
+    whole = next((source for source in sources if source.whole_model), None)
+    base = str(whole.whole_model) if whole else command.base or base_of(sources)
     model = models.find(base, "--base" if tuned else BY_NAME)
+    untuned = models.find(command.base or whole.base, "--base") if whole and command.compare else None
     for _, adapter in tuned:
         adapters.check(adapter, model)
-    chats = tuple(_chat(model, source, adapter, command.template) for source, adapter in tuned)
     source = next((source for source in sources if source.run), ChatSource(base))
-    loading = loading_for(command, source, model, facts, {adapter.method for _, adapter in tuned})
-    sampling = sampling_for(command, model)
+    chats = [_chat_of_adapter(model, adapter, its, command.template) for its, adapter in tuned]
+    methods = {FULL} if whole else {adapter.method for _, adapter in tuned}
+    loading, sampling = loading_for(command, source, model, facts, methods), sampling_for(command, model)
     return Target(
         model=model,
         adapters=tuple(adapter for _, adapter in tuned),
-        chats=chats or (prompt.load(model, command.template),),
+        chats=tuple(chats) or (_chat(model, model.files, source, command.template),),
         loading=loading,
         sampling=sampling,
         notes=notes_for(command, source, loading, takes_likeliest=not sampling.temperature),
-    )
-
-
-def _whole(command: ChatCommand, source: ChatSource, facts: Facts) -> Target:
-    """The model of a run that trained every weight, and with --compare the one that it was trained from."""
-    model = models.find(str(source.whole_model), BY_NAME)
-    untuned = models.find(command.base or source.base, "--base") if command.compare else None
-    template = command.template
-    if template == "auto" and "chat_template.jinja" not in model.files and source.run:
-        template = source.run.template
-    loading = loading_for(command, source, model, facts, {FULL})
-    sampling = sampling_for(command, model)
-    return Target(
-        model=model,
-        adapters=(),
-        chats=(prompt.load(model, template),),
-        loading=loading,
-        sampling=sampling,
-        notes=notes_for(command, source, loading, takes_likeliest=not sampling.temperature),
-        whole=source.name,
+        whole=whole.name if whole else "",
         untuned=untuned,
     )
 
 
-def _chat(model: Model, source: ChatSource, adapter: Adapter, template: str) -> ChatFormat:
-    """The format of training: what was saved with the adapter wins over what the base model brings."""
-    own = {name: adapter.path / name for name in ADAPTER_FILES if (adapter.path / name).is_file()}
+def _chat(model: Model, own: Mapping[str, Path], source: ChatSource, template: str) -> ChatFormat:
+    """The format of training. own: the files that were saved with what was trained, or are the model's."""
     if template == "auto" and "chat_template.jinja" not in own and source.run:
         template = source.run.template
-    found = prompt.load(replace(model, files=model.files | own), template)
-    origin = found.template_origin if template != "auto" or "chat_template.jinja" not in own else "saved with it"
-    return replace(found, template_origin=origin)
+    return prompt.load(replace(model, files={**model.files, **own}), template)
+
+
+def _chat_of_adapter(model: Model, adapter: Adapter, source: ChatSource, template: str) -> ChatFormat:
+    """What was saved with the adapter wins over what the base model brings."""
+    own = {name: adapter.path / name for name in ADAPTER_FILES if (adapter.path / name).is_file()}
+    chat = _chat(model, own, source, template)
+    is_saved = template == "auto" and "chat_template.jinja" in own
+    return replace(chat, template_origin="saved with it") if is_saved else chat

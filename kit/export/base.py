@@ -13,7 +13,7 @@ from kit.models import Model, ModelNotHere, adapters, read_json
 from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
 from kit.models.headers import Tensor
-from kit.support.errors import KitError, describe_error, problem
+from kit.support.errors import KitError, describe_error, failure, problem
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -97,13 +97,11 @@ def find_base(name: str, adapter: Tuned) -> Base:
     except ModelNotHere as error:
         raise KitError(_missing(error.findings[0].what, name, adapter)) from None
     if expert_count(model.config):
-        raise KitError(
-            problem(
-                "merge-of-experts",
-                f"{name} is a mixture of experts.",
-                "Its experts are stored in one tensor, which the merge does not know yet.",
-                "merge it with PEFT: model.merge_and_unload()",
-            )
+        raise failure(
+            "merge-of-experts",
+            f"{name} is a mixture of experts.",
+            "Its experts are stored in one tensor, which the merge does not know yet.",
+            "merge it with PEFT: model.merge_and_unload()",
         )
     folder = Path(model.location)
     if not model.is_local:
@@ -137,14 +135,12 @@ def _check_index(folder: Path) -> None:
     names = set(table.values()) if isinstance(table, dict) else {None}
     wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name or "\\" in name]
     if wrong:
-        raise KitError(
-            problem(
-                "model-index-leaves-folder",
-                f"{folder / INDEX} names a file that is not in its folder.",
-                "Weights of a model lie beside its index; a path that leads elsewhere could read any file.",
-                f"hf download OWNER/NAME --local-dir {folder}",
-                details={"named": wrong[0]},
-            )
+        raise failure(
+            "model-index-leaves-folder",
+            f"{folder / INDEX} names a file that is not in its folder.",
+            "Weights of a model lie beside its index; a path that leads elsewhere could read any file.",
+            f"hf download OWNER/NAME --local-dir {folder}",
+            details={"named": wrong[0]},
         )
 
 
@@ -155,14 +151,12 @@ def _files(folder: Path) -> dict[str, Path]:
     single = folder / SINGLE
     if not single.is_file():
         others = sorted(path.name for path in folder.glob("*.safetensors"))
-        raise KitError(
-            problem(
-                "model-weights-missing",
-                f"{folder} has no {SINGLE} and no {INDEX}.",
-                "Which of the files there hold the model cannot be told.",
-                f"hf download OWNER/NAME --local-dir {folder}",
-                details={"found": ", ".join(others)},
-            )
+        raise failure(
+            "model-weights-missing",
+            f"{folder} has no {SINGLE} and no {INDEX}.",
+            "Which of the files there hold the model cannot be told.",
+            f"hf download OWNER/NAME --local-dir {folder}",
+            details={"found": ", ".join(others)},
         )
     return dict.fromkeys(adapters.read_tensors(single), single)
 
@@ -175,14 +169,12 @@ def _fetched(model: Model) -> Path:
     try:
         return Path(snapshot_download(model.location, allow_patterns=wanted))
     except Exception as error:  # the hub's errors, the network's and the disk's
-        raise KitError(
-            problem(
-                "base-not-found",
-                f"The weights of {model.name} are not on this machine and cannot be fetched.",
-                describe_error(error),
-                f"hf download {model.name} --local-dir models/{Path(model.name).name}",
-                f"--base models/{Path(model.name).name}",
-            )
+        raise failure(
+            "base-not-found",
+            f"The weights of {model.name} are not on this machine and cannot be fetched.",
+            describe_error(error),
+            f"hf download {model.name} --local-dir models/{Path(model.name).name}",
+            f"--base models/{Path(model.name).name}",
         ) from None
 
 

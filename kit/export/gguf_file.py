@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from kit.export.vocabulary import Vocabulary
 from kit.models.change import Weight
 from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 
 if TYPE_CHECKING:
     import gguf
@@ -84,13 +84,11 @@ class GgufFile:
         import numpy as np
 
         if slot.kind.name == "F16" and (np.abs(numbers) > np.finfo(np.float16).max).any():
-            raise KitError(
-                problem(
-                    "merge-overflows",
-                    f"{slot.name} holds numbers beyond the largest of F16.",
-                    "They would become infinity, and every answer nonsense.",
-                    "--quant bf16",
-                )
+            raise failure(
+                "merge-overflows",
+                f"{slot.name} holds numbers beyond the largest of F16.",
+                "They would become infinity, and every answer nonsense.",
+                "--quant bf16",
             )
         self.file.write(np.ascontiguousarray(gguf.quants.quantize(numbers, slot.kind)).data)
 
@@ -151,13 +149,11 @@ def slots(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> dict
         else:
             found[weight.name] = Slot(name, _kind(name, weight.shape, quant), _permuted_heads(name, config))
     if unnamed:
-        raise KitError(
-            problem(
-                "gguf-weight-unknown",
-                f"A GGUF file of a {config['model_type']} has no place for {unnamed[0]}.",
-                "A file without it would be another model.",
-                "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
-            )
+        raise failure(
+            "gguf-weight-unknown",
+            f"A GGUF file of a {config['model_type']} has no place for {unnamed[0]}.",
+            "A file without it would be another model.",
+            "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
         )
     return found
 
@@ -248,12 +244,10 @@ def check_config(config: dict[str, Any]) -> None:
         unsupported["rope_type"] = kind
     unsupported |= {name: True for name in ("attention_bias", "mlp_bias", "use_sliding_window") if config.get(name)}
     if unsupported:
-        raise KitError(
-            problem(
-                "gguf-family-unknown",
-                "This model is not of a kind that the kit writes as GGUF.",
-                f"Written and compared are {' and '.join(WRITTEN_AS_GGUF)} with plain rotary positions.",
-                "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
-                details=unsupported,
-            )
+        raise failure(
+            "gguf-family-unknown",
+            "This model is not of a kind that the kit writes as GGUF.",
+            f"Written and compared are {' and '.join(WRITTEN_AS_GGUF)} with plain rotary positions.",
+            "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
+            details=unsupported,
         )

@@ -14,7 +14,7 @@ from kit.export.tuned_model import Tuned, find_adapter, find_whole_model
 from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
 from kit.run import checkpoints
-from kit.support.errors import USAGE, KitError, problem
+from kit.support.errors import USAGE, failure
 from kit.support.files import free_name
 from kit.support.units import GIB
 
@@ -105,13 +105,11 @@ def _added(text: str) -> tuple[Tuned, float]:
     try:
         return find_adapter(Path(name if equals else text)), float(weight) if equals else 1.0
     except ValueError:
-        raise KitError(
-            problem(
-                "option-wrong-value",
-                f"--add {text}: {weight} is not a number.",
-                "It says how much that adapter counts.",
-                f"--add {name}=0.5",
-            ),
+        raise failure(
+            "option-wrong-value",
+            f"--add {text}: {weight} is not a number.",
+            "It says how much that adapter counts.",
+            f"--add {name}=0.5",
             status=USAGE,
         ) from None
 
@@ -126,14 +124,12 @@ def _check_whole(command: MergeCommand, first: Tuned) -> None:
         "--weight": command.weight != 1,
     }
     if useless := [name for name, is_given in given.items() if is_given]:
-        raise KitError(
-            problem(
-                "run-is-a-whole-model",
-                f"{first.path} is a plain Hugging Face model already: {' and '.join(useless)} means nothing for it.",
-                f"{first.run_folder} trained every weight: there is no adapter to be added to a base.",
-                f"python -m kit.merge {first.run_folder} -o {command.output} --to gguf     (for llama.cpp and Ollama)",
-                f"cp -r {first.path} {command.output}     (the model as it is, elsewhere)",
-            )
+        raise failure(
+            "run-is-a-whole-model",
+            f"{first.path} is a plain Hugging Face model already: {' and '.join(useless)} means nothing for it.",
+            f"{first.run_folder} trained every weight: there is no adapter to be added to a base.",
+            f"python -m kit.merge {first.run_folder} -o {command.output} --to gguf     (for llama.cpp and Ollama)",
+            f"cp -r {first.path} {command.output}     (the model as it is, elsewhere)",
         )
 
 
@@ -141,13 +137,11 @@ def _check_together(command: MergeCommand, tuned: Sequence[Tuned]) -> None:
     """Raises KitError: a weight or a combination for what is no sum of updates."""
     alone = next((one for one in tuned if not one.is_whole and not one.method.is_plain_update), None)
     if alone and (command.weight != 1 or len(tuned) > 1):
-        raise KitError(
-            problem(
-                "merge-of-several-kinds",
-                f"{alone.path} is {alone.method.name}, which is merged alone and whole.",
-                f"Weights and sums were compared with PEFT for {' and '.join(PLAIN_UPDATES)} only.",
-                f"python -m kit.merge {alone.run_folder or alone.path} -o {command.output}",
-            ),
+        raise failure(
+            "merge-of-several-kinds",
+            f"{alone.path} is {alone.method.name}, which is merged alone and whole.",
+            f"Weights and sums were compared with PEFT for {' and '.join(PLAIN_UPDATES)} only.",
+            f"python -m kit.merge {alone.run_folder or alone.path} -o {command.output}",
             status=USAGE,
         )
 
@@ -176,14 +170,12 @@ def _choose(asked: str, first: Tuned, base: Base) -> tuple[bool, bool | None, st
 def _check_disk(output: Path, need_bytes: int, with_gguf: bool) -> None:
     left_bytes = checkpoints.free_bytes(output)
     if left_bytes < need_bytes:
-        raise KitError(
-            problem(
-                "disk-too-full",
-                f"{output} needs {need_bytes / GIB:.2f} GiB; its disk has {left_bytes / GIB:.2f} GiB left.",
-                "It is checked before, because a model that breaks off is of no use.",
-                "free some room, or -o FOLDER on another disk",
-                *(["--quant q8_0             (half of f16)"] if with_gguf else []),
-            )
+        raise failure(
+            "disk-too-full",
+            f"{output} needs {need_bytes / GIB:.2f} GiB; its disk has {left_bytes / GIB:.2f} GiB left.",
+            "It is checked before, because a model that breaks off is of no use.",
+            "free some room, or -o FOLDER on another disk",
+            *(["--quant q8_0             (half of f16)"] if with_gguf else []),
         )
 
 
@@ -193,21 +185,17 @@ def _check_output(path: Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         path = path / "new"
     if path.exists() or path.is_symlink():
-        raise KitError(
-            problem(
-                "output-not-empty",
-                f"{path} is there already." if not path.is_dir() else f"{path} is not empty.",
-                "A model is written into a folder of its own: nothing is overwritten.",
-                f"-o {free_name(path)}",
-            )
+        raise failure(
+            "output-not-empty",
+            f"{path} is there already." if not path.is_dir() else f"{path} is not empty.",
+            "A model is written into a folder of its own: nothing is overwritten.",
+            f"-o {free_name(path)}",
         )
     existing = next(parent for parent in path.parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise KitError(
-            problem(
-                "output-not-writable",
-                f"Nothing can be written to {path}.",
-                f"{existing} is {'not writable' if existing.is_dir() else 'a file'}.",
-                "-o FOLDER elsewhere",
-            )
+        raise failure(
+            "output-not-writable",
+            f"Nothing can be written to {path}.",
+            f"{existing} is {'not writable' if existing.is_dir() else 'a file'}.",
+            "-o FOLDER elsewhere",
         )

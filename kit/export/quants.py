@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kit.export.gguf_file import TYPES
-from kit.support.errors import USAGE, KitError, did_you_mean, problem
+from kit.support.errors import USAGE, did_you_mean, failure
 
 QUANTIZE = "llama-quantize"
 BY_LLAMA_CPP = (
@@ -25,13 +25,11 @@ def written_here(quants: Sequence[str]) -> tuple[str, ...]:
 def check(quants: Iterable[str]) -> None:
     """Raises KitError: the package gguf is missing, or a format that cannot be written on this machine."""
     if importlib.util.find_spec("gguf") is None:
-        raise KitError(
-            problem(
-                "gguf-not-installed",
-                "The package gguf is not installed.",
-                "It writes the file, and transformers reads it again with it.",
-                "python -m pip install gguf",
-            )
+        raise failure(
+            "gguf-not-installed",
+            "The package gguf is not installed.",
+            "It writes the file, and transformers reads it again with it.",
+            "python -m pip install gguf",
         )
     here = ", ".join(TYPES)
     for quant in quants:
@@ -39,16 +37,14 @@ def check(quants: Iterable[str]) -> None:
             continue
         is_known = quant in BY_LLAMA_CPP
         nearest = "" if is_known else did_you_mean(quant, (*TYPES, *BY_LLAMA_CPP))
-        raise KitError(
-            problem(
-                "gguf-quant-not-here",
-                f"{quant} cannot be written here. {nearest}".rstrip(),
-                f"It is made by {QUANTIZE} of llama.cpp, which is not on the path."
-                if is_known
-                else "It is no number format of GGUF files that the kit knows.",
-                f"--quant q8_0             (written here without llama.cpp: {here})",
-                *([f"install llama.cpp, so that {QUANTIZE} is on the path"] if is_known else []),
-            ),
+        raise failure(
+            "gguf-quant-not-here",
+            f"{quant} cannot be written here. {nearest}".rstrip(),
+            f"It is made by {QUANTIZE} of llama.cpp, which is not on the path."
+            if is_known
+            else "It is no number format of GGUF files that the kit knows.",
+            f"--quant q8_0             (written here without llama.cpp: {here})",
+            *([f"install llama.cpp, so that {QUANTIZE} is on the path"] if is_known else []),
             status=USAGE,
         )
 
@@ -58,11 +54,9 @@ def quantize(source: Path, target: Path, quant: str) -> None:
     command = [QUANTIZE, str(source), str(target), quant.upper()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or not target.is_file():
-        raise KitError(
-            problem(
-                "gguf-quantize-failed",
-                f"{QUANTIZE} did not make a {quant} file.",
-                (done.stderr.strip().splitlines() or ["It said nothing."])[-1],
-                "--quant q8_0             (written without it)",
-            )
+        raise failure(
+            "gguf-quantize-failed",
+            f"{QUANTIZE} did not make a {quant} file.",
+            (done.stderr.strip().splitlines() or ["It said nothing."])[-1],
+            "--quant q8_0             (written without it)",
         )

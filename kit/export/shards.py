@@ -13,7 +13,7 @@ from kit.backend import merging
 from kit.export.base import INDEX, SINGLE, Base
 from kit.export.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.change import Weight
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -91,13 +91,11 @@ class Shards:
     def write(self, weight: Weight, piece: Any) -> None:
         number, tensor = self.plan.places[weight.name]
         if merging.overflows(piece, tensor.dtype):
-            raise KitError(
-                problem(
-                    "merge-overflows",
-                    f"{tensor.name} holds numbers beyond the largest of fp16.",
-                    "They would become infinity, and every answer nonsense.",
-                    "--precision bf16",
-                )
+            raise failure(
+                "merge-overflows",
+                f"{tensor.name} holds numbers beyond the largest of fp16.",
+                "They would become infinity, and every answer nonsense.",
+                "--precision bf16",
             )
         self._file(number).write(merging.as_bytes(piece, tensor.dtype))
 

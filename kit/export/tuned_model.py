@@ -11,7 +11,7 @@ from kit.models.change import Change, Update
 from kit.options import Method, Run
 from kit.options.methods import FULL, LORA
 from kit.run import reading, tuned
-from kit.support.errors import KitError, problem
+from kit.support.errors import KitError, failure, problem
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
 # What a merge of the formula alone would lose, or would compute otherwise; the value that means "not used".
@@ -116,14 +116,12 @@ def _check_config(adapter: adapters.Adapter) -> None:
     config, names = adapter.config, {**NOT_OFFERED, **OF_KIND[adapter.kind]}
     used = {name: config.get(name) for name, unused in names.items() if config.get(name) not in unused}
     if used:
-        raise KitError(
-            problem(
-                "adapter-cannot-be-merged",
-                f"{adapter.path} holds more than the changes of linear layers, or changes of another kind.",
-                "A merge that leaves a part of it out would be another model than the one that was trained.",
-                "merge it with PEFT: model.merge_and_unload()",
-                details=used,
-            )
+        raise failure(
+            "adapter-cannot-be-merged",
+            f"{adapter.path} holds more than the changes of linear layers, or changes of another kind.",
+            "A merge that leaves a part of it out would be another model than the one that was trained.",
+            "merge it with PEFT: model.merge_and_unload()",
+            details=used,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from kit.backend import merging
 from kit.models.change import Combination, Weight
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 from kit.support.progress import OnProgress
 
 
@@ -41,11 +41,9 @@ def write(weights: Sequence[Weight], combination: Combination, sinks: Sequence[S
 
 def _check_finite(weight: Weight, piece: Any) -> None:
     if not merging.is_finite(piece):
-        raise KitError(
-            problem(
-                "merge-not-a-number",
-                f"{weight.name} holds NaN or infinity after the merge.",
-                "The adapter or the base holds it already.",
-                "train again with a lower --learning-rate; an earlier checkpoint of the run may be sound",
-            )
+        raise failure(
+            "merge-not-a-number",
+            f"{weight.name} holds NaN or infinity after the merge.",
+            "The adapter or the base holds it already.",
+            "train again with a lower --learning-rate; an earlier checkpoint of the run may be sound",
         )

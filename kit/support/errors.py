@@ -32,6 +32,13 @@ def problem(
     return Finding(id=id, severity=severity, what=what, why=why, fix=fix, details=rows)
 
 
+def failure(
+    id: str, what: str, why: str, *fix: str, details: Mapping[str, object] | None = None, status: int = FAILED
+) -> KitError:
+    """An error of one finding, to be raised."""
+    return KitError(problem(id, what, why, *fix, details=details), status=status)
+
+
 def stop_on_errors(findings: Iterable[Finding]) -> None:
     """Raise one KitError with every finding of severity `error`, if there is any."""
     errors = [finding for finding in findings if finding.severity == "error"]
