@@ -14,6 +14,7 @@ from kit.backend.loading import Loaded, no_room, unsloth_checkpointing
 from kit.backend.silence import silence
 from kit.models import adapters
 from kit.options import METHODS, Run
+from kit.options.methods import IA3_INWARD
 from kit.support.errors import KitError, problem
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def peft_config(run: Run) -> "PeftConfig":
                 **common,
             )
         case "IA3":  # a factor for each number that comes out of a layer; for the down projection for each that goes in
-            inward = [name for name in layers if name == "down_proj"]
+            inward = [name for name in layers if name == IA3_INWARD]
             return peft.IA3Config(target_modules=layers, feedforward_modules=inward, **common)
         case "MISS":
             rank, dropout = run.lora_rank, run.lora_dropout

@@ -11,6 +11,7 @@ from kit.memory.trained import trained_params
 from kit.memory.weights import adapter_width_bytes, base_width_bytes, width_bytes
 from kit.models.families import MLP
 from kit.options import METHODS, Run
+from kit.options.methods import IA3_INWARD
 
 UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a card
 UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
@@ -74,7 +75,7 @@ def _method_block(shape: Shape, run: Run) -> int:
         dropped = sum(d_in * copies for _, d_in, _, copies in sides) if run.lora_dropout else 0
         return width * sum(run.lora_rank * copies for *_, copies in sides) + dropped
     if method.kind == "IA3":  # what is multiplied, which PEFT's 4-bit layers have in 32 bit on a CPU
-        scaled = sum((d_in if name == "down_proj" else d_out) * copies for name, d_in, d_out, copies in sides)
+        scaled = sum((d_in if name == IA3_INWARD else d_out) * copies for name, d_in, d_out, copies in sides)
         return (4 if run.load_in_4bit and run.device == "cpu" else width) * scaled
     if method.trains_whole_model:
         return _full_block(shape, run)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kit.memory.shape import Shape
 from kit.options import METHODS, Run
+from kit.options.methods import IA3_INWARD
 
 
 class Trained(NamedTuple):
@@ -40,7 +41,7 @@ def _of_layer(run: Run, name: str, d_in: int, d_out: int) -> tuple[int, ...]:
         return (rank * d_in, rank * d_out, *((d_out,) if method.has_lengths else ()))
     if method.kind == "MISS":
         return (run.lora_rank * d_out,)
-    return (d_in if name == "down_proj" else d_out,)  # IA3
+    return (d_in if name == IA3_INWARD else d_out,)
 
 
 def _virtual_tokens(shape: Shape, run: Run) -> list[Trained]:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kit.options import LINEAR_LAYERS
 from kit.options.sampling import Sampling
 
 BLOCKS = "model.layers."  # 4-bit loading quantises the linear layers in these, and neither embedding nor head
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION, MLP = LINEAR_LAYERS[:4], LINEAR_LAYERS[4:]
 # What the makers of Qwen3 advise (model card, "Best Practices") with and without thinking, for models whose
 # generation_config.json says nothing.
 ADVISED_SAMPLING = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)}

@@ -56,6 +56,7 @@ class Method:
         return self.peft_settings.get("use_dora", False)
 
 
+IA3_INWARD = "down_proj"  # its factors are of what goes into it, those of the other layers of what comes out
 LOW_RANK_OPTIONS = ("lora_rank", "lora_alpha", "lora_dropout", "rank_pattern", "target_modules")
 LORA = Method(
     "lora",
