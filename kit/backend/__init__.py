@@ -6,7 +6,7 @@ Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `a
 
     loading -> methods -> training (steps, ladder, update, listener, tracking) -> state, saving    a run
     loading -> adapters_in_use -> generation, serving                                              answers
-    merging, comparing                                                                            exports, proven equal
+    merging, candidates                                                                           exports, proven equal
 
 May import: support, options, models, prompt, data, memory.
 """

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kit.backend import comparing
-from kit.backend.comparing import Candidate
+from kit.backend import candidates
+from kit.backend.candidates import Candidate
 from kit.export import llama_cpp, vocabulary
 from kit.export.parity_prompts import ParityPrompts
 from kit.prompt import ChatFormat
@@ -143,7 +143,7 @@ def compare(
     """
     total, arithmetic = 1 + len(exports), reference.arithmetic
     on_progress("parity", 1, total, against)
-    expected = comparing.logits(reference, prompts.sequences, LAST_TOKENS)
+    expected = candidates.logits(reference, prompts.sequences, LAST_TOKENS)
     rows = []
     for number, exported in enumerate(exports, 2):
         on_progress("parity", number, total, exported.name)
@@ -157,7 +157,7 @@ def compare(
 
 def _row(exported: Exported, reference: Candidate, expected: Logits, prompts: ParityPrompts) -> Row:
     candidate = exported.candidate(reference)
-    found = comparing.logits(candidate, prompts.sequences, LAST_TOKENS)
+    found = candidates.logits(candidate, prompts.sequences, LAST_TOKENS)
     template, ids, end = words_of(exported, prompts)
     bound = bound_of(exported.precision, reference.arithmetic)
     row = Row(
@@ -191,7 +191,7 @@ def _differences(expected: Logits, found: Logits) -> dict[str, Any]:
 
 def _as_trained(trained: Candidate, expected: Logits, prompts: ParityPrompts) -> Row:
     """How far the chosen base is from the one of training."""
-    found = comparing.logits(trained, prompts.sequences, LAST_TOKENS)
+    found = candidates.logits(trained, prompts.sequences, LAST_TOKENS)
     precision = "nf4" if trained.four_bit else trained.loaded_as
     return Row(name="base of training", precision=precision, **_differences(found, expected))
 
@@ -242,8 +242,8 @@ def words_of(exported: Exported, prompts: ParityPrompts) -> Words:
         return _gguf_words(vocabulary.of_gguf(exported.folder / exported.gguf)[0], prompts)
     if prompts.chat is None:
         return None, _plain_ids(exported.folder, prompts), None
-    texts, ids = comparing.template_and_ids(exported.folder, prompts.conversations)
-    end = comparing.end_token(exported.folder) == (prompts.chat.end_token, prompts.chat.end_id)
+    texts, ids = candidates.template_and_ids(exported.folder, prompts.conversations)
+    end = candidates.end_token(exported.folder) == (prompts.chat.end_token, prompts.chat.end_id)
     return texts == prompts.texts, ids == prompts.ids, end
 
 
@@ -274,7 +274,7 @@ def first_layer(reference: Candidate, other: Candidate, ids: Sequence[int], boun
     """Where the two begin to differ by more than the bound, or else where their difference grows most."""
     import numpy as np
 
-    expected, found = comparing.layers(reference, ids), comparing.layers(other, ids)
+    expected, found = candidates.layers(reference, ids), candidates.layers(other, ids)
     if len(expected) != len(found) or expected[0].shape != found[0].shape:
         return "the shape of the model"
     shares = [

@@ -24,10 +24,10 @@ SAME = {True: "equal", False: "DIFFER", None: "-"}
 
 def verify(job: Job, written: WrittenFiles, prompts: ParityPrompts, on_progress: OnProgress) -> Parity:
     """The record of it goes beside the model and into the run folder. Raises KitError: not enough memory for it."""
-    from kit.backend import comparing, is_out_of_memory
+    from kit.backend import candidates, is_out_of_memory
 
-    device, arithmetic = comparing.place(sum(math.prod(weight.shape) for weight in job.weights))
-    reference = comparing.Candidate(
+    device, arithmetic = candidates.choose_device(sum(math.prod(weight.shape) for weight in job.weights))
+    reference = candidates.Candidate(
         str(job.base.folder),
         adapters=tuple((str(adapter.path), weight) for adapter, weight in job.adapters if not adapter.is_whole),
         four_bit=job.four_bit or job.base.is_saved_in_four_bit,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kit.backend import comparing
-from kit.backend.comparing import Candidate
+from kit.backend import candidates
+from kit.backend.candidates import Candidate
 from kit.export import parity
 from kit.export.parity import BOUNDS, COARSE, Bound, Exported
 from kit.export.parity_prompts import ParityPrompts
@@ -95,8 +95,8 @@ def compared(monkeypatch, expected, found, precision="bf16", words=(True, True, 
     def logits(candidate, prompts, last):
         return [expected] if candidate.folder == "base" else [found]
 
-    monkeypatch.setattr(comparing, "logits", logits)
-    monkeypatch.setattr(comparing, "layers", lambda candidate, ids: [np.ones((2, 3))] * 4)
+    monkeypatch.setattr(candidates, "logits", logits)
+    monkeypatch.setattr(candidates, "layers", lambda candidate, ids: [np.ones((2, 3))] * 4)
     monkeypatch.setattr(parity, "words_of", lambda *_: words)
     exported = Exported("x", Path("merged"), "", precision)
     prompts = ParityPrompts(None, [], [], [], [[1, 2]], "")
@@ -152,7 +152,7 @@ def test_the_first_layer_beyond_the_bound_is_named(monkeypatch) -> None:
     states = [rng.normal(size=(5, 8)) for _ in range(5)]
     for place, name in enumerate(("embedding", "layer 0", "layer 1", "layer 2", "layer 3 and the norm behind it")):
         other = [state + (0.5 if number >= place else 0.0) for number, state in enumerate(states)]
-        monkeypatch.setattr(comparing, "layers", lambda one, _, other=other: states if one.folder == "a" else other)
+        monkeypatch.setattr(candidates, "layers", lambda one, _, other=other: states if one.folder == "a" else other)
         assert parity.first_layer(Candidate("a"), Candidate("b"), [1], Bound(99, 0.01)) == name
 
 

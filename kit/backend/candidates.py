@@ -5,12 +5,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kit.backend.merging import combined
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.models.change import LINEAR, Combination
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 COPIES = 2  # of a model in memory while transformers reads a GGUF file
 
@@ -34,31 +40,28 @@ class Candidate:
     combination: Combination = LINEAR
 
 
-def logits(candidate: Candidate, prompts: Sequence[Sequence[int]], last: int) -> list[Any]:
+def logits(candidate: Candidate, prompts: Sequence[Sequence[int]], last: int) -> "list[np.ndarray]":
     """For each prompt an array (its last tokens, vocabulary) in float32."""
     import torch
 
-    found = []
     with _loaded(candidate) as model:
-        for ids in prompts:
-            given = torch.tensor([list(ids)], device=model.device)
-            output = model(input_ids=given, use_cache=False, logits_to_keep=min(last, len(ids)))
-            found.append(output.logits[0].float().cpu().numpy())
-    return found
+        inputs = [torch.tensor([list(ids)], device=model.device) for ids in prompts]
+        outputs = (model(input_ids=ids, use_cache=False, logits_to_keep=min(last, ids.shape[1])) for ids in inputs)
+        return [output.logits[0].float().cpu().numpy() for output in outputs]
 
 
-def layers(candidate: Candidate, ids: Sequence[int]) -> list[Any]:
-    """What goes into the first block and comes out of each, in float32."""
+def layers(candidate: Candidate, ids: Sequence[int]) -> "list[np.ndarray]":
+    """What goes into the first block and comes out of each: arrays (tokens, hidden) in float32."""
     import torch
 
     with _loaded(candidate) as model:
-        given = torch.tensor([list(ids)], device=model.device)
-        states = model(input_ids=given, use_cache=False, output_hidden_states=True).hidden_states
+        inputs = torch.tensor([list(ids)], device=model.device)
+        states = model(input_ids=inputs, use_cache=False, output_hidden_states=True).hidden_states
         return [state[0].float().cpu().numpy() for state in states]
 
 
 @contextmanager
-def _loaded(candidate: Candidate) -> Iterator[Any]:
+def _loaded(candidate: Candidate) -> "Iterator[PreTrainedModel]":
     import torch
 
     with silence(), torch.no_grad():
@@ -70,7 +73,7 @@ def _loaded(candidate: Candidate) -> Iterator[Any]:
             gc.collect()
 
 
-def _load(candidate: Candidate) -> Any:
+def _load(candidate: Candidate) -> "PreTrainedModel":
     """With transformers and PEFT only: none of the code that merged has a part in it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -91,7 +94,9 @@ def _load(candidate: Candidate) -> Any:
     return _with_adapters(model, candidate) if candidate.adapters else model
 
 
-def _four_bit(candidate: Candidate, options: dict[str, Any], loaded_as: Any, arithmetic: Any) -> Any:
+def _four_bit(
+    candidate: Candidate, options: dict[str, Any], loaded_as: "torch.dtype", arithmetic: "torch.dtype"
+) -> "PreTrainedModel":
     """The weights as training saw them; only what is computed with them may be more exact."""
     import bitsandbytes
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -108,7 +113,7 @@ def _four_bit(candidate: Candidate, options: dict[str, Any], loaded_as: Any, ari
     return model
 
 
-def _plain(layer: Any) -> Any:
+def _plain(layer: Any) -> "torch.nn.Linear":
     """The linear layer that a 4-bit layer computes."""
     import bitsandbytes
     import torch
@@ -121,12 +126,12 @@ def _plain(layer: Any) -> Any:
     return plain
 
 
-def _with_adapters(model: Any, candidate: Candidate) -> Any:
+def _with_adapters(model: "PreTrainedModel", candidate: Candidate) -> "PreTrainedModel":
     from peft import PeftModel
 
     adapters, way = candidate.adapters, candidate.combination.way
     names = [f"adapter{number}" for number in range(len(adapters))]
-    tuned = PeftModel.from_pretrained(model, adapters[0][0], adapter_name=names[0])
+    tuned: Any = PeftModel.from_pretrained(model, adapters[0][0], adapter_name=names[0])
     for name, (folder, _) in list(zip(names, adapters, strict=True))[1:]:
         tuned.load_adapter(folder, adapter_name=name)
     shares = [share for _, share in adapters]
@@ -138,20 +143,22 @@ def _with_adapters(model: Any, candidate: Candidate) -> Any:
     return tuned
 
 
-def _with_one_update(tuned: Any, names: list[str], shares: list[float], combination: Combination) -> Any:
+def _with_one_update(
+    tuned: "PeftModel", names: list[str], shares: list[float], combination: Combination
+) -> "PreTrainedModel":
     """TIES and DARE give an update of full rank, which no adapter holds: it is added to the weights in memory."""
-    for name, module in tuned.get_base_model().named_modules():
+    layers: list[tuple[str, Any]] = list(tuned.get_base_model().named_modules())
+    for name, module in layers:
         if hasattr(module, "get_delta_weight"):
-            found = [(module.get_delta_weight(one), share) for one, share in zip(names, shares, strict=True)
-                     if one in module.lora_A]  # fmt: skip
+            own = [(adapter, share) for adapter, share in zip(names, shares, strict=True) if adapter in module.lora_A]
+            deltas = [module.get_delta_weight(adapter).cpu().float() for adapter, _ in own]
+            update = combined(deltas, [share for _, share in own], f"{name}.weight", combination)
             weight = module.get_base_layer().weight
-            update = combined([delta.cpu().float() for delta, _ in found], [share for _, share in found],
-                              f"{name}.weight", combination)  # fmt: skip
             weight.data += update.to(weight.device, weight.dtype)
     return tuned.unload()
 
 
-def place(weights: int) -> tuple[str, str]:
+def choose_device(weights: int) -> tuple[str, str]:
     """Device and arithmetic for a model of so many weights: fp32 where the model and a copy of it fit, else bf16."""
     import psutil
     import torch
@@ -173,8 +180,8 @@ def template_and_ids(folder: Path, conversations: Sequence[list[dict[str, Any]]]
     with silence():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         texts = [
-            tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-            for one in conversations
+            str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
+            for turns in conversations
         ]
         return texts, [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
