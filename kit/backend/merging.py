@@ -133,6 +133,7 @@ def delta(update: Update) -> "torch.Tensor":
 
 
 def is_finite(piece: "torch.Tensor") -> bool:
+    """Whether every number of it is."""
     import torch
 
     return bool(torch.isfinite(piece).all())

@@ -194,6 +194,7 @@ def _parts(batch: Batch, together: list[list[int]]) -> Iterator[Batch]:
 
 
 def gradients_are_finite(model: "torch.nn.Module") -> bool:
+    """Told by the norms: one number a tensor."""
     import torch
 
     norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
