@@ -92,7 +92,7 @@ def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
             ),
             status=USAGE,
         )
-    found: list[Source] = []
+    all_files: list[Source] = []
     weights: list[float] = []
     problems: list[Finding] = []
     given = rows.data_weights or (1.0,) * len(rows.data)
@@ -102,11 +102,11 @@ def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
         except KitError as error:
             problems += error.findings
             continue
-        found += files
+        all_files += files
         weights += [weight] * len(files)
     if problems:
         raise KitError(*problems)
-    return found, tuple(weights)
+    return all_files, tuple(weights)
 
 
 def _description(file: Source, weight: float, sha256: str, content: dict[str, Any]) -> dict[str, Any]:

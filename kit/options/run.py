@@ -24,7 +24,7 @@ class Rows(Options):
     model: str = "tiny"
     """A folder, a name on the hub (owner/name), or `tiny`, which comes with the kit."""
     data: Annotated[tuple[str, ...], Typed(positional=True)] = ()
-    """Training rows: files, folders, or data sets on the hub (owner/name, owner/name:split)."""
+    """Training rows: files (.jsonl, .csv, .xlsx ...), folders, hub data sets (owner/name[:split])."""
     data_format: str = "auto"
     """What the rows are, such as alpaca, sharegpt, text or kto. auto: by the keys of the first rows."""
     data_columns: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""How the text of a file is encoded: told by its mark, checked, and never guessed in silence."""
+"""How the text of a file is encoded: by its byte order mark or as UTF-8, checked, and never guessed in silence."""
 
 import codecs
 import shlex

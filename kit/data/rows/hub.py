@@ -33,7 +33,7 @@ def find_split(name: str) -> list[Path]:
 def _ask(repo: str) -> None:
     """Raises KitError for a data set that is not there or not open to the user, and for no network.
 
-    The question has no retries, so that no network is told in seconds; offline it is not asked.
+    The request has no retries, so that a missing network is reported in seconds; offline there is none.
     """
     import httpx
     from huggingface_hub import HfApi, constants
