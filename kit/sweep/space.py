@@ -3,27 +3,25 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from envcheck.facts import Finding
-from kit.options import LINEAR_LAYERS, Rows, Run
+from kit.options import LINEAR_LAYERS, Rows, Run, command_line
+from kit.options.run import MemoryOptions, RecordOptions
 from kit.support.errors import USAGE, KitError, near_name, problem
+from kit.sweep.options import SweepCommand
 
 SEED = "seed"
 MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)r")  # of the rank
 LAYERS = {"attention": LINEAR_LAYERS[:4], "mlp": LINEAR_LAYERS[4:], "all": LINEAR_LAYERS}
 SAME_ROWS = frozenset(Rows.model_fields) - {SEED}
-OF_THE_MACHINE = {"preset", "backend", "device", "micro_batch_size", "gradient_checkpointing", "attention",
-                  "pin_memory", "embedding_offload", "vram_limit_gib"}  # fmt: skip
-OF_THE_RECORD = {"output", "evaluations", "checkpoint_minutes", "keep_checkpoints", "on_nan", "prompts",
-                 "sample_tokens", "report_to"}  # fmt: skip
 FIXED = (
     dict.fromkeys(SAME_ROWS, "all trials must be measured on the same rows, in the same tokens")
-    | dict.fromkeys(OF_THE_MACHINE, "it decides memory and time, not what is learnt")
-    | dict.fromkeys(OF_THE_RECORD, "it decides what is written down, not what is learnt")
+    | dict.fromkeys(MemoryOptions.model_fields, "it decides memory and time, not what is learnt")
+    | dict.fromkeys(RecordOptions.model_fields, "it decides what is written down, not what is learnt")
     | {"early_stopping": "the sweep itself stops trials early: --pruner"}
 )
 LIST_EXAMPLE = "--over lora_rank=4,16,64"
@@ -85,15 +83,8 @@ def value_text(name: str, value: Any) -> str:
 
 def wrong_values(error: ValidationError, given: str) -> list[Finding]:
     """A finding for each value that a run does not take. given: the values as they were typed."""
-    return [
-        problem(
-            "wrong-value",
-            f"{given}: {item['msg'].removeprefix('Value error, ')}.",
-            "Every value is checked before the first trial.",
-            "python -m kit.sweep --help",
-        )
-        for item in error.errors()
-    ]
+    findings = command_line.wrong_values(Run, error, {}, SweepCommand.door)
+    return [replace(finding, what=f"{given}: {finding.what}") for finding in findings]
 
 
 def _choices(run: Run, line: str, name: str, text: str) -> Choices:
