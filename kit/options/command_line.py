@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from envcheck.facts import Finding
 from kit.options.help_page import help_page
 from kit.options.option import Door, Option, options_of
-from kit.options.words import Word, word_for
+from kit.options.words import nearest
 from kit.support.errors import USAGE, KitError, near_name, problem
 
 FLAG = re.compile(r"--?[A-Za-z]")  # a negative number or a lone dash is a value
@@ -158,13 +158,9 @@ def _missing_value(option: Option, door: str) -> Finding:
 def unknown(
     what: Literal["option", "key"], name: str, known: Iterable[str], door: str, found_in: object = None
 ) -> Finding:
-    """A name that no option has; with ours, where it is near one or known from elsewhere."""
-    known = list(known)
-    word = word_for(name)
-    ours = [ours for ours in word.ours.split() if ours.partition("=")[0] in known] if word else []
-    if word is None or (word.ours and not ours):
-        word, ours = Word(near_name(name, known) or ""), []
-    near = _as_typed(what, (ours or [word.ours])[0])
+    """A name that no option has, with the one that was meant."""
+    word = nearest(name, known)
+    near = _as_typed(what, word.ours)
     return problem(
         f"unknown-{what}",
         f"There is no {what} {name}. {f'Did you mean {near}?' if near else ''}".rstrip(),

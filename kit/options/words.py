@@ -1,12 +1,13 @@
 """Words of other tools and of earlier versions -> the kit's own. For findings only: none of them is accepted."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from kit.support.errors import plain_name
+from kit.support.errors import near_name, plain_name
 
 
 class Word(NamedTuple):
-    """ours: NAME or NAME=VALUE, "" where the kit has no such option. remark: what differs, as a sentence."""
+    """ours: NAME or NAME=VALUE, several where doors differ, "" where no option does it. remark: what differs."""
 
     ours: str
     remark: str = ""
@@ -19,7 +20,6 @@ _EVERY_STEP = "Every step is written to metrics.jsonl."
 _EVALUATIONS = "It is how often during the whole run, not every how many steps."
 _MINUTES = "It counts minutes, not steps."
 _NO_HUB = "A run stays on this machine; the folder is in the hub's own format."
-_BASE_WEIGHTS = "--base is the base model in every command."
 
 # without dashes and underscores -> ours
 WORDS = {
@@ -46,10 +46,10 @@ WORDS = {
     "finetuningtype": Word("method"),
     "outputdir": Word("output"),
     "savedir": Word("output"),
-    "modelnameorpath": Word("model"),
-    "modelname": Word("model"),
-    "basemodel": Word("base", _BASE_WEIGHTS),
-    "basemodelnameorpath": Word("base"),
+    "modelnameorpath": Word("model base"),
+    "modelname": Word("model base"),
+    "basemodel": Word("base model"),
+    "basemodelnameorpath": Word("base model"),
     "adapters": Word("add"),
     "adapternameorpath": Word("add"),
     "dataset": Word("data"),
@@ -91,6 +91,12 @@ WORDS = {
 }
 
 
-def word_for(name: str) -> Word | None:
-    """What the kit says for a name of another tool, given with or without dashes."""
-    return WORDS.get(plain_name(name))
+def nearest(name: str, known: Iterable[str]) -> Word:
+    """What is said for a name that is none of the known: what the field calls so, else the one that is spelt like it;
+    with "" for ours where nothing is near."""
+    known = list(known)
+    word = WORDS.get(plain_name(name), Word(""))
+    ours = next((ours for ours in word.ours.split() if ours.partition("=")[0] in known), "")
+    if ours or (word.remark and not word.ours):
+        return Word(ours, word.remark)
+    return Word(near_name(name, known) or "")

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from envcheck.facts import Finding
 from kit.options import LINEAR_LAYERS, Rows, Run, command_line
 from kit.options.run import MemoryOptions, RecordOptions
-from kit.support.errors import USAGE, KitError, near_name, problem
+from kit.options.words import nearest
+from kit.support.errors import USAGE, KitError, problem
 from kit.sweep.options import SweepCommand
 
 SEED = "seed"
@@ -134,7 +135,7 @@ def _check_name(name: str) -> None:
     """Raises KitError: no option of a run, or one that may not vary."""
     known = [field for field in Run.model_fields if can_vary(field)]
     if name not in Run.model_fields:
-        near = near_name(name, known)
+        near = nearest(name, known).ours.partition("=")[0]
         found = problem(
             "unknown-option",
             f"There is no option {name} to vary. {f'Did you mean {near}?' if near else ''}".rstrip(),

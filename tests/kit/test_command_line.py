@@ -15,7 +15,7 @@ from kit.options import DataCommand, Run, TrainCommand, resolve
 from kit.options.command_line import flags_of, parse, read, typed_as
 from kit.options.help_page import help_page
 from kit.options.option import Door, groups_of, options_of
-from kit.options.words import WORDS, word_for
+from kit.options.words import WORDS
 from kit.report.options import ReportCommand
 from kit.support.errors import USAGE, KitError, near_name
 from kit.sweep.options import SweepCommand
@@ -255,8 +255,7 @@ class TestWords:
     @pytest.mark.parametrize("name", WORDS)
     def test_what_is_said_for_it_is_an_option_of_some_door(self, name: str) -> None:
         known = {name for kind in DOORS for name in options_of(kind)}
-        word = word_for(name)
-        assert word
+        word = WORDS[name]
         assert word.ours or word.remark
         assert {ours.partition("=")[0] for ours in word.ours.split()} <= known
         assert name not in known
