@@ -88,7 +88,7 @@ def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
                 "no-data",
                 "No data file was given.",
                 "A run needs rows to learn from.",
-                "python -m kit.train --data examples/identity.jsonl",
+                "--data examples/identity.jsonl",
             ),
             status=USAGE,
         )

@@ -204,7 +204,7 @@ def wrong_values(kind: type[BaseModel], error: ValidationError, origins: Mapping
             what = item["msg"].removeprefix("Value error, ")
             findings[what] = _wrong_value(f"{what}.", f"{typed_as(door)} --help")
         elif item["type"] == "missing":
-            findings[name] = _missing_option(options[name], door)
+            findings[name] = _missing_option(options, name, door)
         else:
             findings[name] = _wrong_value_of(options[name], item["input"], origins.get(name, ""), door)
     return list(findings.values())
@@ -225,9 +225,11 @@ def _wrong_value(what: str, *fixes: str, found_in: str | None = None) -> Finding
     return problem("wrong-value", what, "Options are checked before anything is loaded.", *fixes, details=details)
 
 
-def _missing_option(option: Option, door: str) -> Finding:
-    name = option.metavar if option.typed.positional else option.flag
-    return problem("missing-option", f"{typed_as(door)} needs {name}.", option.help, _help_on(option, door))
+def _missing_option(options: Mapping[str, Option], name: str, door: str) -> Finding:
+    needed = (option for option in options.values() if option.is_required)
+    words = (other.metavar if other.typed.positional else f"{other.flag} {other.metavar}" for other in needed)
+    usage, option = " ".join([typed_as(door), *words]), options[name]
+    return problem("missing-option", f"{option.flag} is missing.", option.help, usage, _help_on(option, door))
 
 
 def _help_on(option: Option, door: str) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from pydantic.fields import FieldInfo
 
 LONGEST_LITERALS = 18  # characters; more of them are told of in the text only
 
@@ -54,6 +53,7 @@ class Option:
     group: str
     help: str
     default: Any
+    is_required: bool
     schema: Mapping[str, Any]
 
     @property
@@ -104,7 +104,9 @@ def options_of(kind: type[BaseModel]) -> dict[str, Option]:
         elif not typed.hidden:
             group = getattr(_owner(kind, name), "group", "")
             text = " ".join((field.description or "").split())
-            options[name] = Option(name, typed, group, text, _default(field), _without_null(schemas[name]))
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            schema = _without_null(schemas[name])
+            options[name] = Option(name, typed, group, text, default, field.is_required(), schema)
     return options
 
 
@@ -125,10 +127,6 @@ def groups_of(kind: type[BaseModel]) -> dict[str, str]:
 def _owner(kind: type[BaseModel], name: str) -> type[BaseModel]:
     """The class that the field of that name comes from."""
     return [base for base in kind.__mro__ if name in inspect.get_annotations(base)][-1]
-
-
-def _default(field: FieldInfo) -> Any:
-    return None if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:

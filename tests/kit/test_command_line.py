@@ -239,8 +239,9 @@ class TestFindings:
 
     def test_a_missing_option_says_what_it_is(self) -> None:
         source, output = findings(MergeCommand)
-        assert (source.what, output.what) == ("python -m kit.merge needs PATH.", "python -m kit.merge needs --output.")
+        assert (source.what, output.what) == ("--source is missing.", "--output is missing.")
         assert source.why.startswith("A run folder")
+        assert source.fix[0] == "python -m kit.merge PATH --output PATH"
 
     def test_a_value_that_begins_with_a_dash(self) -> None:
         (finding,) = findings(ChatCommand, "tiny", "--prompt", "-x?")[:1]
