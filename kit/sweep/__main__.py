@@ -54,8 +54,8 @@ def show_plans(command: SweepCommand, plans: trials.Plans) -> None:
         if plan:
             params, room = f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}"
         steps = f"{trial.steps:,}" if trial.steps else "–"
-        rows.append([*trial.values.values(), params, steps, room, plan.verdict if plan else "unknown"])
-    names = [*plans.trials[0].values, "trained weights", "steps", "GiB", "verdict"]
+        rows.append([*trial.point.values.values(), params, steps, room, plan.verdict if plan else "unknown"])
+    names = [*plans.trials[0].point.values, "trained weights", "steps", "GiB", "verdict"]
     showing.show_table(console.stdout, names, rows)
     for note in plans.notes:
         console.note(note)

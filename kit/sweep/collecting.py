@@ -30,7 +30,7 @@ def collect(plans: Plans, decisions: Decisions) -> Sweep:
     trials = [_of_plan(trial, decisions) for trial in plans.trials]
     trials += [_of_other(path, run) for path, run in others]
     runs = [trial.command.run for trial in plans.trials] + [run for _, run in others]
-    varied = _varied(plans.trials[0].values, runs)
+    varied = _varied(plans.trials[0].point.values, runs)
     named = [
         replace(trial, values={name: value_text(name, getattr(run, name)) for name in varied})
         for trial, run in zip(trials, runs, strict=True)
@@ -47,7 +47,7 @@ def _varied(of_plan: Iterable[str], runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _of_plan(planned: PlannedTrial, decisions: Decisions) -> Trial:
     params = planned.plan.trained_params if planned.plan else None
-    blank = Trial(planned.values, planned.setting, planned.folder, "waiting", params, steps=planned.steps)
+    blank = Trial(planned.point.values, planned.point.setting, planned.folder, "waiting", params, steps=planned.steps)
     if not planned.fits:
         return replace(blank, status="left out", words="the plan says that it will not fit")
     record = read(planned.folder)

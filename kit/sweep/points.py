@@ -18,14 +18,15 @@ class Point:
     """One trial to be. values: what sets it apart, in words. drawn: its setting, as Optuna was asked for it. turn: of
     its setting, in the order of training; one after the other, from 0."""
 
-    values: Mapping[str, str]
+    values: dict[str, str]
     run: Run
     drawn: study.Params
     turn: int
 
     @property
-    def name(self) -> str:
-        return ",".join(f"{name}={value}" for name, value in self.values.items())
+    def setting(self) -> str:
+        """Equal for trials that differ in their seed only."""
+        return identity(self.run, SEED)
 
 
 def points(run: Run, over: Sequence[str], trials: int | None = None) -> tuple[Space, list[Point]]:

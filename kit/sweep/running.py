@@ -117,7 +117,7 @@ class Work:
         before it; where it is stopped, or one of them fails, the rest are left out."""
         first, last = trials[0], None
         evaluations = first.command.run.evaluations
-        entry = study.enter(self.optuna_study, self.plans.space, first.drawn, first.steps or 1, evaluations)
+        entry = study.enter(self.optuna_study, self.plans.space, first.point.drawn, first.steps or 1, evaluations)
         for trial in trials:
             if last:
                 self.decisions.ended[trial.folder] = ("left out", f"its setting {last} with another seed")
@@ -167,7 +167,7 @@ class Work:
 
     def _stop(self, trial: PlannedTrial, entry: study.Entry, step: int, loss: float) -> None:
         losses = entry.losses_there(step)
-        setting = name_of({name: value for name, value in trial.values.items() if name != SEED})
+        setting = name_of({name: value for name, value in trial.point.values.items() if name != SEED})
         text = f"{setting}: stopped at step {step} of {trial.steps} with a held-out loss of {loss:.3f}"
         self.decisions.ended[trial.folder] = ("stopped", "")
         self.decisions.notes.append(f"{text}; the best of {len(losses)} settings there has {min(losses):.3f}")

@@ -15,7 +15,6 @@ from kit.run.folder import RunFolder
 from kit.run.layout import DATA
 from kit.support.errors import FAILED, USAGE, KitError, problem, stop_on_errors
 from kit.support.units import gib
-from kit.sweep import study
 from kit.sweep.options import DEFAULT_OVER, SweepCommand
 from kit.sweep.points import Point, identity, points
 from kit.sweep.space import SAME_ROWS, SEED, Space, can_vary
@@ -29,20 +28,17 @@ OF_THE_PROCESS = "On a CPU the memory shown is that of the whole process: what e
 @dataclass(frozen=True)
 class PlannedTrial:
     """One trial, checked. steps: of the whole run, None for a plan without data. plan: None where the planner does not
-    know the model. setting: equal for trials that differ in their seed only. drawn, turn: as in Point."""
+    know the model."""
 
-    values: dict[str, str]
+    point: Point
     command: TrainCommand
     folder: Path
-    setting: str
-    drawn: study.Params
-    turn: int
     steps: int | None
     plan: Plan | None
 
     @property
     def name(self) -> str:
-        return name_of(self.values)
+        return name_of(self.point.values)
 
     @property
     def fits(self) -> bool:
@@ -64,9 +60,9 @@ class Plans:
     def settings(self) -> list[list[PlannedTrial]]:
         """The trials that fit, those of a setting together, in the order of training."""
         groups: dict[str, list[PlannedTrial]] = {}
-        for trial in sorted(self.trials, key=lambda trial: trial.turn):
+        for trial in sorted(self.trials, key=lambda trial: trial.point.turn):
             if trial.fits:
-                groups.setdefault(trial.setting, []).append(trial)
+                groups.setdefault(trial.point.setting, []).append(trial)
         return list(groups.values())
 
 
@@ -110,26 +106,17 @@ def _planned(
     command: SweepCommand, point: Point, prepared: Prepared, folder: Path, existing: dict[str, Path]
 ) -> PlannedTrial:
     """Raises KitError: nothing to measure on, or a folder that holds another run."""
-    path = existing.get(identity(point.run)) or folder / TRIALS / (point.name or "as-it-is")
+    name = ",".join(f"{name}={value}" for name, value in point.values.items()) or "as-it-is"
+    path, rows = existing.get(identity(point.run)) or folder / TRIALS / name, prepared.data
     run = point.run.model_copy(update={"output": path})
     made = _command(command, point).model_copy(update={"run": run})
-    rows = prepared.data
-    if rows is not None:
-        if not len(rows.held_out):
-            raise KitError(_nothing_held_out())
-        if not command.plan:
-            _check_folder(folder, path, made, rows.report.sha256)
-            _check_comparable(folder, run, rows.report.sha256)
-    return PlannedTrial(
-        values=dict(point.values),
-        command=made,
-        folder=path,
-        setting=identity(point.run, SEED),
-        drawn=point.drawn,
-        turn=point.turn,
-        steps=prepared.run.steps(len(rows.train)) if rows is not None else None,
-        plan=prepared.plan,
-    )
+    if rows is not None and not len(rows.held_out):
+        raise KitError(_nothing_held_out())
+    if rows is not None and not command.plan:
+        _check_folder(folder, path, made, rows.report.sha256)
+        _check_comparable(folder, run, rows.report.sha256)
+    steps = prepared.run.steps(len(rows.train)) if rows is not None else None
+    return PlannedTrial(point, made, path, steps, prepared.plan)
 
 
 def _existing(folder: Path) -> dict[str, Path]:
@@ -220,7 +207,7 @@ def _layers(model: Model) -> set[str]:
 
 
 def _notes(command: SweepCommand, trials: list[PlannedTrial], device: str) -> Iterable[str]:
-    varied, run = trials[0].values, trials[0].command.run
+    varied, run = trials[0].point.values, trials[0].command.run
     if "lora_rank" in varied and "lora_alpha" not in varied:
         alpha = run.lora_alpha
         yield f"lora_alpha is {alpha} for every rank, so alpha / rank differs too; --over lora_alpha=1r keeps it equal."

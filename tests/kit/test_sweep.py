@@ -38,8 +38,12 @@ def of(*over: str, run: Run | None = None, trials: int | None = None) -> list[po
     return points.points(run or Run(), over, trials)[1]
 
 
-def names(*over: str, run: Run | None = None) -> list[str]:
-    return [point.name for point in of(*over, run=run)]
+def name(point: points.Point) -> str:
+    return ",".join(f"{option}={value}" for option, value in point.values.items())
+
+
+def names(*over: str, run: Run | None = None, trials: int | None = None) -> list[str]:
+    return [name(point) for point in of(*over, run=run, trials=trials)]
 
 
 class TestGrid:
@@ -87,7 +91,7 @@ class TestGrid:
         all_of_it, part = of("lora_rank=1,2,4,8", "seed=1,2"), of("lora_rank=1,2,4,8", "seed=1,2", trials=3)
         assert sorted(point.turn for point in all_of_it) == [0, 0, 1, 1, 2, 2, 3, 3]
         assert [point.turn for point in all_of_it] != sorted(point.turn for point in all_of_it)
-        assert [point.name for point in part] == [point.name for point in all_of_it if point.turn < 3]
+        assert [name(point) for point in part] == [name(point) for point in all_of_it if point.turn < 3]
         assert len(of("lora_rank=1,2", trials=100)) == 2
 
 
@@ -107,10 +111,10 @@ class TestRange:
 
     def test_the_same_command_draws_the_same_and_more_trials_add_to_them(self) -> None:
         first, more = of(*self.OVER), of(*self.OVER, trials=25)
-        assert [point.name for point in of(*self.OVER)] == [point.name for point in first]
+        assert [name(point) for point in of(*self.OVER)] == [name(point) for point in first]
         assert (len(first), len(more)) == (study.DRAWS, 25)
-        assert {point.name for point in first} < {point.name for point in more}
-        assert {point.name for point in of(*self.OVER, run=Run(seed=1))}.isdisjoint(point.name for point in first)
+        assert {name(point) for point in first} < {name(point) for point in more}
+        assert {name(point) for point in of(*self.OVER, run=Run(seed=1))}.isdisjoint(name(point) for point in first)
 
     def test_each_draw_is_trained_with_every_seed(self) -> None:
         found = of("learning_rate=1e-5..1e-3", "seed=1,2", trials=3)
@@ -118,7 +122,7 @@ class TestRange:
         assert len({point.run.learning_rate for point in found}) == 3
 
     def test_a_number_names_a_folder_so_it_is_short(self) -> None:
-        drawn = [point.name.partition("=")[2] for point in of("learning_rate=1e-5..1e-3", trials=50)]
+        drawn = [name(point).partition("=")[2] for point in of("learning_rate=1e-5..1e-3", trials=50)]
         assert max(map(len, drawn)) <= len("0.000123")
         (low,) = {point.run.learning_rate for point in of("learning_rate=0.00012345..0.00012346", trials=5)}
         assert low in (0.00012345, 0.00012346), "but it stays within the range"
