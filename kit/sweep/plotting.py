@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TITLE = "Held-out loss, nats a token"
 LINES = ("-", "--", ":")
 MEASURED = ("finished", "stopped")
-MOST_TICKS = 8
+CHARACTER = 0.022  # of a tick's label, as a share of the axis; about
 INCHES_A_LINE = 0.2  # of the legend
 
 
@@ -138,15 +138,28 @@ def _places(settings: Sequence[Setting], across: str) -> dict[str, float]:
 
 
 def _scale(axes: "Axes", across: str, places: dict[str, float]) -> None:
-    """By powers of two, where all are above zero."""
+    """By powers of two, where all are above zero; numbers that are too near for their labels share one."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     ticks = sorted(places.values())
     names = {place: value for value, place in places.items()}
-    if across and all(as_number(value) is not None for value in places) and ticks[0] > 0:
-        axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / MOST_TICKS)]))
+    if across and all(as_number(value) is not None for value in places):
+        is_log = ticks[0] > 0
+        if is_log:
+            axes.set_xscale("log", base=2)
+        ticks = _apart(ticks, CHARACTER * max(map(len, places)), is_log)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: next(
         (name for known, name in names.items() if math.isclose(known, place)), "")))  # fmt: skip
     axes.set(xlabel=f"{across}; hollow: stopped early, at the loss it had" if across else "")
+
+
+def _apart(ticks: Sequence[float], share: float, is_log: bool) -> list[float]:
+    """Those of the sorted ticks that are at least this share of the axis apart, from the first on."""
+    at = [math.log(tick) if is_log else tick for tick in ticks]
+    kept: list[int] = []
+    for number, place in enumerate(at):
+        if not kept or place - at[kept[-1]] >= share * (at[-1] - at[0]):
+            kept.append(number)
+    return [ticks[number] for number in kept]

@@ -653,6 +653,15 @@ def test_alpha_that_follows_the_rank_makes_one_line(swept) -> None:
     ]
 
 
+def test_labels_of_near_numbers_do_not_stand_on_each_other() -> None:
+    values = ("0.000656", "0.000729", "0.00188", "0.00537", "0.00633")
+    text = plotting.drawn(results.recorded([{"values": {"learning_rate": value}, "loss": 1.0} for value in values]))
+    assert [f">{value}<" in text for value in values] == [True, False, True, True, False]
+    ranks = [str(2**power) for power in range(8)]
+    text = plotting.drawn(results.recorded([{"values": {"lora_rank": value}, "loss": 1.0} for value in ranks]))
+    assert all(f">{value}<" in text for value in ranks)
+
+
 @pytest.mark.parametrize("over", ["target_modules=attention,all", "seed=1,2", "lora_dropout=0,0.1", "lora_rank=4"])
 def test_the_plot_of_other_options(swept, over: str) -> None:
     done, _ = swept(by_rank, "--over", over, *NO_PRUNER)
