@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from envcheck.facts import Facts
 from kit.options import resolve
 from kit.options.commands import RunDoor
-from kit.support.errors import USAGE, KitError, problem
+from kit.support.errors import USAGE, failure
 
 DEFAULT_OVER = ("lora_rank=4,16,64", "lora_alpha=1r", "target_modules=attention,all")
 
@@ -57,13 +57,11 @@ def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> SweepComman
 
 def _checked(command: SweepCommand) -> SweepCommand:
     if command.origins.get("output") in ("flag", "call"):
-        raise KitError(
-            problem(
-                "sweep-has-no-output",
-                "Each trial has a folder of its own, so --output is not for a sweep.",
-                "Two trials in one folder would overwrite each other.",
-                f"--into {command.run.output}        (the folder of the whole sweep)",
-            ),
+        raise failure(
+            "sweep-has-no-output",
+            "Each trial has a folder of its own, so --output is not for a sweep.",
+            "Two trials in one folder would overwrite each other.",
+            f"--into {command.run.output}        (the folder of the whole sweep)",
             status=USAGE,
         )
     return command

@@ -14,7 +14,7 @@ from kit.run.folder import cannot_write
 from kit.run.layout import LOCK
 from kit.run.reading import RunRecord, read
 from kit.support import console
-from kit.support.errors import KitError, problem
+from kit.support.errors import KitError, failure
 from kit.support.progress import OnProgress
 from kit.support.units import clock
 from kit.sweep import showing, study
@@ -198,17 +198,15 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise KitError(
-            problem(
-                "sweep-in-use",
-                f"Another process sweeps in {folder}.",
-                "Two would train the same trials.",
-                "wait for it, or stop it with Ctrl-C: it keeps what is done",
-                "--into another/folder",
-            )
+        raise failure(
+            "sweep-in-use",
+            f"Another process sweeps in {folder}.",
+            "Two would train the same trials.",
+            "wait for it, or stop it with Ctrl-C: it keeps what is done",
+            "--into another/folder",
         ) from None
     except OSError as error:
-        raise KitError(not_writable(folder, str(error))) from None
+        raise not_writable(folder, str(error)) from None
     try:
         yield
     finally:

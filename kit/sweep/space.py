@@ -12,7 +12,7 @@ from envcheck.facts import Finding
 from kit.options import LINEAR_LAYERS, Rows, Run, command_line
 from kit.options.run import MemoryOptions, RecordOptions
 from kit.options.words import nearest
-from kit.support.errors import USAGE, KitError, problem
+from kit.support.errors import USAGE, KitError, failure
 from kit.sweep.options import SweepCommand
 
 SEED = "seed"
@@ -93,8 +93,8 @@ def _choices(run: Run, line: str, name: str, text: str) -> Choices:
     values = tuple(dict.fromkeys(value.strip() for value in text.split(",") if value.strip()))
     if not values:
         why = "--over takes an option and its values, with commas between them and no spaces."
-        finding = problem("sweep-without-values", f"--over {line} names no values.", why, LIST_EXAMPLE, RANGE_EXAMPLE)
-        raise KitError(finding, status=USAGE)
+        what = f"--over {line} names no values."
+        raise failure("sweep-without-values", what, why, LIST_EXAMPLE, RANGE_EXAMPLE, status=USAGE)
     _check_name(name)
     made = _range(line, name, text) if ".." in text else values
     checked = text.split("..") if isinstance(made, Range) else values
@@ -127,33 +127,29 @@ def _with_more(line: str, before: Choices | None, more: Choices) -> Choices:
 
 def _wrong_range(line: str) -> KitError:
     why = "A range is two numbers, the lower one first, of an option that takes numbers, with no values beside it."
-    finding = problem("sweep-wrong-range", f"--over {line} is no range.", why, RANGE_EXAMPLE, "--over seed=1,2,3")
-    return KitError(finding, status=USAGE)
+    what = f"--over {line} is no range."
+    return failure("sweep-wrong-range", what, why, RANGE_EXAMPLE, "--over seed=1,2,3", status=USAGE)
 
 
 def _check_name(name: str) -> None:
     """Raises KitError: no option of a run, or one that may not vary."""
     known = [field for field in Run.model_fields if can_vary(field)]
+    details = {"may vary": ", ".join(known)}
     if name not in Run.model_fields:
         near = nearest(name, known).ours.partition("=")[0]
-        found = problem(
+        raise failure(
             "unknown-option",
             f"There is no option {name} to vary. {f'Did you mean {near}?' if near else ''}".rstrip(),
             "A misspelt name would otherwise be left out in silence.",
             f"--over {near}=VALUE,VALUE" if near else LIST_EXAMPLE,
-            details={"may vary": ", ".join(known)},
+            details=details,
+            status=USAGE,
         )
-        raise KitError(found, status=USAGE)
-    if not can_vary(name):
+    if name not in known:
         why = FIXED.get(name, "it takes a list of its own")
-        found = problem(
-            "option-may-not-vary",
-            f"{name} may not vary in a sweep.",
-            f"{why[0].upper()}{why[1:]}.",
-            f"--{name.replace('_', '-')} VALUE        (the same for all trials)",
-            details={"may vary": ", ".join(known)},
-        )
-        raise KitError(found, status=USAGE)
+        fix = f"--{name.replace('_', '-')} VALUE        (the same for all trials)"
+        what = f"{name} may not vary in a sweep."
+        raise failure("option-may-not-vary", what, f"{why[0].upper()}{why[1:]}.", fix, details=details, status=USAGE)
 
 
 def _wrong_value(run: Run, name: str, text: str) -> list[Finding]:

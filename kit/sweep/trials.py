@@ -13,7 +13,7 @@ from kit.options import LINEAR_LAYERS, Run, TrainCommand
 from kit.run import reading, record
 from kit.run.folder import RunFolder
 from kit.run.layout import DATA
-from kit.support.errors import FAILED, USAGE, KitError, problem, stop_on_errors
+from kit.support.errors import FAILED, USAGE, KitError, failure, stop_on_errors
 from kit.support.units import gib
 from kit.sweep.options import DEFAULT_OVER, SweepCommand
 from kit.sweep.points import Point, identity, points
@@ -111,7 +111,7 @@ def _planned(
     run = point.run.model_copy(update={"output": path})
     made = _command(command, point).model_copy(update={"run": run})
     if rows is not None and not len(rows.held_out):
-        raise KitError(_nothing_held_out())
+        raise _nothing_held_out()
     if rows is not None and not command.plan:
         _check_folder(folder, path, made, rows.report.sha256)
         _check_comparable(folder, run, rows.report.sha256)
@@ -125,8 +125,8 @@ def _existing(folder: Path) -> dict[str, Path]:
     return {identity(run): path for path, run in found.items() if run}
 
 
-def not_writable(folder: Path, why: str) -> Finding:
-    return problem("output-not-writable", f"Nothing can be written to {folder}.", why, "--into a/folder/of/yours")
+def not_writable(folder: Path, why: str) -> KitError:
+    return failure("output-not-writable", f"Nothing can be written to {folder}.", why, "--into a/folder/of/yours")
 
 
 def _check_folder(folder: Path, path: Path, command: TrainCommand, data_sha256: str) -> None:
@@ -136,21 +136,19 @@ def _check_folder(folder: Path, path: Path, command: TrainCommand, data_sha256: 
     except KitError as error:
         (first, *_) = error.findings
         if first.id == "output-not-writable":
-            raise KitError(not_writable(folder, first.why)) from None
+            raise not_writable(folder, first.why) from None
         if first.id != "output-holds-another-run":
             raise
         details = dict(first.details)
         vary = [f"--over {name}={getattr(command.run, name)}        (adds trials of that value to the table)"
                 for name in details if name in Run.model_fields and can_vary(name)]  # fmt: skip
-        raise KitError(
-            problem(
-                "sweep-holds-another-run",
-                f"{path} holds a trial with other options or data.",
-                "Its folder is named by what varies; the rest was different when it began.",
-                "--into another/folder",
-                *vary[:2],
-                details=details,
-            )
+        raise failure(
+            "sweep-holds-another-run",
+            f"{path} holds a trial with other options or data.",
+            "Its folder is named by what varies; the rest was different when it began.",
+            "--into another/folder",
+            *vary[:2],
+            details=details,
         ) from None
 
 
@@ -165,19 +163,17 @@ def _check_comparable(folder: Path, run: Run, data_sha256: str) -> None:
         if reading.data_sha256(path) != data_sha256:
             details["content of the data"] = "changed since"
         if details:
-            raise KitError(
-                problem(
-                    "sweep-of-other-rows",
-                    f"{folder} holds trials that were measured on other rows.",
-                    "Their losses say nothing about these.",
-                    "--into another/folder",
-                    details=details,
-                )
+            raise failure(
+                "sweep-of-other-rows",
+                f"{folder} holds trials that were measured on other rows.",
+                "Their losses say nothing about these.",
+                "--into another/folder",
+                details=details,
             )
 
 
-def _nothing_held_out() -> Finding:
-    return problem(
+def _nothing_held_out() -> KitError:
+    return failure(
         "sweep-without-held-out-rows",
         "No rows are held out, so there is nothing to compare the trials by.",
         "A trial's loss on the rows it was trained on falls with every weight it may change.",
@@ -227,13 +223,11 @@ def check_any_fits(found: Plans) -> None:
     """Raises KitError: no trial does."""
     if not any(trial.fits for trial in found.trials):
         low_bytes, name = min((trial.plan.low_bytes, trial.name) for trial in found.trials if trial.plan)
-        raise KitError(
-            problem(
-                "sweep-nothing-fits",
-                "No trial fits into memory.",
-                f"The smallest, {name}, needs {gib(low_bytes)} GiB at least.",
-                "--max-length-tokens 512",
-                "--model with a smaller size",
-            ),
+        raise failure(
+            "sweep-nothing-fits",
+            "No trial fits into memory.",
+            f"The smallest, {name}, needs {gib(low_bytes)} GiB at least.",
+            "--max-length-tokens 512",
+            "--model with a smaller size",
             status=USAGE,
         )
