@@ -92,9 +92,9 @@ def _parted(argv: Sequence[str]) -> tuple[deque[str], list[str]]:
 def _help_topic(argv: Sequence[str]) -> str | None:
     """The word after --help, "" where none stands there; None where no help is asked for."""
     for place, word in enumerate(argv):
-        flag, equals, topic = word.partition("=")
+        flag, _, topic = word.partition("=")
         if flag in ("-h", "--help"):
-            return topic if equals else next((word for word in argv[place + 1 :] if not FLAG.match(word)), "")
+            return topic or next((word for word in argv[place + 1 : place + 2] if not FLAG.match(word)), "")
     return None
 
 

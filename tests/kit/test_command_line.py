@@ -358,6 +358,11 @@ class TestHelp:
         if kind is TrainCommand:
             assert "Takes a number above 0. Default: 3.0." in " ".join(page.split())
 
+    def test_words_elsewhere_are_no_group(self, capsys) -> None:
+        with pytest.raises(SystemExit):
+            parse(ReportCommand, ["runs/x", "--help", "--output", "y"])
+        assert "  [--runs] PATH ..." in capsys.readouterr().out
+
     def test_a_group_has_its_own_options(self) -> None:
         page = help_page(TrainCommand, "memory", "kit train")
         assert "--micro-batch-size" in page
