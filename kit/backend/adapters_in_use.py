@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from envcheck.facts import Finding
 from kit.backend.device_memory import is_out_of_memory
 from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.silence import silence
-from kit.support.errors import KitError, first_line, problem
+from kit.support.errors import KitError, failure, first_line
 
 
 def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
@@ -27,7 +26,7 @@ def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
                 else:
                     model.load_adapter(str(folder), adapter_name=_peft_name(index))
         except (RuntimeError, ValueError, OSError, KeyError, TypeError, MemoryError) as error:
-            raise KitError(_cannot_load(name, folder, error)) from error
+            raise _cannot_load(name, folder, error) from error
     keep_precision(model)
     return replace(loaded, model=model)
 
@@ -67,9 +66,9 @@ def _peft_name(index: int) -> str:
     return f"adapter{index}"
 
 
-def _cannot_load(name: str, folder: Path, error: Exception) -> Finding:
+def _cannot_load(name: str, folder: Path, error: Exception) -> KitError:
     short = is_out_of_memory(error)
-    return problem(
+    return failure(
         "out-of-memory-at-load" if short else "adapter-cannot-be-loaded",
         f"The adapter {name} ({folder}) cannot be loaded.",
         first_line(error),

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from envcheck.facts import Finding
 from kit.backend.device_memory import is_out_of_memory
 from kit.backend.loading import Loaded
 from kit.backend.methods import converting_layers
 from kit.backend.silence import no_warnings, silence
 from kit.models import end_ids
 from kit.options.sampling import Sampling
-from kit.support.errors import KitError, first_line, problem
+from kit.support.errors import failure, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +108,13 @@ def stream_answer(
         ended = stream.ids and stream.ids[-1] in ends
         reason = "stop" if ended else "interrupted" if stream.stop_requested() else "length"
         return GeneratedTokens(stream.ids, time.perf_counter() - start_s, reason)
-    raise KitError(_no_room(len(prompt_ids), text))  # outside of `except`: see free_memory
+    raise failure(  # outside of `except`: see free_memory
+        "out-of-memory-answering",
+        f"Memory ran out while answering a prompt of {len(prompt_ids):,} tokens.",
+        text,
+        "/reset                       (forgets the conversation so far)",
+        "--max-tokens 256, or --load-in-4bit",
+    )
 
 
 def _generate(
@@ -167,13 +172,3 @@ def _generating(loaded: Loaded) -> Iterator[None]:
         finally:
             loaded.model.config.use_cache = False
             loaded.model.train()
-
-
-def _no_room(tokens: int, why: str) -> Finding:
-    return problem(
-        "out-of-memory-answering",
-        f"Memory ran out while answering a prompt of {tokens:,} tokens.",
-        why,
-        "/reset                       (forgets the conversation so far)",
-        "--max-tokens 256, or --load-in-4bit",
-    )

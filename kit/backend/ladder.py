@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from envcheck.facts import Finding
 from kit.backend.device_memory import free_memory, is_out_of_memory
 from kit.backend.listener import OnEvent
 from kit.backend.loading import Loaded
@@ -11,7 +10,7 @@ from kit.backend.methods import recompute_activations
 from kit.data.batches import budget_tokens
 from kit.data.store import Samples
 from kit.options import METHODS, Run
-from kit.support.errors import KitError, first_line, problem
+from kit.support.errors import KitError, failure, first_line
 
 T = TypeVar("T")
 
@@ -60,14 +59,14 @@ class Ladder:
             text = "gradient checkpointing from now on"
         else:
             longest = self.longest_tokens - self.virtual_tokens
-            raise KitError(_nothing_left(phase, step, longest, self.can_recompute, error))
+            raise _nothing_left(phase, step, longest, self.can_recompute, error)
         self.on_event(
             "out-of-memory", f"memory ran out in {phase}: {text}, the same step again", step=step, error=error
         )
 
 
-def _nothing_left(phase: str, step: int, longest_tokens: int, can_recompute: bool, error: str) -> Finding:
-    return problem(
+def _nothing_left(phase: str, step: int, longest_tokens: int, can_recompute: bool, error: str) -> KitError:
+    return failure(
         "out-of-memory",
         f"Memory ran out in {phase} at step {step} with one sample at a time.",
         f"A single sample of {longest_tokens:,} tokens does not fit; it is never cut or dropped behind your back.",

@@ -6,14 +6,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from envcheck.facts import Finding
 from kit.backend.device_memory import is_out_of_memory
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.models import Model
 from kit.options import Run, resolve
 from kit.prompt import ChatFormat
-from kit.support.errors import KitError, describe_error, first_line, problem
+from kit.support.errors import KitError, describe_error, failure, first_line
 from kit.support.units import GIB
 
 if TYPE_CHECKING:
@@ -103,14 +102,12 @@ def _start_unsloth(required: bool) -> Backend:
         reason = f"Unsloth cannot start: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if not required:
             return Backend("hf", reason)
-        raise KitError(
-            problem(
-                "unsloth-cannot-start",
-                "Unsloth was asked for and cannot start.",
-                reason,
-                "python -m envcheck           (says what is broken)",
-                "--backend hf                 (plain transformers and PEFT)",
-            )
+        raise failure(
+            "unsloth-cannot-start",
+            "Unsloth was asked for and cannot start.",
+            reason,
+            "python -m envcheck           (says what is broken)",
+            "--backend hf                 (plain transformers and PEFT)",
         ) from error
     return Backend("unsloth", "Unsloth started")
 
@@ -138,9 +135,15 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
         with quiet:
             base, tokenizer = read(model.location, loading)
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise KitError(_cannot_load(model, loading.load_in_4bit, error)) from error
+        raise _cannot_load(model, loading.load_in_4bit, error) from error
     if loading.load_in_4bit and not getattr(base, "is_loaded_in_4bit", False):
-        raise KitError(_not_in_4bit(backend))
+        raise failure(
+            "not-loaded-in-4bit",
+            f"The base was to be in 4 bit, and {backend.name} loaded it in 16 bit.",
+            "bitsandbytes does not work on this machine, and the plan was made for a quarter of the memory.",
+            "python -m envcheck           (says what is wrong with bitsandbytes)",
+            "--no-load-in-4bit            (trains on the 16-bit base)",
+        )
     if backend.name == "hf" or loading.device == "cpu":  # on a card Unsloth has its own attention
         base.set_attn_implementation("eager" if loading.attention == "eager" else "sdpa")
     tokenizer.chat_template = chat.template_text  # saved with the adapter: who asks it later asks as it was trained
@@ -199,20 +202,10 @@ def unsloth_checkpointing(way: str) -> bool | str:
     return way if way == "unsloth" else way == "on"
 
 
-def _not_in_4bit(backend: Backend) -> Finding:
-    return problem(
-        "not-loaded-in-4bit",
-        f"The base was to be in 4 bit, and {backend.name} loaded it in 16 bit.",
-        "bitsandbytes does not work on this machine, and the plan was made for a quarter of the memory.",
-        "python -m envcheck           (says what is wrong with bitsandbytes)",
-        "--no-load-in-4bit            (trains on the 16-bit base)",
-    )
-
-
-def _cannot_load(model: Model, load_in_4bit: bool, error: Exception) -> Finding:
+def _cannot_load(model: Model, load_in_4bit: bool, error: Exception) -> KitError:
     if is_out_of_memory(error):
         return no_room(model.name, load_in_4bit, error)
-    return problem(
+    return failure(
         "model-cannot-be-loaded",
         f"{model.name} cannot be loaded.",
         describe_error(error),
@@ -221,9 +214,9 @@ def _cannot_load(model: Model, load_in_4bit: bool, error: Exception) -> Finding:
     )
 
 
-def no_room(what: str, load_in_4bit: bool, error: Exception) -> Finding:
-    """The finding that a model, or an adapter over it, does not fit into memory."""
-    return problem(
+def no_room(what: str, load_in_4bit: bool, error: Exception) -> KitError:
+    """The error that a model, or an adapter over it, does not fit into memory."""
+    return failure(
         "out-of-memory-at-load",
         f"{what} does not fit into memory.",
         first_line(error),

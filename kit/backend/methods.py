@@ -15,7 +15,7 @@ from kit.backend.silence import silence
 from kit.models import adapters
 from kit.options import METHODS, Run
 from kit.options.methods import IA3_INWARD
-from kit.support.errors import KitError, problem
+from kit.support.errors import KitError, failure
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def adapt(loaded: Loaded, run: Run) -> Loaded:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise KitError(no_room("The adapter", run.load_in_4bit, error)) from error
+        raise no_room("The adapter", run.load_in_4bit, error) from error
     if run.precision != "fp32":
         _share_adapter_inputs(model)
     keep_precision(model)
@@ -92,13 +92,11 @@ def _check_rank(model: "torch.nn.Module", rank: int, target_modules: tuple[str, 
     """MiSS cuts what goes into a layer into blocks of the rank."""
     widths = [layer.in_features for name, layer in _linear_layers(model) if name in target_modules]
     if rank > min(widths, default=rank):
-        raise KitError(
-            problem(
-                "rank-too-large",
-                f"--lora-rank {rank} is more than goes into a layer: {min(widths)} numbers.",
-                "MiSS learns one block of the rank's size, which is laid over the layer again and again.",
-                f"--lora-rank {min(widths)}",
-            )
+        raise failure(
+            "rank-too-large",
+            f"--lora-rank {rank} is more than goes into a layer: {min(widths)} numbers.",
+            "MiSS learns one block of the rank's size, which is laid over the layer again and again.",
+            f"--lora-rank {min(widths)}",
         )
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from envcheck.facts import Finding
 from kit.backend import state
 from kit.backend.ladder import Ladder
 from kit.backend.listener import OnEvent
@@ -18,7 +17,7 @@ from kit.data.batches import EpochSampler, epoch_order, micro_batches
 from kit.data.store import Samples
 from kit.options import Run
 from kit.prompt import IGNORED
-from kit.support.errors import KitError, problem
+from kit.support.errors import KitError, failure
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +158,7 @@ class Steps(SFTTrainer):
         self.on_event("not-finite", trouble, step=step, rows=rows, layer=layer)
         good = [index for index in range(len(batch["labels"])) if index not in bad]
         if self.run.on_nan == "stop" or not bad or not good:
-            raise KitError(_not_finite(step, trouble, rows, layer))
+            raise _not_finite(step, trouble, rows, layer)
         return good
 
     def data_row(self, step: int, index: int) -> int:
@@ -237,8 +236,8 @@ def watch_layers(model: "torch.nn.Module") -> Iterator[list[str]]:
             hook.remove()
 
 
-def _not_finite(step: int, trouble: str, rows: list[int], layer: str) -> Finding:
-    return problem(
+def _not_finite(step: int, trouble: str, rows: list[int], layer: str) -> KitError:
+    return failure(
         "loss-not-finite",
         f"Step {step}: {trouble}. The run stopped before the weights were changed.",
         "From there on every weight would be spoilt.",
