@@ -117,12 +117,9 @@ def _probed(chat: ChatFormat) -> Turns:
     """Raises ValueError: a message is not in the text as it was given."""
     user, answer = {"role": "user", "content": USER}, {"role": "assistant", "content": ANSWER}
     after = {"role": "user", "content": NEXT}
-    before_user, user_to_answer, answer_to_user, at_end = _gaps(
-        chat.question([user, answer, after]), (USER, ANSWER, NEXT)
-    )
-    before_system, system_to_user, _ = _gaps(
-        chat.question([{"role": "system", "content": SYSTEM}, user]), (SYSTEM, USER)
-    )
+    talk, briefed = chat.question([user, answer, after]), chat.question([{"role": "system", "content": SYSTEM}, user])
+    before_user, user_to_answer, answer_to_user, at_end = _gaps(talk, (USER, ANSWER, NEXT))
+    before_system, system_to_user, _ = _gaps(briefed, (SYSTEM, USER))
     user_before = _common_end(before_user, answer_to_user, system_to_user)
     if chat.end_token and chat.end_token in user_before:  # that belongs to the turn before
         user_before = user_before.rpartition(chat.end_token)[2].lstrip()
