@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import gguf
     import numpy as np
 
+    from kit.backend.merging import Tensor
+
 # Types that the gguf package can write, with the type of embedding and head: below 8 bits these stay at Q8_0, because
 # every token passes through them (llama-quantize keeps them wider too).
 TYPES = {
@@ -61,7 +63,7 @@ class GgufFile:
         self.held: list[np.ndarray] = []  # of a weight whose rows are reordered once all are there
         self.writer, self.file = _with_head(path, quant, model, self.slots)
 
-    def write(self, weight: Weight, piece: Any) -> None:
+    def write(self, weight: Weight, piece: "Tensor") -> None:
         slot = self.slots.get(weight.name)
         if slot and slot.permuted_heads:
             self.held.append(piece.numpy())

@@ -32,6 +32,7 @@ class Answers:
 
 
 def is_here() -> bool:
+    """Whether its server is on the path."""
     return shutil.which(SERVER) is not None
 
 

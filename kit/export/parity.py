@@ -108,6 +108,7 @@ class Parity:
         return all(row.passed for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
+        """The record that is written."""
         return {
             **stamp(),
             "passed": self.passed,

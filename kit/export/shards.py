@@ -7,13 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kit.backend import merging
 from kit.export.base import INDEX, SINGLE, Base
 from kit.export.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.change import Weight
 from kit.support.errors import failure
+
+if TYPE_CHECKING:
+    from kit.backend.merging import Tensor
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -88,7 +91,7 @@ class Shards:
         self.number = -1  # of the file that is open
         self.writer: TensorWriter | None = None
 
-    def write(self, weight: Weight, piece: Any) -> None:
+    def write(self, weight: Weight, piece: "Tensor") -> None:
         number, tensor = self.plan.places[weight.name]
         if merging.overflows(piece, tensor.dtype):
             raise failure(

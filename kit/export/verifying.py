@@ -72,6 +72,7 @@ def _write_record(job: Job, found: Parity) -> None:
 
 
 def table(found: Parity) -> Table:
+    """For the terminal: a line for each file, with what was found and what its bound is."""
     title = f"parity with {found.against}: {found.prompts}, computed in {found.arithmetic}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("", overflow="fold")
@@ -90,6 +91,7 @@ def table(found: Parity) -> Table:
 
 
 def not_verified(job: Job, found: Parity) -> Finding:
+    """What is said of a parity that was not passed."""
     bad = [row for row in found.rows if not row.passed]
     details = {
         row.name: f"top-1 {row.top1_pct:g} %, logits {row.logit_share:.3g}, first in {row.first_layer}" for row in bad

@@ -4,11 +4,15 @@ import json
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from envcheck.facts import Finding
 from kit.support.errors import KitError, problem
+
+if TYPE_CHECKING:
+    import gguf
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types of the format
 # How text is cut before the merges. The file holds only the name; the patterns are compiled into llama.cpp.
@@ -39,7 +43,8 @@ class Vocabulary:
     add_bos: bool
     template: str
 
-    def add_to(self, writer: Any) -> None:
+    def add_to(self, writer: "gguf.GGUFWriter") -> None:
+        """Its keys."""
         writer.add_tokenizer_model(self.kind)
         writer.add_tokenizer_pre(self.pre)
         writer.add_token_list(self.tokens)
@@ -165,7 +170,7 @@ def _pre(folder: Path, whole: dict[str, Any]) -> str:
     return names[0]
 
 
-def _unknown(folder: Path, what: str) -> Any:
+def _unknown(folder: Path, what: str) -> Finding:
     return problem(
         "gguf-tokenizer-unknown",
         f"llama.cpp would read the tokenizer of {folder} otherwise than it was trained.",

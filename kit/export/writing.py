@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kit.backend import merging
 from kit.models.change import Combination, Weight
 from kit.support.errors import failure
 from kit.support.progress import OnProgress
 
+if TYPE_CHECKING:
+    from kit.backend.merging import Tensor
+
 
 class Sink(Protocol):
     """Takes every weight, in the order of the base, in blocks of rows of float32."""
 
-    def write(self, weight: Weight, piece: Any) -> None: ...
+    def write(self, weight: Weight, piece: "Tensor") -> None: ...
 
     def end(self, weight: Weight) -> None: ...
 
@@ -39,7 +42,7 @@ def write(weights: Sequence[Weight], combination: Combination, sinks: Sequence[S
             sink.close()
 
 
-def _check_finite(weight: Weight, piece: Any) -> None:
+def _check_finite(weight: Weight, piece: "Tensor") -> None:
     if not merging.is_finite(piece):
         raise failure(
             "merge-not-a-number",
