@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from kit.export import parity_prompts, verifying
-from kit.export.files import WrittenFiles, write
 from kit.export.job import Job, prepare
+from kit.export.model_folder import WrittenFiles, write
 from kit.export.options import MergeCommand
 from kit.export.parity import Parity
 from kit.export.tuned_model import in_words

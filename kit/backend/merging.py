@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     import torch
     from safetensors import safe_open
 
+Piece: TypeAlias = "torch.Tensor"  # a merged weight, or a block of its rows, in float32 on the CPU
 PIECE_WEIGHTS = 1 << 25  # of a tensor that no update changes: 128 MiB in float32
 
 
-def pieces(weight: Weight, combination: Combination) -> "Iterator[torch.Tensor]":
+def pieces(weight: Weight, combination: Combination) -> Iterator[Piece]:
     """The merged weight in float32 on the CPU, whole or in blocks of rows."""
     import torch
 
@@ -132,14 +133,14 @@ def delta(update: Update) -> "torch.Tensor":
     return (_read(update.file, update.b) @ _read(update.file, update.a)) * update.scale
 
 
-def is_finite(piece: "torch.Tensor") -> bool:
+def is_finite(piece: Piece) -> bool:
     """Whether every number of it is."""
     import torch
 
     return bool(torch.isfinite(piece).all())
 
 
-def as_bytes(piece: "torch.Tensor", dtype: str) -> memoryview:
+def as_bytes(piece: Piece, dtype: str) -> memoryview:
     """Cast once, as the bytes of a file; dtype as safetensors writes it."""
     import torch
 
@@ -147,7 +148,7 @@ def as_bytes(piece: "torch.Tensor", dtype: str) -> memoryview:
     return piece.to(kind).contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
-def overflows(piece: "torch.Tensor", dtype: str) -> bool:
+def overflows(piece: Piece, dtype: str) -> bool:
     """Whether a number of it is beyond the largest of the dtype."""
     import torch
 

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from envcheck.facts import Finding
 from kit.chat.asking import CLOSED, OPEN, Reply, Speaker, StopRequested, prompt_ids
+from kit.chat.names import UNTUNED
 from kit.chat.options import ChatCommand
 from kit.chat.prompts import question
-from kit.chat.sources import UNTUNED
 from kit.chat.target import Target
 from kit.run.signals import StopSignals
 from kit.support import console

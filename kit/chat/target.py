@@ -1,18 +1,18 @@
 """What was named -> the base model, the adapters over it and how each is asked. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from envcheck.facts import Facts
 from kit import models, prompt
 from kit.backend import Loading
-from kit.chat.loading import loading_for, notes_for
+from kit.chat.base_model import loading_for, notes_for
+from kit.chat.names import UNTUNED, ChatSource, base_of, read_sources
 from kit.chat.options import ChatCommand
-from kit.chat.sampling import sampling_for
-from kit.chat.sources import UNTUNED, ChatSource, base_of, read_sources
 from kit.models import Model, adapters
 from kit.models.adapters import Adapter
+from kit.models.families import ADVISED_SAMPLING
 from kit.options.methods import FULL
 from kit.options.sampling import Sampling
 from kit.prompt import ChatFormat
@@ -129,3 +129,13 @@ def _chat_of_adapter(model: Model, adapter: Adapter, source: ChatSource, templat
     chat = _chat(model, own, source, template)
     is_saved = template == "auto" and "chat_template.jinja" in own
     return replace(chat, template_origin="saved with it") if is_saved else chat
+
+
+def sampling_for(command: ChatCommand, model: Model) -> Sampling:
+    """How answers are drawn: flags over the model's generation_config.json over the advice of Qwen3's makers."""
+    names = ("temperature", "top_p", "top_k")
+    asked = {name: value for name in names if (value := getattr(command, name)) is not None}
+    if not (command.sample or asked) or asked.get("temperature") == 0:
+        return Sampling()
+    own = {name: model.generation[name] for name in names if model.generation.get(name)}
+    return Sampling(**(asdict(ADVISED_SAMPLING[command.thinking]) | own | asked | {"seed": command.seed}))

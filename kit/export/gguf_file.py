@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from kit.backend.merging import Piece
 from kit.export.vocabulary import Vocabulary
 from kit.models.change import Weight
 from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
@@ -15,8 +16,6 @@ from kit.support.errors import failure
 if TYPE_CHECKING:
     import gguf
     import numpy as np
-
-    from kit.backend.merging import Tensor
 
 # Types that the gguf package can write, with the type of embedding and head: below 8 bits these stay at Q8_0, because
 # every token passes through them (llama-quantize keeps them wider too).
@@ -63,7 +62,7 @@ class GgufFile:
         self.held: list[np.ndarray] = []  # of a weight whose rows are reordered once all are there
         self.writer, self.file = _with_head(path, quant, model, self.slots)
 
-    def write(self, weight: Weight, piece: "Tensor") -> None:
+    def write(self, weight: Weight, piece: Piece) -> None:
         slot = self.slots.get(weight.name)
         if slot and slot.permuted_heads:
             self.held.append(piece.numpy())

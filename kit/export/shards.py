@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kit.backend import merging
+from kit.backend.merging import Piece
 from kit.export.base import INDEX, SINGLE, Base
 from kit.export.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.change import Weight
 from kit.support.errors import failure
-
-if TYPE_CHECKING:
-    from kit.backend.merging import Tensor
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -91,7 +89,7 @@ class Shards:
         self.number = -1  # of the file that is open
         self.writer: TensorWriter | None = None
 
-    def write(self, weight: Weight, piece: "Tensor") -> None:
+    def write(self, weight: Weight, piece: Piece) -> None:
         number, tensor = self.plan.places[weight.name]
         if merging.overflows(piece, tensor.dtype):
             raise failure(

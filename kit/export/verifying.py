@@ -9,8 +9,8 @@ from rich.table import Table
 
 from envcheck.facts import Finding
 from kit.export import parity, shards
-from kit.export.files import WrittenFiles
 from kit.export.job import Job
+from kit.export.model_folder import WrittenFiles
 from kit.export.parity import Exported, Parity
 from kit.export.parity_prompts import ParityPrompts
 from kit.models.families import head_dim

@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from kit.backend import merging
+from kit.backend.merging import Piece
 from kit.models.change import Combination, Weight
 from kit.support.errors import failure
 from kit.support.progress import OnProgress
-
-if TYPE_CHECKING:
-    from kit.backend.merging import Tensor
 
 
 class Sink(Protocol):
     """Takes every weight, in the order of the base, in blocks of rows of float32."""
 
-    def write(self, weight: Weight, piece: "Tensor") -> None: ...
+    def write(self, weight: Weight, piece: Piece) -> None: ...
 
     def end(self, weight: Weight) -> None: ...
 
@@ -42,7 +40,7 @@ def write(weights: Sequence[Weight], combination: Combination, sinks: Sequence[S
             sink.close()
 
 
-def _check_finite(weight: Weight, piece: "Tensor") -> None:
+def _check_finite(weight: Weight, piece: Piece) -> None:
     if not merging.is_finite(piece):
         raise failure(
             "merge-not-a-number",

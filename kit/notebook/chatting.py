@@ -9,10 +9,10 @@ from typing import Any
 from envcheck import probe
 from envcheck.facts import Finding
 from kit.chat.asking import Reply, Speaker, prompt_ids
+from kit.chat.names import UNTUNED
 from kit.chat.options import ChatCommand
 from kit.chat.prompts import question as as_messages
 from kit.chat.serve import check_server
-from kit.chat.sources import UNTUNED
 from kit.chat.target import find
 from kit.notebook.tables import Table
 from kit.options.command_line import from_call

@@ -20,9 +20,8 @@ from kit import models
 from kit.chat.__main__ import main
 from kit.chat.asking import Reply
 from kit.chat.options import read_command
-from kit.chat.sampling import sampling_for
 from kit.chat.session import Session
-from kit.chat.target import find
+from kit.chat.target import find, sampling_for
 from kit.models import adapters
 from kit.support.errors import KitError
 from tests.kit import exports

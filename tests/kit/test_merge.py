@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.export import files, parity_prompts, safetensors_file, writing
+from kit.export import parity_prompts, safetensors_file, writing
 from kit.export.job import prepare
 from kit.export.options import MergeCommand
 from kit.export.tuned_model import find_adapter
@@ -403,7 +403,7 @@ def test_an_interrupted_merge_leaves_nothing(adapter, out, monkeypatch, error) -
 
     monkeypatch.setattr(writing, "write", interrupted)
     with pytest.raises((KitError, KeyboardInterrupt, MemoryError)):
-        files.write(job, prompts, lambda *_: None)
+        model_folder.write(job, prompts, lambda *_: None)
     assert not out.exists()
     assert sorted(path.name for path in out.parent.iterdir()) == ["adapter"]
 
@@ -413,8 +413,8 @@ def test_leftovers_of_a_killed_merge_are_replaced(adapter, out, monkeypatch) -> 
     part = out.with_name(f".{out.name}.part")
     part.mkdir()
     (part / "half.safetensors").write_bytes(bytes(10))
-    monkeypatch.setattr(files, "fill", lambda *_: files.WrittenFiles("BF16", {}, ()))
-    files.write(job, None, lambda *_: None)
+    monkeypatch.setattr(model_folder, "fill", lambda *_: model_folder.WrittenFiles("BF16", {}, ()))
+    model_folder.write(job, None, lambda *_: None)
     assert sorted(path.name for path in out.iterdir()) == ["NOT-VERIFIED"]
     assert not part.exists()
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from envcheck import settings
 from envcheck.facts import Facts
 from kit.backend import Loading
+from kit.chat.names import ChatSource
 from kit.chat.options import ChatCommand
-from kit.chat.sources import ChatSource
 from kit.models import Model
 from kit.options import Method
 from kit.options.methods import IN_UNSLOTH
