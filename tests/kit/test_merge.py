@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.export import parity_prompts, safetensors_file, writing
+from kit.export import model_folder, parity_prompts, safetensors_file, writing
 from kit.export.job import prepare
 from kit.export.options import MergeCommand
 from kit.export.tuned_model import find_adapter
