@@ -1,12 +1,4 @@
-"""Talk to what was trained.
-
-    python -m kit.chat runs/x                                    in the terminal
-    python -m kit.chat runs/x runs/y --compare                   untuned and tuned side by side
-    python -m kit.chat runs/x --prompts questions.txt --json     for scripts
-    python -m kit.chat runs/x --serve                            an OpenAI-compatible API on this machine
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-"""
+"""The command kit.chat; its examples and exit status stand with its options."""
 
 import json
 import sys

@@ -1,12 +1,4 @@
-"""Check data before it is trained on, and see what the model will see.
-
-    python -m kit.data my.jsonl                          verdict, counts, lengths, every problem with its line
-    python -m kit.data my.xlsx                           the same for .csv, .parquet, .xlsx, .ods ..., a folder, the hub
-    python -m kit.data my.jsonl --show 3                 rows with the trained tokens marked
-    python -m kit.data my.jsonl --fix clean.jsonl        a copy without the bad rows, and the list of what was removed
-
-Exit status: 0 fit to train on, 1 not, 2 wrong usage. Nothing is trained and torch is not needed.
-"""
+"""The command kit.data; its examples and exit status stand with its options."""
 
 import json
 import sys

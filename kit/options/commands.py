@@ -47,9 +47,10 @@ class TrainCommand(RunDoor):
 class DataCommand(Door):
     """Check data before it is trained on, and see what the model will see.
 
-    kit data my.jsonl                              verdict, counts, lengths, every problem with its line
-    kit data my.jsonl --show 3                     rows with the trained tokens marked
-    kit data my.jsonl --fix clean.jsonl            a copy without the bad rows, and what was removed
+      kit data my.jsonl                              verdict, counts, lengths, every problem with its line
+      kit data my.xlsx                               the same for .csv, .parquet, .ods ..., a folder, the hub
+      kit data my.jsonl --show 3                     rows with the trained tokens marked
+      kit data my.jsonl --fix clean.jsonl            a copy without the bad rows, and what was removed
 
     Exit status: 0 fit to train on, 1 not, 2 wrong usage. Nothing is trained and torch is not needed."""
 

@@ -1,11 +1,4 @@
-"""What happened in a run, as one HTML page.
-
-    python -m kit.report runs/x                      runs/x/report.html, also of a run under way
-    python -m kit.report runs/x runs/y -o both.html  compares runs in one page
-    python -m kit.report --list runs                 every run and adapter there
-
-Exit status: 0 done, 1 failed, 2 wrong usage.
-"""
+"""The command kit.report; its examples and exit status stand with its options."""
 
 import json
 import sys

@@ -9,9 +9,9 @@ from kit.options.option import Door, Typed
 class ReportCommand(Door):
     """What happened in a run, as one HTML page.
 
-    kit report runs/x                      runs/x/report.html, also of a run under way
-    kit report runs/x runs/y -o both.html  compares runs in one page
-    kit report --list runs                 every run and adapter there
+      kit report runs/x                      runs/x/report.html, also of a run under way
+      kit report runs/x runs/y -o both.html  compares runs in one page
+      kit report --list runs                 every run and adapter there
 
     Exit status: 0 done, 1 failed, 2 wrong usage."""
 

@@ -1,12 +1,4 @@
-"""Measure what some options do on your own data.
-
-    python -m kit.sweep --data my.jsonl --over lora_rank=4,16,64 --over lora_alpha=1r,2r
-    python -m kit.sweep --data my.jsonl --over learning_rate=1e-5..1e-3 --trials 12
-    python -m kit.sweep --data my.jsonl --over seed=1,2,3            how much is chance
-    python -m kit.sweep --data my.jsonl --plan                       which trials, and do they fit? nothing written
-
-The same command goes on where it was stopped. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-"""
+"""The command kit.sweep; its examples and exit status stand with its options."""
 
 import functools
 import json

@@ -344,7 +344,7 @@ class TestHelp:
             parse(kind, ["--help"])
         assert stop.value.code == 0
         page = capsys.readouterr().out
-        assert f"python -m kit.{kind.door} " in page
+        assert f"\n  python -m kit.{kind.door} " in page
         assert f"  kit {kind.door}" not in page
         assert len(page.splitlines()) <= 42
         assert all(f"  {group} " in page for group in groups_of(kind)) or not kind.common
