@@ -38,7 +38,7 @@ def command_line(argv: list[str]) -> int:
         written, parity = merge(job, on_progress)
     for text in written.notes:
         console.note(text)
-    console.stderr.print(verifying.table(parity))
+    console.stderr.print(verifying.parity_table(parity))
     console.say("top-1: positions with the same likeliest token; logits: largest difference, as a share of their range")
     if command.json_output:
         print(json.dumps(parity.to_json(), ensure_ascii=False, indent=1))

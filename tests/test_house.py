@@ -16,6 +16,7 @@ EVERY_PACKAGE_HAS = ("__init__.py", "__main__.py")
 SAME_THING = {  # file name -> why two files of kit have it
     "methods.py": "a method's record, and what PEFT makes of it",
     "merging.py": "the arithmetic of a merge, and how a notebook shows one",
+    "options.py": "the options of one door, in its own room",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 under_way = pytest.mark.xfail(reason="the rooms are being renamed")

@@ -71,7 +71,7 @@ def _write_record(job: Job, found: Parity) -> None:
         write_whole(job.output / NOT_VERIFIED, (f"{line}\n" for line in lines))
 
 
-def table(found: Parity) -> Table:
+def parity_table(found: Parity) -> Table:
     """For the terminal: a line for each file, with what was found and what its bound is."""
     title = f"parity with {found.against}: {found.prompts}, computed in {found.arithmetic}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
