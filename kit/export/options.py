@@ -11,9 +11,9 @@ from kit.options.option import Door, Typed
 class MergeCommand(Door):
     """Make a plain model of a tuned one, and prove that it answers the same.
 
-    kit merge runs/x -o models/x                          a 16-bit Hugging Face model
-    kit merge runs/x -o models/x --to gguf --quant q8_0   a file for llama.cpp and Ollama
-    kit merge runs/a -o models/ab --add runs/b=0.5        several adapters in one
+      kit merge runs/x -o models/x                          a 16-bit Hugging Face model
+      kit merge runs/x -o models/x --to gguf --quant q8_0   a file for llama.cpp and Ollama
+      kit merge runs/a -o models/ab --add runs/b=0.5        several adapters in one
 
     Exit status: 0 written and verified, 1 failed or not verified, 2 wrong usage."""
 
