@@ -50,6 +50,15 @@ def test_plan_of_a_model_without_data(without_heavy_libraries, qwen3_folder) -> 
     assert "596,049,920 weights, 10,092,544 trained" in done.stderr
 
 
+def test_plan_of_a_family_that_the_kit_does_not_know(without_heavy_libraries, qwen3_folder) -> None:
+    (qwen3_folder / "model.safetensors").write_bytes(bytes(64))
+    shutil.copy(ROOT / "tests/data/families/phi-3-mini-4k-instruct.config.json", qwen3_folder / "config.json")
+    done = without_heavy_libraries("kit.train", "--preset", "cpu", "--model", qwen3_folder, "--plan")
+    assert done.returncode == 0, done.stderr
+    assert "The sizes of this model are not known to the planner (model_type phi3)" in " ".join(done.stderr.split())
+    assert "fits" not in done.stderr
+
+
 def test_plan_for_a_card_that_is_not_there(without_heavy_libraries) -> None:
     card = ("--vram-gib", 24, "--vram-limit-gib", 8, "--model", "tiny", "--plan")
     done = without_heavy_libraries("kit.train", *card, "--fit", "seq", "--json")
