@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 JOURNAL = "study.jsonl"
+JOURNAL_LOCK = "study.jsonl.lock"  # as Optuna calls it
 DRAWS = 10  # settings, where a range has no end of them
 DIGITS = 3  # of a number that is drawn: it is the name of a folder too
 Params = dict[str, str | float]
@@ -56,7 +57,7 @@ def open_study(folder: Path, pruner: str) -> "optuna.Study":
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = folder / JOURNAL
-    for old in (path, path.with_name(f"{JOURNAL}.lock")):  # a killed process leaves its lock, and the next would wait
+    for old in (path, path.with_name(JOURNAL_LOCK)):  # a killed process leaves its lock, and the next would wait
         old.unlink(missing_ok=True)
     lock = JournalFileOpenLock(str(path))  # the other kind needs symbolic links, which Windows may refuse
     storage = JournalStorage(JournalFileBackend(str(path), lock))
