@@ -35,7 +35,9 @@ def choose(
     """
     shape = shape_of(config)
     if available_bytes is None or shape is None:
-        way = _given(run) | ({"gradient_checkpointing": machine_way} if run.gradient_checkpointing == "auto" else {})
+        way = _plain_settings(run) | (
+            {"gradient_checkpointing": machine_way} if run.gradient_checkpointing == "auto" else {}
+        )
         why = "the free memory is unknown" if available_bytes is None else "the sizes of this model are unknown"
         return _settled(run, way, min(_sample_counts(run)), dict.fromkeys(CHOSEN, why))
     ways, counts = _ways(shape, run, data, machine_way), _sample_counts(run)
@@ -115,12 +117,14 @@ def fit(
 
 def _ways(shape: Shape, run: Run, data: "DataReport | None", machine_way: Checkpointing) -> list[Way]:
     """What was left open in every combination, fastest first, smallest last."""
-    open_ones = {
+    candidates = {
         "embedding_offload": ("off", "on") if can_offload_embedding(shape.tied, run) else ("off",),
         "gradient_checkpointing": ("off", "on" if machine_way == "off" else machine_way),
         "attention": ("eager", "sdpa") if _is_short(run, data) else ("sdpa",),
     }
-    values = {name: ways if getattr(run, name) == "auto" else (getattr(run, name),) for name, ways in open_ones.items()}
+    values = {
+        name: ways if getattr(run, name) == "auto" else (getattr(run, name),) for name, ways in candidates.items()
+    }
     return [dict(zip(values, way, strict=True)) for way in product(*values.values())]
 
 
@@ -132,8 +136,8 @@ def _is_short(run: Run, data: "DataReport | None") -> bool:
     return median <= EAGER_MEDIAN_TOKENS and longest <= EAGER_LONGEST_TOKENS
 
 
-def _given(run: Run) -> Way:
-    """What was asked for, and the plain way of the rest."""
+def _plain_settings(run: Run) -> Way:
+    """The options that were given, and the plain way of the rest."""
     plain = {"gradient_checkpointing": "off", "attention": "sdpa", "embedding_offload": "off"}
     return {name: way if getattr(run, name) == "auto" else getattr(run, name) for name, way in plain.items()}
 

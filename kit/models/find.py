@@ -195,7 +195,7 @@ def _on_hub(name: str, option: str) -> Model:
 
 
 def _download(name: str, option: str) -> dict[str, Path]:
-    """The small files, fetched. The first question has no retries: no network is told in seconds."""
+    """The small files, fetched. The first request has no retries: without a network it fails in seconds."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
