@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-LONGEST_LITERALS = 18  # characters; more of them are told of in the text only
+LONGEST_LITERALS = 18  # characters; longer lists stand in the text only
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class Typed:
 
 
 class Options(BaseModel):
-    """Options that belong together; a model that has others among its fields has their options too."""
+    """Options that belong together; a model that has others among its fields has their options too.
+
+    The first line of a docstring is the heading of the group.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -34,7 +37,10 @@ class Options(BaseModel):
 
 
 class Door(Options):
-    """What else is done with them."""
+    """What the command does with them.
+
+    The options of one command. The docstring of each is the head of its --help: what it does, then examples, set in.
+    """
 
     group = "command"
     door: ClassVar[str]  # as in `kit train`
