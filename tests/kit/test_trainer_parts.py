@@ -7,6 +7,7 @@ import pytest
 
 from kit.backend.generation import TokenStream
 from kit.backend.listener import ListenerCallback
+from kit.backend.loading import Loading
 from kit.backend.steps import SPIKE, Steps
 from kit.options import Run
 
@@ -68,3 +69,10 @@ def test_the_prompt_is_no_part_of_the_answer() -> None:
     for ids in ([[1, 2, 3]], [4], [5]):
         stream.put(np.array(ids))
     assert stream.ids == heard == [4, 5]
+
+
+def test_a_method_that_unsloth_has_not_is_loaded_without_it() -> None:
+    loading = Loading.of(Run(method="dora", device="cpu", precision="bf16"))
+    assert loading.backend == "hf"
+    assert "dora is no method of Unsloth's" in loading.reason
+    assert Loading.of(Run(method="rslora", device="cpu", precision="bf16")).backend == "auto"
