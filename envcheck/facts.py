@@ -120,7 +120,6 @@ def normal_name(name: str) -> str:
 
 
 def _read(cls: type, data: Mapping[str, Any]) -> Dict[str, Any]:
-    # type: ignore[arg-type]
     return {item.name: item.metadata["kind"](data[item.name]) for item in fields(cls) if item.name in data}
 
 
@@ -251,7 +250,7 @@ class Facts:
             data["torch_cuda"] = data["torch_cuda"] or None
         if self.gpu is not None:
             data["gpu"] = [_write(gpu) for gpu in self.gpu]
-        return json.loads(json.dumps(data, default=list))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(data, default=list))
 
     def with_changes(self, **changes: Any) -> "Facts":
         return replace(self, **changes)
@@ -320,8 +319,8 @@ class Facts:
     # --- the planned run ------------------------------------------------------------------------------------------
     def run(self, *names: str) -> Any:
         """The first of these settings of the planned run that is given, else None."""
-        # type: ignore[index]
-        return next((self.training[name] for name in names if name in (self.training or {})), None)
+        training = self.training or {}
+        return next((training[name] for name in names if name in training), None)
 
     @property
     def torch_build(self) -> Optional[str]:

@@ -65,6 +65,12 @@ def minor_of(text: Optional[str]) -> Optional[str]:
     return version.minor if version else None
 
 
+def same_release(one: Optional[str], other: Optional[str]) -> bool:
+    """Equal but for what follows the numbers: 2.7.1 and 2.7.1+cu128."""
+    first, second = parse(one), parse(other)
+    return first is not None and second is not None and first.release == second.release
+
+
 def below(text: Optional[str], limit: str) -> bool:
     """True only when both are known and text < limit; the local tag does not count."""
     left, right = parse(text), parse(limit)

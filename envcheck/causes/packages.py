@@ -154,9 +154,9 @@ def _(shell: Shell, facts: Facts):
 def _(shell: Shell, facts: Facts):
     from envcheck import wheels
 
-    build = known.variant_of(facts.torch_build)
-    kept = build in known.torch_release("2.6.0")["variants"]
-    wheel = wheels.Wheel("2.6.0", build, "") if kept else wheels.choose(facts)
+    build, release = known.variant_of(facts.torch_build), known.torch_release("2.6.0")
+    kept = build is not None and release is not None and build in release["variants"]
+    wheel = wheels.Wheel("2.6.0", build, "") if build and kept else wheels.choose(facts)
     return [
         "# upgrade torch to 2.6 or newer, with its companions:",
         wheels.install_command(facts, wheel),

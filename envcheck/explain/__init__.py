@@ -48,7 +48,7 @@ def judge_all(facts: Facts) -> Tuple[Finding, ...]:
     if not failed:
         return findings
     named = [item for text in failed for item in explain(text, facts) if item.id != "text-not-recognised"]
-    first_of = {}
+    first_of: Dict[str, Finding] = {}
     for item in (*named, *findings):
         first_of.setdefault(item.id, item)
     return tuple(sorted(first_of.values(), key=lambda item: SEVERITIES.index(item.severity)))

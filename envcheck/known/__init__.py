@@ -18,7 +18,6 @@ Capability = Tuple[int, int]
 @functools.lru_cache(maxsize=None)
 def table(name: str) -> Dict[str, Any]:
     """One of "torch", "drivers", "gpus", "packages"."""
-    # type: ignore[no-any-return]
     return json.loads(Path(__file__).with_name(name + ".json").read_text(encoding="utf-8"))
 
 
@@ -57,8 +56,8 @@ def torch_release(version: Optional[str]) -> Optional[Dict[str, Any]]:
     if wanted is None:
         return None
     rows = table("torch")["releases"]
-    # type: ignore
-    exact = [row for row in rows if versions.parse(row["torch"]).key == wanted.key and len(wanted.release) > 2]
+    parsed = [(row, versions.parse(row["torch"])) for row in rows]
+    exact = [row for row, found in parsed if found and found.key == wanted.key and len(wanted.release) > 2]
     same = [row for row in rows if versions.minor_of(row["torch"]) == wanted.minor]
     return (exact or same[-1:] or [None])[0]
 

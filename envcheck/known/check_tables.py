@@ -18,7 +18,7 @@ PACKAGES = ("unsloth", "unsloth_zoo", "trl", "peft", "transformers", "accelerate
 
 def stated(distribution: str) -> Dict[str, str]:
     """Requirement name -> sorted specifier, of the requirements without an extra."""
-    found = {}
+    found: Dict[str, str] = {}
     for line in metadata.requires(distribution) or []:
         requirement, _, marker = line.partition(";")
         match = re.match(r"^\s*([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*\(?([^)]*)\)?\s*$", requirement)

@@ -1,7 +1,6 @@
 """Start a program with a time limit; the answer is a record, never an exception."""
 
 import subprocess
-import sys
 from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 
@@ -25,7 +24,6 @@ MAX_CHARACTERS = 1_000_000
 
 def run_command(command: Sequence[str], timeout_s: float = 5.0, env: Optional[Dict[str, str]] = None) -> Output:
     """Run without a shell; output is decoded as UTF-8 with replacement characters, whatever the program wrote."""
-    flags = {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)} if sys.platform == "win32" else {}
     try:
         done = subprocess.run(
             list(command),
@@ -35,8 +33,8 @@ def run_command(command: Sequence[str], timeout_s: float = 5.0, env: Optional[Di
             timeout=timeout_s,
             env=env,
             check=False,
-            **flags,
-        )  # type: ignore[call-overload]
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # there is such a flag on Windows only
+        )
     except subprocess.TimeoutExpired as expired:
         return Output(None, (expired.stdout or b"").decode("utf-8", "replace")[-MAX_CHARACTERS:], hung=True)
     except (OSError, ValueError) as error:

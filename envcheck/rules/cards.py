@@ -36,7 +36,7 @@ def _card_lines(facts: Facts) -> List[Tuple[str, str]]:
         f"{gpu.name or 'unnamed'} (sm_%d%d)" % wheels.capability(gpu)
         for gpu in visible(facts)
         if wheels.capability(gpu)
-    ]  # type: ignore
+    ]
     built = " ".join(facts.torch_arch_list or ())
     torch = facts.shown_version("torch") + (f", CUDA {facts.torch_build}" if facts.torch_build else "")
     return [("GPU", "; ".join(names)), ("PyTorch", torch + (f", built for {built}" if built else ""))]

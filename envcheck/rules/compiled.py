@@ -1,7 +1,7 @@
 """Rules: compiled packages that must fit torch, CUDA and the card."""
 
 import re
-from typing import Iterator, Optional, Set
+from typing import Iterator, List, Optional, Set
 
 from envcheck import known, versions, wheels
 from envcheck.causes import finding
@@ -49,8 +49,7 @@ def xformers_build(facts: Facts) -> Iterator[Finding]:
     ]
     stable = facts.fits("xformers", ">=" + STABLE_ABI) or versions.at_least(made_for, "2.10")
     if made_for:
-        # type: ignore[union-attr]
-        same = versions.parse(made_for) and versions.parse(made_for).release == versions.parse(torch).release
+        same = versions.same_release(made_for, torch)
         local = re.match(r"cu(\d\d)(\d)", getattr(versions.parse(made_for), "local", ""))
         other_cuda = bool(local and build and local.group(1) != build.split(".")[0])
         late_enough = stable and versions.at_least(torch, made_for.split("+")[0])
@@ -69,7 +68,7 @@ def xformers_build(facts: Facts) -> Iterator[Finding]:
 def cuda_build_on_rocm(facts: Facts) -> Iterator[Finding]:
     if facts.torch_build != "rocm":
         return
-    names = [name for name in ("flash-attn", "xformers") if name in (facts.installing or {})]
+    names: List[str] = [name for name in ("flash-attn", "xformers") if name in (facts.installing or {})]
     names += [
         name
         for name, item in (facts.built_for or {}).items()

@@ -16,7 +16,6 @@ BROKEN_PYTHONS = {
 def python_version(facts: Facts) -> Iterator[Finding]:
     python = facts.python
     if python in BROKEN_PYTHONS:
-        # type: ignore[index]
         yield finding("python-version-unsupported", facts, BROKEN_PYTHONS[python], [("Python", python)])
     elif (
         python
@@ -41,11 +40,7 @@ def _without_wheels(facts: Facts) -> Iterator[Finding]:
     for name in ("torch", "unsloth"):
         version = (facts.installing or {}).get(name) or facts.package(name)
         row = known.torch_release(version) if name == "torch" else _exact("unsloth", version)
-        if (
-            not row
-            or not minor
-            or (name == "torch" and versions.parse(version).release != versions.parse(row["torch"]).release)
-        ):  # type: ignore
+        if not row or not minor or (name == "torch" and not versions.same_release(version, row["torch"])):
             continue
         fits = minor in row["python"] if name == "torch" else versions.matches(minor, row["python"])
         if not fits:
@@ -144,7 +139,7 @@ def widest_bound(dist: str, version: Optional[str], name: str) -> Optional[str]:
     later = [row for row in rows if version and versions.at_least(row["version"], version)]
     if not later or not versions.at_least(version, rows[0]["version"]):
         return None
-    return later[0]["requires"].get(name)  # type: ignore[no-any-return]
+    return later[0]["requires"].get(name)
 
 
 def _top(bound: str) -> Optional[str]:
@@ -255,12 +250,14 @@ def _stated_requirements(facts: Facts) -> Iterator[Finding]:
     """
     for dist in ("transformers", "trl", "peft", "accelerate"):
         row = known.row_for(dist, facts.package(dist))
-        for other, spec in ((row or {}).get("requires") or {}).items():
+        if row is None:
+            continue
+        for other, spec in (row.get("requires") or {}).items():
             if other in ("numpy", "safetensors", "torch"):
                 continue
             lower = ",".join(
                 part for part in _parts(spec) if part.startswith(">=") or row["version"] == facts.package(dist)
-            )  # type: ignore[index]
+            )
             if lower and facts.fits(other, lower) is False:
                 yield finding(
                     "package-set-out-of-step",

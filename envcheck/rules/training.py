@@ -109,14 +109,16 @@ def response_markers(facts: Facts) -> Iterator[Finding]:
     model = (facts.model or "").lower()
     row = next((row for row in known.table("models")["templates"] if re.search(row["pattern"], model)), None)
     given = [str(facts.run(name)) for name in ("instruction_part", "response_part") if facts.run(name)]
-    wrong = [text for text in given if row and not any(token in text for token in row["tokens"])]
+    if row is None:
+        return
+    wrong = [text for text in given if not any(token in text for token in row["tokens"])]
     if wrong:
         yield finding(
             "all-labels-masked",
             facts,
             "The markers of train_on_responses_only are not those of this model's chat template.",
             [("given", " ".join(wrong)), (f"the {row['name']} template writes", " ".join(row["tokens"]))],
-        )  # type: ignore[index]
+        )
 
 
 def base_model_with_chat(facts: Facts) -> Iterator[Finding]:

@@ -4,39 +4,14 @@ import json
 import lzma
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kit import models, prompt
+from tests.support.processes import Done, run_kit
 
-ROOT = Path(__file__).parents[2]
-QWEN3 = ROOT / "tests" / "data" / "qwen3"
-
-
-BLOCKER = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'transformers', 'unsloth', 'trl', 'peft', 'bitsandbytes', 'datasets'):
-            raise ImportError(f'{name} is imported')
-sys.meta_path.insert(0, Blocker())
-import importlib
-sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
-"""
-
-
-@pytest.fixture(scope="session")
-def without_heavy_libraries():
-    """Run a module's main in a process where importing torch and its like is an error."""
-
-    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", BLOCKER, module, *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-    return run
+QWEN3 = Path(__file__).parents[1] / "data" / "qwen3"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,13 +24,10 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def kit_train():
-    """Run `python -m kit.train ...` in a process of its own, from the repository root."""
+    """`python -m kit.train ...` with the default backend's libraries there already; in another environment afresh."""
 
-    def run(*arguments: object, env: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "kit.train", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600, **options
-        )
+    def run(*arguments: object, env: dict[str, str] | None = None, libraries: str = "unsloth") -> Done:
+        return run_kit("kit.train", *arguments, env=env, libraries="" if env else libraries)
 
     return run
 

@@ -9,14 +9,16 @@ import contextlib
 import functools
 import io
 import json
-import subprocess
 import sys
 import zlib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.support.processes import run_python
+from tests.support.results import record_of
+
+ROOT = Path(__file__).parents[2]
 TINY = ROOT / "kit" / "models" / "assets" / "tiny"
 TARGETS = {"q_proj": (256, 256), "v_proj": (256, 128), "gate_proj": (256, 448), "down_proj": (448, 256)}
 RANK = 4
@@ -69,10 +71,7 @@ def _made(folder: Path) -> dict:
 
 
 def child(*arguments: object) -> dict:
-    done = subprocess.run([sys.executable, "tests/kit/exports.py", *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return record_of(run_python("tests/kit/exports.py", *arguments, libraries="hf"))
 
 
 def kinds(folder: Path) -> dict:

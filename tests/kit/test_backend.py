@@ -1,11 +1,12 @@
 """The real libraries: both backends from one adapter start, the adapter as plain PEFT, the guards."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import run_python
+from tests.support.results import record_of
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.torch
@@ -57,10 +58,7 @@ print(json.dumps({"losses": Steps.losses, "start": digest, "linear4bit": quantis
 
 def five_steps(backend: str, folder: Path, evaluate: str = "", **options: object) -> dict:
     asked = json.dumps({"backend": backend, **options})
-    done = subprocess.run([sys.executable, "-c", FIVE_STEPS, asked, str(folder), evaluate],
-                          cwd=ROOT, capture_output=True, text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return record_of(run_python("-c", FIVE_STEPS, asked, folder, evaluate, libraries=backend))
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +119,4 @@ def test_the_adapter_is_plain_peft(tmp_path) -> None:
         "ids = torch.tensor([[1, 5, 9]]); before = base(ids).logits;"
         "tuned = PeftModel.from_pretrained(base, sys.argv[1]); print(float((tuned(ids).logits - before).abs().max()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "adapter")], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) > 0
+    assert record_of(run_python("-c", code, tmp_path / "adapter", libraries="hf")) > 0

@@ -26,6 +26,7 @@ from kit.models import adapters
 from kit.support.errors import KitError
 from tests.kit import exports
 from tests.kit.exports import ANSWER_TOKENS, METHODS, QUESTIONS, made_by_peft
+from tests.support.processes import run_kit
 
 ROOT = Path(__file__).parents[2]
 LONGEST_TOKENS = 24
@@ -55,8 +56,7 @@ for question in questions:
 
 
 def kit_chat(*arguments: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "kit.chat", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+    return run_kit("kit.chat", *arguments, libraries="hf", **options)
 
 
 def records(done: subprocess.CompletedProcess) -> list[dict]:
@@ -67,7 +67,7 @@ def records(done: subprocess.CompletedProcess) -> list[dict]:
 @pytest.fixture(scope="module")
 def run_folder(kit_train, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "taught"
-    done = kit_train(*SHORT_RUN, "--output", folder)
+    done = kit_train(*SHORT_RUN, "--output", folder, libraries="hf")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -323,8 +323,8 @@ def test_bad_input_is_a_finding(arguments: tuple, finding: str, status: int, cap
     assert f"error: {finding}\n" in capsys.readouterr().err
 
 
-def test_bad_input_needs_no_heavy_library(without_heavy_libraries) -> None:
-    done = without_heavy_libraries("kit.chat.__main__", "tiny", "--prompt", "word " * 2000)
+def test_bad_input_needs_no_heavy_library() -> None:
+    done = run_kit("kit.chat", "tiny", "--prompt", "word " * 2000)
 
     assert done.returncode == 1
     assert "conversation-too-long" in done.stderr

@@ -8,6 +8,7 @@ import pytest
 from envcheck.facts import Facts, Gpu
 from kit.options import Run, TrainCommand, resolve
 from kit.support.errors import USAGE, KitError
+from tests.support.results import error_of
 
 
 def load(*argv: str, facts: Facts | None = None) -> TrainCommand:
@@ -15,9 +16,8 @@ def load(*argv: str, facts: Facts | None = None) -> TrainCommand:
 
 
 def problems(*argv: str) -> tuple[list[str], int]:
-    with pytest.raises(KitError) as error:
-        load(*argv)
-    return [finding.id for finding in error.value.findings], error.value.status
+    error = error_of(load, *argv)
+    return [finding.id for finding in error.findings], error.status
 
 
 def test_flag_over_file_over_preset(tmp_path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from envcheck.facts import Finding
 from kit import data, models, prompt
 from kit.data import encode, store
 from kit.data.report import finding_on_rows
@@ -17,6 +18,7 @@ from kit.data.rows import sources
 from kit.options import Rows
 from kit.prompt import IGNORED
 from kit.support.errors import KitError
+from tests.support.results import findings_of
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"question": "How much is 2+2?", "answer": "4"}
@@ -35,10 +37,8 @@ def read(*paths: object, chat, **options) -> data.Data:
     return data.read(Rows(data=tuple(map(str, paths)), **options), chat)
 
 
-def problems(*paths: object, chat, **options) -> list:
-    with pytest.raises(KitError) as error:
-        read(*paths, chat=chat, **options)
-    return list(error.value.findings)
+def problems(*paths: object, chat, **options) -> list[Finding]:
+    return findings_of(read, *paths, chat=chat, **options)
 
 
 def adds_up(seen: data.Data) -> bool:

@@ -8,6 +8,7 @@ from kit import data
 from kit.data.__main__ import main
 from kit.data.preview import Preview
 from kit.options import Rows
+from tests.support.processes import run_kit
 
 GOOD = [{"question": f"What is {i} + 1?", "answer": f"{i + 1}"} for i in range(20)]
 BROKEN = "".join(
@@ -110,7 +111,7 @@ def test_wrong_use_is_told_with_status_2(capsys) -> None:
     assert main(["nowhere.jsonl"]) == 1
 
 
-def test_the_module_runs_without_torch(without_heavy_libraries, write_rows) -> None:
-    done = without_heavy_libraries("kit.data.__main__", write_rows(GOOD), "--show", 1)
+def test_the_module_runs_without_torch(write_rows) -> None:
+    done = run_kit("kit.data", write_rows(GOOD), "--show", 1)
     assert done.returncode == 0, done.stderr
     assert "fit to train on" in done.stdout

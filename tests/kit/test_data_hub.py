@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0" * 40
@@ -119,9 +118,7 @@ def hub(tmp_path_factory):
 
 
 def find(hub: dict, *names: str) -> list:
-    environment = {**os.environ, "HF_TOKEN": "hf_secret", **hub}
-    command = [sys.executable, "-c", FIND, *names]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("-c", FIND, *names, env={"HF_TOKEN": "hf_secret", **hub})
     assert done.returncode == 0, done.stderr
     assert "hf_secret" not in done.stdout + done.stderr
     return json.loads(done.stdout)

@@ -3,7 +3,6 @@
 import ast
 import errno
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from kit.run import layout
 from kit.run.folder import RunFolder
 from kit.run.record import Answer, Result
 from kit.support.errors import KitError
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 NAMES_OF_FILES = {
@@ -112,9 +112,8 @@ def test_a_second_process_is_refused(tmp_path) -> None:
             "try:\n    with RunFolder(Path(sys.argv[1])).open(command): pass\n"
             "except KitError as error: print(error.findings[0].id)"
         )
-        ask = [sys.executable, "-c", code, str(tmp_path / "x")]
-        assert subprocess.run(ask, cwd=ROOT, capture_output=True, text=True).stdout.strip() == "output-in-use"
-    assert subprocess.run(ask, cwd=ROOT, capture_output=True, text=True).stdout == ""
+        assert run_python("-c", code, tmp_path / "x").stdout.strip() == "output-in-use"
+    assert run_python("-c", code, tmp_path / "x").stdout == ""
 
 
 def test_going_back_takes_out_what_is_done_again(tmp_path) -> None:

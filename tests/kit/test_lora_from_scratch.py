@@ -4,7 +4,6 @@ python tests/kit/test_lora_from_scratch.py FOLDER      prints what the tests jud
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from kit.models import adapters
 from kit.options import LINEAR_LAYERS, Run
 from kit.support.errors import KitError
 from tests.kit.exports import write_adapter
+from tests.support.processes import run_python
+from tests.support.results import record_of
 
 ROOT = Path(__file__).parents[2]
 TINY = models.find("tiny")
@@ -29,11 +30,7 @@ pytestmark = pytest.mark.torch
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("from-scratch")
-    done = subprocess.run([sys.executable, __file__, str(folder)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return record_of(run_python(__file__, tmp_path_factory.mktemp("from-scratch"), libraries="hf"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,15 @@ from kit.export.tuned_model import find_adapter
 from kit.run import checkpoints
 from kit.support.errors import KitError
 from kit.support.units import GIB
-from tests.kit.exports import METHODS, ROOT, TINY, made_by_peft, parts, write_adapter
+from tests.kit.exports import METHODS, TINY, child, made_by_peft, parts, write_adapter
+from tests.support.processes import run_kit
+from tests.support.results import findings_of
 
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory) -> dict:
     """What the kit computes, compared with the libraries in one process."""
-    folder = tmp_path_factory.mktemp("numbers")
-    done = subprocess.run([sys.executable, "tests/kit/exports.py", str(folder)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return child(tmp_path_factory.mktemp("numbers"))
 
 
 @pytest.mark.torch
@@ -163,10 +159,9 @@ def command(source: Path, output: Path, **options) -> MergeCommand:
 
 
 def finding(source: Path, output: Path, **options):
-    with pytest.raises(KitError) as error:
-        prepare(command(source, output, **options))
-    assert error.value.findings[0].id == "output-not-empty" or not output.exists()
-    return error.value.findings[0]
+    found = findings_of(lambda: prepare(command(source, output, **options)))[0]
+    assert found.id == "output-not-empty" or not output.exists()
+    return found
 
 
 @pytest.fixture
@@ -420,15 +415,15 @@ def test_leftovers_of_a_killed_merge_are_replaced(adapter, out, monkeypatch) -> 
 
 
 def test_usage(tmp_path) -> None:
-    done = subprocess.run([sys.executable, "-m", "kit.merge"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = run_kit("kit.merge")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
-def test_help_and_bad_input_need_no_heavy_library(without_heavy_libraries, tmp_path) -> None:
-    done = without_heavy_libraries("kit.merge", "--help")
+def test_help_and_bad_input_need_no_heavy_library(tmp_path) -> None:
+    done = run_kit("kit.merge", "--help")
     assert done.returncode == 0
     assert "--combine" in done.stdout
-    done = without_heavy_libraries("kit.merge", tmp_path / "nowhere", "-o", tmp_path / "out")
+    done = run_kit("kit.merge", tmp_path / "nowhere", "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "no-adapter" in done.stderr

@@ -1,8 +1,6 @@
 """Every method of training: it learns, its weights are counted, it resumes to the last bit, it can be loaded."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +15,8 @@ from kit.backend.training import training_example
 from kit.options import METHODS, Run, resolve
 from kit.prompt import IGNORED, Sample
 from kit.support.errors import KitError
+from tests.support.processes import run_python
+from tests.support.results import record_of
 
 ROOT = Path(__file__).parents[2]
 QWEN3 = ROOT / "tests" / "data" / "qwen3"
@@ -35,10 +35,8 @@ CASES = {
 
 
 def play(backend: str, folder: Path, cases: dict, *configs: Path) -> dict:
-    command = [sys.executable, "tests/kit/method_scenarios.py", backend, str(folder), json.dumps(cases), *configs]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    given = (backend, folder, json.dumps(cases), *configs)
+    return record_of(run_python("tests/kit/method_scenarios.py", *given, libraries=backend))
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +97,8 @@ def test_unsloth_gives_the_same_losses_for_the_methods_it_has(played, tmp_path) 
 def test_virtual_tokens_are_counted_in_no_loss(tmp_path) -> None:
     """Split sample by sample, a step has the same gradients: each part's loss has the tokens that are counted."""
     options = {"max_steps": 1, "precision": "fp32", "load_in_4bit": False, "method": "prompt"}
-    command = [sys.executable, "tests/kit/scenarios.py", "gradients", "hf", str(tmp_path), json.dumps(options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    got = json.loads(done.stdout.splitlines()[-1])
+    given = ("gradients", "hf", tmp_path, json.dumps(options))
+    got = record_of(run_python("tests/kit/scenarios.py", *given, libraries="hf"))
     assert got["tensors"] == 1
     assert got["1 x 8"] < 1e-4
     assert got["mean of means"] > 1e-2
@@ -254,18 +250,8 @@ def test_the_plan_of_a_methods_activations_is_what_autograd_keeps() -> None:
 
 @pytest.mark.torch
 def test_a_run_of_all_weights_leaves_a_model(kit_train, tmp_path) -> None:
-    options = (
-        "--method",
-        "full",
-        "--no-load-in-4bit",
-        "--max-steps",
-        "2",
-        "--evaluations",
-        "0",
-        "--output",
-        tmp_path / "run",
-    )
-    done = kit_train("--config", "examples/identity.toml", *options)
+    options = ("--method", "full", "--no-load-in-4bit", "--max-steps", 2, "--evaluations", 0)
+    done = kit_train("--config", "examples/identity.toml", *options, "--output", tmp_path / "run", libraries="hf")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     assert not (tmp_path / "run" / "adapter").exists()

@@ -7,12 +7,11 @@ import pytest
 from envcheck.facts import Finding
 from kit import models, prompt
 from kit.support.errors import KitError
+from tests.support.results import finding_of
 
 
 def problem(name) -> Finding:
-    with pytest.raises(KitError) as error:
-        models.find(str(name))
-    return error.value.findings[0]
+    return finding_of(models.find, str(name))
 
 
 @pytest.fixture

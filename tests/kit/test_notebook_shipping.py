@@ -1,8 +1,6 @@
 """What a notebook asks of trained models: answers by name, speeds, a merge with its proof, a server that ends."""
 
 import json
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,6 +11,8 @@ from kit.backend import serving as server
 from kit.chat.asking import Reply
 from kit.notebook import chatting
 from kit.support.errors import KitError
+from tests.support.processes import run_python
+from tests.support.results import record_of
 
 ROOT = Path(__file__).parents[2]
 # In a process of its own: it imports torch.
@@ -47,10 +47,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("shipping")
-    command = [sys.executable, "-c", MEASURED, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]) | {"folder": folder}
+    return record_of(run_python("-c", MEASURED, folder, libraries="hf")) | {"folder": folder}
 
 
 @pytest.mark.torch

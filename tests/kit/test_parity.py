@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,8 @@ from kit.export.parity import BOUNDS, COARSE, Bound, Exported
 from kit.export.parity_prompts import ParityPrompts
 from kit.run import layout
 from kit.support.version import stamp
-from tests.kit.exports import ROOT, TINY, write_adapter
-
-
-def child(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+from tests.kit.exports import TINY, write_adapter
+from tests.support.processes import run_kit, run_python
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +31,8 @@ def run(tmp_path_factory, kit_train) -> Path:
 @pytest.fixture(scope="module")
 def merged(run, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     output = tmp_path_factory.mktemp("merged") / "model"
-    return output, child("-m", "kit.merge", run, "-o", output, "--to", "hf", "gguf", "--quant", "f16", "q8_0", "--json",
-                         "--shard-gib", 0.004)  # fmt: skip
+    return output, run_kit("kit.merge", run, "-o", output, "--to", "hf", "gguf", "--quant", "f16", "q8_0", "--json",
+                           "--shard-gib", 0.004, libraries="hf")  # fmt: skip
 
 
 @pytest.mark.torch
@@ -75,7 +70,7 @@ def test_what_lies_in_the_folder(merged) -> None:
 @pytest.mark.torch
 def test_a_spoilt_model_is_named_with_its_first_layer_and_marked(run, tmp_path) -> None:
     output = tmp_path / "model"
-    done = child("tests/kit/exports.py", "broken", run, output)
+    done = run_python("tests/kit/exports.py", "broken", run, output, libraries="hf")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "export-not-verified" in done.stderr
     assert "Traceback" not in done.stderr
@@ -167,8 +162,8 @@ def test_arithmetic_in_bf16_widens_the_bounds() -> None:
 def test_two_adapters_in_one(tmp_path) -> None:
     """Compared with what PEFT makes of the two."""
     paths = [write_adapter(tmp_path / name, seed=seed, size=0.01) for seed, name in enumerate("ab")]
-    done = child("-m", "kit.merge", paths[0], "-o", tmp_path / "ab", "--add", f"{paths[1]}=0.5", "--combine", "ties",
-                 "--precision", "fp32", "--json")  # fmt: skip
+    done = run_kit("kit.merge", paths[0], "-o", tmp_path / "ab", "--add", f"{paths[1]}=0.5", "--combine", "ties",
+                   "--precision", "fp32", "--json", libraries="hf")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
     assert (row["top1_pct"], row["template"], row["ids"], row["end"]) == (100, True, True, True)

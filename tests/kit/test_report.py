@@ -21,6 +21,7 @@ from kit.run import layout
 from kit.run.reading import read
 from kit.support.redacting import without_folders
 from tests.kit.exports import made_by_peft
+from tests.support.processes import NO_TORCH, run_kit
 
 MOST_BYTES = 1_500_000
 SECTIONS = ["training", "samples", "learnt", "parity", "memory", "data", "events", "options", "machine"]
@@ -411,8 +412,8 @@ def test_runs_are_compared_by_method_and_trained_weights(run: Path) -> None:
 
 
 @pytest.mark.torch
-def test_command_writes_the_page_without_torch(run: Path, without_heavy_libraries) -> None:
-    done = without_heavy_libraries("kit.report.__main__", run, "--json")
+def test_command_writes_the_page_without_torch(run: Path) -> None:
+    done = run_kit("kit.report", run, "--json", env=NO_TORCH)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["report"] == str(run / "report.html")

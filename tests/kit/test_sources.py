@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from envcheck.facts import Finding
 from kit.data.rows import readers, sources
 from kit.support.errors import KitError, RowError
+from tests.support.results import findings_of
 
 ROWS = [{"question": "How much is 2+2?", "answer": "4"}, {"question": "你是谁？\u2028", "answer": "a\x0bb"}]
 TABLE = pa.table({"question": ["a", "b", "c"], "answer": ["1", "2", "3"]})
@@ -56,13 +58,11 @@ def codes(path: Path) -> list[str | None]:
     return [value.code if isinstance(value, RowError) else None for value in values(path)]
 
 
-def problems(*given: object) -> list:
-    with pytest.raises(KitError) as error:
-        sources.find_files([str(name) for name in given])
-    return list(error.value.findings)
+def problems(*given: object) -> list[Finding]:
+    return findings_of(sources.find_files, [str(name) for name in given])
 
 
-def problem(*given: object, id: str):
+def problem(*given: object, id: str) -> Finding:
     (finding,) = problems(*given)
     assert finding.id == id
     assert finding.fix

@@ -1,21 +1,20 @@
 """Optimiser steps that go wrong: memory, numbers, a kill - with the real libraries, each in a process of its own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import run_python
+from tests.support.results import record_of
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.torch
 
 
 def play(scenario: str, backend: str, folder: Path, **options: object) -> dict:
-    command = [sys.executable, "tests/kit/scenarios.py", scenario, backend, str(folder), json.dumps(options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    given = (scenario, backend, folder, json.dumps(options))
+    return record_of(run_python("tests/kit/scenarios.py", *given, libraries=backend))
 
 
 @pytest.fixture(scope="module")

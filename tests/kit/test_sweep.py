@@ -23,6 +23,8 @@ from kit.support.errors import KitError, problem
 from kit.support.version import stamp
 from kit.sweep import options, plotting, points, results, running, showing, space, study, trials
 from kit.sweep.options import SweepCommand
+from tests.support.processes import run_kit
+from tests.support.results import losses_of
 
 ROOT = Path(__file__).parents[2]
 DATA = str(ROOT / "examples" / "identity.jsonl")
@@ -265,8 +267,8 @@ def test_a_wrong_number_is_told(arguments) -> None:
     assert error.value.findings[0].what.startswith(f"{arguments[0]} takes ")
 
 
-def test_the_front_door_needs_no_heavy_library_to_plan(without_heavy_libraries, tmp_path) -> None:
-    done = without_heavy_libraries("kit.sweep.__main__", *BASE, "--into", tmp_path / "x", "--plan", "--json")
+def test_the_front_door_needs_no_heavy_library_to_plan(tmp_path) -> None:
+    done = run_kit("kit.sweep", *BASE, "--into", tmp_path / "x", "--plan", "--json")
     assert done.returncode == 0, done.stderr
     plans = json.loads(done.stdout)
     assert len(plans) == 6
@@ -685,11 +687,6 @@ def process(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def losses(folder: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
-
-
 def interrupted(folder: Path, number: int, pattern: str, files: int) -> tuple[int, str]:
     """Status and standard error of a sweep that gets that signal once its folder has so many files of the pattern."""
     broken = process(*SMALL, "--into", folder)
@@ -706,10 +703,9 @@ def interrupted(folder: Path, number: int, pattern: str, files: int) -> tuple[in
 def test_a_sweep_that_is_killed_goes_on_to_the_same_losses(tmp_path, kit_train) -> None:
     """Stopped in the middle of a trial, killed in the middle of another. And a trial is the run that kit.train does, to
     the last bit."""
-    whole = process(*SMALL, "--into", tmp_path / "whole", "--json")
-    said = whole.communicate(timeout=300)
-    assert whole.returncode == 0, said[1]
-    first = json.loads(said[0])
+    done = run_kit("kit.sweep", *SMALL, "--into", tmp_path / "whole", "--json", libraries="hf")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
     assert {one["status"] for one in first["trials"]} == {"finished", "stopped"}
     assert all(one["step"] == (4 if one["status"] == "finished" else 2) for one in first["trials"])
 
@@ -718,21 +714,20 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_losses(tmp_path, kit_train) 
     assert "Traceback" not in text
     status, text = interrupted(tmp_path / "x", signal.SIGKILL, "trials/*/metrics.jsonl", 2)
     assert status == -signal.SIGKILL, text
-    again = process(*SMALL, "--into", tmp_path / "x", "--json")
-    said = again.communicate(timeout=300)
-    assert again.returncode == 0, said[1]
-    second = json.loads(said[0])
+    done = run_kit("kit.sweep", *SMALL, "--into", tmp_path / "x", "--json", libraries="hf")
+    assert done.returncode == 0, done.stderr
+    second = json.loads(done.stdout)
     keys = ("values", "status", "loss", "step", "trained_params")
     assert [[one[key] for key in keys] for one in second["trials"]] == [
         [one[key] for key in keys] for one in first["trials"]
     ]
     for one in first["trials"]:
         folder = Path(one["folder"])
-        assert losses(folder) == losses(tmp_path / "x" / "trials" / folder.name)
-        assert [step for step, _ in losses(folder)] == list(range(1, one["step"] + 1))
+        assert losses_of(folder) == losses_of(tmp_path / "x" / "trials" / folder.name)
+        assert [step for step, _ in losses_of(folder)] == list(range(1, one["step"] + 1))
 
     best = Path(first["best"]["folder"])
-    assert kit_train("--config", best / "run.toml", "--output", tmp_path / "plain").returncode == 0
-    assert losses(tmp_path / "plain") == losses(best)
+    assert kit_train("--config", best / "run.toml", "--output", tmp_path / "plain", libraries="hf").returncode == 0
+    assert losses_of(tmp_path / "plain") == losses_of(best)
     adapters = [folder / "adapter" / "adapter_model.safetensors" for folder in (tmp_path / "plain", best)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()

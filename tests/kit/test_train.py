@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from kit.run import checkpoints
+from tests.support.processes import run_kit
+from tests.support.results import losses_of
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
@@ -28,14 +30,14 @@ QUICK = (
 )
 
 
-def test_help_needs_no_heavy_library(without_heavy_libraries) -> None:
-    done = without_heavy_libraries("kit.train", "--help")
+def test_help_needs_no_heavy_library() -> None:
+    done = run_kit("kit.train", "--help")
     assert done.returncode == 0
     assert "--max-length-tokens" in done.stdout
 
 
-def test_plan_needs_no_heavy_library_and_writes_nothing(without_heavy_libraries, tmp_path) -> None:
-    done = without_heavy_libraries("kit.train", *QUICK, "--output", tmp_path / "x", "--plan", "--json")
+def test_plan_needs_no_heavy_library_and_writes_nothing(tmp_path) -> None:
+    done = run_kit("kit.train", *QUICK, "--output", tmp_path / "x", "--plan", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["verdict"] in ("fits", "tight", "will not fit", "unknown")
@@ -43,31 +45,32 @@ def test_plan_needs_no_heavy_library_and_writes_nothing(without_heavy_libraries,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_of_a_model_without_data(without_heavy_libraries, qwen3_folder) -> None:
+def test_plan_of_a_model_without_data(qwen3_folder) -> None:
     (qwen3_folder / "model.safetensors").write_bytes(bytes(64))
-    done = without_heavy_libraries("kit.train", "--preset", "cpu", "--model", qwen3_folder, "--plan")
+    done = run_kit("kit.train", "--preset", "cpu", "--model", qwen3_folder, "--plan")
     assert done.returncode == 0, done.stderr
     assert "596,049,920 weights, 10,092,544 trained" in done.stderr
 
 
-def test_plan_of_a_family_that_the_kit_does_not_know(without_heavy_libraries, qwen3_folder) -> None:
-    (qwen3_folder / "model.safetensors").write_bytes(bytes(64))
-    shutil.copy(ROOT / "tests/data/families/phi-3-mini-4k-instruct.config.json", qwen3_folder / "config.json")
-    done = without_heavy_libraries("kit.train", "--preset", "cpu", "--model", qwen3_folder, "--plan")
+def test_plan_of_a_family_that_the_kit_does_not_know(qwen3_folder, tmp_path) -> None:
+    folder = shutil.copytree(qwen3_folder, tmp_path / "phi")
+    (folder / "model.safetensors").write_bytes(bytes(64))
+    shutil.copy(ROOT / "tests/data/families/phi-3-mini-4k-instruct.config.json", folder / "config.json")
+    done = run_kit("kit.train", "--preset", "cpu", "--model", folder, "--plan")
     assert done.returncode == 0, done.stderr
     assert "The sizes of this model are not known to the planner (model_type phi3)" in " ".join(done.stderr.split())
     assert "fits" not in done.stderr
 
 
-def test_plan_for_a_card_that_is_not_there(without_heavy_libraries) -> None:
+def test_plan_for_a_card_that_is_not_there() -> None:
     card = ("--vram-gib", 24, "--vram-limit-gib", 8, "--model", "tiny", "--plan")
-    done = without_heavy_libraries("kit.train", *card, "--fit", "seq", "--json")
+    done = run_kit("kit.train", *card, "--fit", "seq", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["available_bytes"] == 8 << 30
     assert plan["fit"]["solved_for"] == "max_length_tokens"
     assert plan["fit"]["max_length_tokens"] == 1024, "the embedded model has no more positions"
-    told = without_heavy_libraries("kit.train", *card, "--fit", "seq").stderr
+    told = run_kit("kit.train", *card, "--fit", "seq").stderr
     assert "fit       max_length_tokens 1024 is the most that fits" in told
 
 
@@ -86,11 +89,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_a_finding_before_anything_is_loaded(without_heavy_libraries, name: str) -> None:
+def test_bad_input_is_a_finding_before_anything_is_loaded(name: str) -> None:
     arguments, status, text = BAD[name]
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "examples").iterdir()}
     preset = [] if "--preset" in arguments else ["--preset", "cpu"]
-    done = without_heavy_libraries("kit.train", *preset, *arguments)
+    done = run_kit("kit.train", *preset, *arguments)
     assert done.returncode == status, done.stderr
     assert text in done.stderr
     assert "Traceback" not in done.stderr
@@ -99,10 +102,10 @@ def test_bad_input_is_a_finding_before_anything_is_loaded(without_heavy_librarie
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, kit_train):
-    """One short run with the default backend."""
+def finished(tmp_path_factory):
+    """One short run with the default backend, as a user starts it: in a process that imports all of it."""
     folder = tmp_path_factory.mktemp("runs") / "x"
-    done = kit_train(*QUICK, "--output", folder, "--prompts", "Who are you?", "--json")
+    done = run_kit("kit.train", *QUICK, "--output", folder, "--prompts", "Who are you?", "--json")
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -236,11 +239,6 @@ RESUMED = ("--preset", "cpu", "--data", "examples/identity.jsonl", "--max-steps"
            "--checkpoint-minutes", 0)  # fmt: skip
 
 
-def losses(folder: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
-
-
 @pytest.mark.torch
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(kit_train, tmp_path) -> None:
@@ -260,7 +258,7 @@ def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(k
     assert done.returncode == 0, done.stderr
     assert "is not whole and is passed over" in done.stderr
     assert f"going on after step {newest.about.step - 1} of 8" in done.stderr
-    assert losses(tmp_path / "x") == losses(tmp_path / "whole")
+    assert losses_of(tmp_path / "x") == losses_of(tmp_path / "whole")
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("x", "whole")]
     assert adapters[0] == adapters[1]
 
@@ -269,14 +267,14 @@ def test_a_killed_run_goes_on_with_the_same_command_as_if_nothing_had_happened(k
 def test_a_run_killed_after_its_last_step_does_no_step_more(kit_train, tmp_path) -> None:
     folder = tmp_path / "x"
     assert kit_train(*RESUMED, "--output", folder).returncode == 0
-    before, adapter = losses(folder), (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    before, adapter = losses_of(folder), (folder / "adapter" / "adapter_model.safetensors").read_bytes()
     shutil.rmtree(folder / "adapter")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
     done = kit_train(*RESUMED, "--output", folder, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 8
-    assert losses(folder) == before
+    assert losses_of(folder) == before
     assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
 
 

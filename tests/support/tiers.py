@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes
 from tests.support.no_torch import sitecustomize
 
 FOLDER = Path(sitecustomize.__file__).parent
@@ -30,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    processes.end_all()
     os.environ.pop(sitecustomize.LOG, None)
     config.stash[LOG].unlink(missing_ok=True)
 
