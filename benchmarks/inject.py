@@ -17,7 +17,7 @@ from typing import Any
 
 from kit import backend, train
 from kit.backend import loading, methods, training
-from kit.run import watch
+from kit.run import keeping, measuring, recording, watch
 
 STEP = 3
 WRITES_ALL, READS_ALL = 1, 2  # capabilities of root: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -57,11 +57,11 @@ def behind(owner: Any, name: str, act: Act) -> None:
 
 
 def at_step(step: int, act: Callable[[], None]) -> Act:
-    """For Watch's methods: once, when that step is done."""
+    """For what is handed the session, or has it: once, when that step is done."""
     numbers: Iterator[int] = count()
 
-    def look(self: watch.Watch, *_: Any) -> None:
-        if self.step == step and next(numbers) == 0:
+    def look(owner: Any, *_: Any) -> None:
+        if getattr(owner, "session", owner).state.step == step and next(numbers) == 0:
             act()
 
     return look
@@ -96,9 +96,8 @@ def memory_runs_out_in_training(step: int, times: int) -> None:
     def made(*args: Any) -> Any:
         trainer = make(*args)
         trying = []
-        listener = args[-1]
-        before(listener, "on_begin", lambda: trying.append(True))
-        behind(listener, "on_begin", trying.clear)
+        before(watch.Watch, "on_begin", lambda _: trying.append(True))
+        behind(watch.Watch, "on_begin", lambda _: trying.clear())
 
         def fail(*_: Any, **__: Any) -> None:
             here = bool(trying) if step == 0 else not trying and trainer.state.global_step == step - 1
@@ -186,7 +185,9 @@ def send(number: int) -> Callable[[], None]:
 def twice_interrupted() -> None:
     """The second time while the checkpoint is written that the first one asks for."""
     in_step(send(signal.SIGINT))
-    before(watch.Watch, "keep", at_step(STEP, lambda: before(backend, "save_state", lambda *_: send(signal.SIGINT)())))
+    before(
+        keeping.Keeper, "keep", at_step(STEP, lambda: before(backend, "save_state", lambda *_: send(signal.SIGINT)()))
+    )
 
 
 def killed_while_writing(step: int) -> None:
@@ -203,8 +204,6 @@ def shift_clock(seconds: float) -> None:
     """time.time, time.time_ns and datetime.now from now on; the clock that only goes forward is left alone."""
     import datetime as dates
 
-    from kit.run import record
-
     now, now_ns, real = time.time, time.time_ns, dates.datetime
 
     class Shifted(real):
@@ -214,7 +213,7 @@ def shift_clock(seconds: float) -> None:
 
     time.time = lambda: now() + seconds
     time.time_ns = lambda: now_ns() + int(seconds * 1e9)
-    dates.datetime = record.datetime = Shifted
+    dates.datetime = recording.datetime = Shifted
 
 
 def wait_for_other() -> None:
@@ -259,14 +258,14 @@ FAULTS: dict[str, Callable[[], None]] = {
     "oom-adapter-once": lambda: memory_runs_out(backend, "save_adapter", range(1)),
     "oom-adapter": lambda: memory_runs_out(backend, "save_adapter"),
     "nan": not_a_number,
-    "kill-before-checkpoint": lambda: before(watch.Watch, "keep", at_step(1, send(signal.SIGKILL))),
-    "kill": lambda: before(watch.Watch, "keep", at_step(STEP, send(signal.SIGKILL))),
+    "kill-before-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(1, send(signal.SIGKILL))),
+    "kill": lambda: before(keeping.Keeper, "keep", at_step(STEP, send(signal.SIGKILL))),
     "kill-while-writing": lambda: killed_while_writing(STEP),
-    "disk-first-checkpoint": lambda: before(watch.Watch, "keep", at_step(1, fill_disk)),
-    "disk-later-checkpoint": lambda: before(watch.Watch, "keep", at_step(STEP, fill_disk)),
+    "disk-first-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(1, fill_disk)),
+    "disk-later-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(STEP, fill_disk)),
     "disk-small-files": lambda: behind(watch.Watch, "on_begin", lambda _: fill_disk()),
     "disk-adapter": lambda: before(backend, "save_adapter", lambda *_: fill_disk()),
-    "disk-manifest": lambda: before(watch.Watch, "answers", at_step(6, fill_disk)),
+    "disk-manifest": lambda: before(measuring, "answers", at_step(6, fill_disk)),
     "read-only-start": obey_rights,
     "read-only": protect_at_step,
     "clock-back": lambda: in_step(lambda: shift_clock(-86_400)),

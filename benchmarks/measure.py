@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck import probe
-from kit.run.record import versions
+from kit.run.recording import versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -12,11 +12,12 @@ from benchmarks import inject
 from kit import backend
 from kit.options import resolve
 from kit.prompt import IGNORED, ChatFormat
+from kit.run.prepared import Prepared
 from kit.run.reading import read
 from kit.run.record import Result
 from kit.support import console
 from kit.support.progress import OnProgress
-from kit.train import Prepared, train
+from kit.train import train
 
 PLAN = ("-m", "kit.train", "--plan", "--preset", "cpu", "--data", "examples/identity.jsonl", "--model")
 

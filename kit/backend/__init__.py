@@ -21,7 +21,7 @@ from kit.backend.saving import save_adapter, saved_bytes
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
 from kit.backend.tracking import tell_tracker
-from kit.backend.training import held_out_loss, preflight, trainer
+from kit.backend.training import held_out_loss, listen, preflight, trainer
 from kit.backend.update import UpdateCutShort
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "free_memory",
     "held_out_loss",
     "is_out_of_memory",
+    "listen",
     "load",
     "load_weights",
     "memory_bytes",

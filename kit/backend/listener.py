@@ -23,9 +23,6 @@ class Listener(Protocol):
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """After each optimiser step: the weights are changed, the gradients gone."""
 
-    def on_event(self, kind: str, text: str, **facts: Any) -> None:
-        """See OnEvent."""
-
     def stop_requested(self) -> bool:
         """Whether the step that is done shall be the last."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kit.backend import state
 from kit.backend.device_memory import peak_memory_bytes
-from kit.backend.listener import Listener, add_listener
+from kit.backend.listener import Listener, OnEvent, add_listener
 from kit.backend.loading import Loaded
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: Listener) -> Steps:
-    """TRL's SFTTrainer over samples that are tokenised and masked already; `listener` hears of every optimiser step."""
+def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, on_event: OnEvent) -> Steps:
+    """TRL's SFTTrainer over samples that are tokenised and masked already; see `listen` for who hears of its steps."""
     from trl import SFTConfig
 
     arguments = SFTConfig(
@@ -70,12 +70,16 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, listener: L
             args=arguments,
             train_dataset=_dataset(train),
         )
-    step_trainer.prepare(loaded, run, train, listener.on_event)
+    step_trainer.prepare(loaded, run, train, on_event)
     _set_adapter_precision(loaded.model, run.adapter_precision)
-    add_listener(step_trainer, listener)
-    if run.report_to != "none":
-        add_tracker(step_trainer, run.report_to, listener.on_event)
     return step_trainer
+
+
+def listen(trainer: Steps, listener: Listener) -> None:
+    """The listener hears of every optimiser step, and after it the tracker that the run names."""
+    add_listener(trainer, listener)
+    if trainer.run.report_to != "none":
+        add_tracker(trainer, trainer.run.report_to, trainer.on_event)
 
 
 def _set_adapter_precision(model: "torch.nn.Module", precision: str) -> None:

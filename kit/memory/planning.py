@@ -3,7 +3,7 @@
 A low bound may say "will not fit"; only the high bound says "fits".
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kit.memory.activations import (
@@ -48,7 +48,8 @@ class Part:
 class Plan:
     """What a run needs. `verdict` compares the sum of the parts with the memory that may be taken.
 
-    settings: those that decide the parts. fit: what --fit found.
+    settings: those that decide the parts. chosen: the settings among them that the kit chose, with the reason, which
+    stands in `reasons` too. fit: what --fit found.
     """
 
     parts: tuple[Part, ...]
@@ -62,6 +63,7 @@ class Plan:
     tokens: int | None
     settings: dict[str, Any]
     reasons: tuple[str, ...]
+    chosen: dict[str, str] = field(default_factory=dict)
     fit: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -237,4 +239,4 @@ def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> 
 def with_reasons(made: Plan, chosen: dict[str, str], fit: dict[str, Any] | None = None) -> Plan:
     """The plan with what was chosen for it and why."""
     choices = tuple(f"{name} {made.settings[name]}: {reason}" for name, reason in chosen.items())
-    return replace(made, reasons=choices + made.reasons, fit=fit)
+    return replace(made, reasons=choices + made.reasons, chosen=chosen, fit=fit)

@@ -21,7 +21,7 @@ from kit.notebook.live import train, train_all
 from kit.notebook.pictures import Picture, memory_bar, on_paper, picture, stacked
 from kit.notebook.tables import Table, before_and_after, data, report, settings
 from kit.options import resolve
-from kit.train import Prepared
+from kit.run.prepared import Prepared
 
 __all__ = [
     "Picture",

@@ -10,12 +10,12 @@ from IPython.display import display, update_display
 from kit import train as training
 from kit.notebook.pictures import Picture, progress_bar
 from kit.report import plots
+from kit.run.prepared import Prepared
 from kit.run.reading import read
 from kit.run.record import Result
 from kit.support import console
 from kit.support.progress import OnProgress
 from kit.support.units import clock
-from kit.train import Prepared
 
 REDRAW_S, REPLOT_S = 0.4, 2.0  # a plot costs about 0.1 s of the training
 

@@ -7,8 +7,8 @@ from IPython.display import display
 from envcheck.card import Table
 from kit.notebook.pictures import Picture, stacked
 from kit.report import page, plots
+from kit.run.prepared import Prepared
 from kit.run.record import Answer, Result
-from kit.train import Prepared
 
 
 def settings(prepared: Prepared) -> Table:

@@ -112,15 +112,15 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(part, ignore_errors=True)
     found, _ = whole(folder)
     kept = best(found)
-    for one in found[:-keep]:
-        if one is not kept:
-            shutil.rmtree(one.path, ignore_errors=True)
+    for checkpoint in found[:-keep]:
+        if checkpoint is not kept:
+            shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 
 def best(found: list[Checkpoint]) -> Checkpoint | None:
     """That with the lowest held-out loss, None where none was measured."""
-    measured = [one for one in found if one.about.loss is not None]
-    return min(measured, key=lambda one: one.about.loss, default=None)
+    measured = [(checkpoint.about.loss, checkpoint) for checkpoint in found if checkpoint.about.loss is not None]
+    return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
 def free_bytes(folder: Path) -> int:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, problem
 from kit.support.files import append_whole, free_name, write_whole
+from kit.support.version import stamp
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -103,7 +104,7 @@ class RunFolder:
             self.write_text(OPTIONS, resolve.to_toml(command.run, command.origins))
             yield
         finally:
-            self.hold.lock.release()
+            self._release()
 
     def _lock(self) -> None:
         from filelock import FileLock, Timeout
@@ -125,6 +126,10 @@ class RunFolder:
                 ) from None
             self.hold.lock_file = self._lock_file()
 
+    def _release(self) -> None:
+        if self.hold.lock:
+            self.hold.lock.release()
+
     def _lock_file(self) -> tuple[int, int] | None:
         """None if it is not there."""
         try:
@@ -145,10 +150,10 @@ class RunFolder:
         """
         if self.is_ours:
             return False
-        self.hold.lock.release()
+        self._release()
         self._lock()
         if (self.path / OPTIONS).exists():
-            self.hold.lock.release()
+            self._release()
             self.hold.lock_file = None
             raise KitError(
                 problem(
@@ -192,8 +197,10 @@ class RunFolder:
         with self._writing(name):
             write_whole(self.path / name, (json.dumps(item, ensure_ascii=False) + "\n" for item in items))
 
-    def write_json(self, name: str, record: Any) -> None:
-        self.write_text(name, json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
+    def write_json(self, name: str, record: Mapping[str, Any] | None) -> None:
+        """With the kit's version and the schema at its head. Raises KitError as write_text."""
+        stamped = None if record is None else {**stamp(), **record}
+        self.write_text(name, json.dumps(stamped, indent=1, ensure_ascii=False, default=str) + "\n")
 
     def read_json(self, name: str) -> Any | None:
         """None if it is not there or broken."""

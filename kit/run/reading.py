@@ -159,7 +159,7 @@ def read(folder: Path) -> RunRecord:
     manifest, data, plan, begun, parity = (dict_or_empty(_json(folder / name, unread)) for name in names)
     result = dict_or_empty(manifest.get("result"))
     lines = _lines(folder / METRICS, unread)
-    steps = _by_step({"step": int(step), **_numbers(line)} for line in lines if _is_step(line, step := _step(line)))
+    steps = _by_step(figures for line in lines if (figures := _figures(line)))
     return RunRecord(
         folder=folder,
         status=_status(folder, manifest),
@@ -246,13 +246,13 @@ def _step(line: dict[str, Any]) -> float | None:
     return finite_number(line.get("step"))
 
 
-def _is_step(line: dict[str, Any], step: float | None) -> bool:
-    return step is not None and "held_out_loss" not in line
-
-
-def _numbers(line: dict[str, Any]) -> dict[str, float]:
+def _figures(line: dict[str, Any]) -> dict[str, float]:
+    """Of a step; {} for a line that is of none."""
+    step = _step(line)
+    if step is None or "held_out_loss" in line:
+        return {}
     found = {name: finite_number(line.get(name)) for name in FIGURES}
-    return {name: value for name, value in found.items() if value is not None}
+    return {"step": int(step)} | {name: value for name, value in found.items() if value is not None}
 
 
 def _by_step(lines: Iterable[dict[str, float]]) -> tuple[dict[str, float], ...]:
@@ -279,14 +279,14 @@ def _samples(
     begun: dict[str, Any], between: list[dict[str, Any]], result: dict[str, Any]
 ) -> tuple[SampledAnswers, ...]:
     before = dicts_in(begun.get("answers")) or dicts_in(result.get("before"))
-    columns = [("before", [answer.get("text") for answer in before])]
+    columns: list[tuple[str, list[Any]]] = [("before", [answer.get("text") for answer in before])]
     columns += [(f"step {int(step)}", texts_in(line.get("answers"))) for line in between if (step := _step(line))]
     if after := dicts_in(result.get("after")):
         columns.append(("after", [answer.get("text") for answer in after]))
     return tuple(
         SampledAnswers(
             str(answer.get("question", "")),
-            tuple((name, str(told[place])) for name, told in columns if place < len(told)),
+            tuple((name, str(texts[number])) for name, texts in columns if number < len(texts)),
         )
-        for place, answer in enumerate(before)
+        for number, answer in enumerate(before)
     )

@@ -1,7 +1,6 @@
 """What the data, the plan and the result of a run look like in the terminal."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.panel import Panel
@@ -10,33 +9,50 @@ from rich.text import Text
 
 from kit.memory import Plan
 from kit.run.layout import ADAPTER, MODEL, REPORT
+from kit.run.prepared import Planned, Prepared
 from kit.run.record import Result
 from kit.support import console
 from kit.support.units import clock, gib
 
-if TYPE_CHECKING:
-    from kit.data import Data
+
+def show(planned: Planned) -> None:
+    """What will be done, before it is done."""
+    run, made = planned.run, planned.plan
+    for name, reason in planned.reasons.items():
+        if not (made and name in made.chosen):  # the plan says these
+            console.say(f"{name:<23}{getattr(run, name)}: {reason}")
+    template = f", template {planned.chat.template_origin}" if isinstance(planned, Prepared) else ""
+    console.say(f"model     {planned.model.name}{template}")
+    if isinstance(planned, Prepared):
+        show_data(planned)
+    if made:
+        show_plan(made, "graphics card" if run.device == "cuda" else "CPU")
 
 
-def data(data: "Data") -> None:
+def show_data(prepared: Prepared) -> None:
     """Where every row went."""
-    seen = data.report
-    for file in seen.files:
+    report = prepared.data.report
+    for file in report.files:
         weight = {0: " (to measure on)", 1: ""}.get(file["weight"], f" (weight {file['weight']:g})")
         console.say(f"data      {file['name']}: {file['format']} rows{weight}")
-    left_out = "".join(f" + {count:,} left out ({code})" for code, count in seen.rows_left_out.items())
-    kept = f"{seen.rows_trained:,} to train + {seen.rows_held_out:,} held out"
-    console.say(f"          {seen.rows_read:,} read = {kept}{left_out}")
-    share_pct = 100 * seen.trained_tokens / max(1, seen.tokens)
-    console.say(f"          {seen.samples} samples of {seen.median_tokens} (median) to {seen.longest_tokens} tokens;")
-    console.say(f"          {seen.tokens:,} tokens, {share_pct:.0f} % of them trained (the answers)")
+    left_out = "".join(f" + {count:,} left out ({code})" for code, count in report.rows_left_out.items())
+    kept = f"{report.rows_trained:,} to train + {report.rows_held_out:,} held out"
+    console.say(f"          {report.rows_read:,} read = {kept}{left_out}")
+    share_pct = 100 * report.trained_tokens / max(1, report.tokens)
+    console.say(
+        f"          {report.samples} samples of {report.median_tokens} (median) to {report.longest_tokens} tokens;"
+    )
+    console.say(f"          {report.tokens:,} tokens, {share_pct:.0f} % of them trained (the answers)")
+    console.say(f"          {prepared.padding_pct} % of what is computed is padding")
+    console.findings(prepared.data.findings)
 
 
-def plan(plan: Plan, where: str) -> None:
+def show_plan(plan: Plan, where: str) -> None:
     """The parts, and the verdict against the memory that may be taken."""
     table = Table(title=f"memory on the {where}, GiB", title_justify="left", box=None, pad_edge=False)
-    for name, justify in (("part", "left"), ("low", "right"), ("high", "right")):
-        table.add_column(name, justify=justify)
+    table.add_column("part")
+    for name in ("low", "high"):
+        table.add_column(name, justify="right")
     for part in plan.parts:
         table.add_row(part.name, gib(part.low_bytes), gib(part.high_bytes))
     table.add_row("total", gib(plan.low_bytes), gib(plan.high_bytes), style="bold")
@@ -56,7 +72,7 @@ def plan(plan: Plan, where: str) -> None:
         console.say(f"fit       {most}, with {rest}")
 
 
-def result(result: Result, folder: object) -> None:
+def show_result(result: Result, folder: Path) -> None:
     """Before and after, side by side, and the figures."""
     if result.after:
         table = Table(show_lines=True)
@@ -75,6 +91,6 @@ def result(result: Result, folder: object) -> None:
         speeds = [answer.tokens_per_s for answer in result.after if answer.tokens]
         answered = f"answers at {sum(speeds) / len(speeds):,.0f} tokens/s" if speeds else "no answers"
         rows.append(f"{answered}; peak memory {gib(result.peak_memory_bytes)} GiB")
-    made = MODEL if (Path(folder) / MODEL).is_dir() else ADAPTER
+    made = MODEL if (folder / MODEL).is_dir() else ADAPTER
     rows.append(f"{made}: {folder}/{made}     what happened: {folder}/{REPORT}")
     console.stderr.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))

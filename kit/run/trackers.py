@@ -1,6 +1,7 @@
-"""Who besides the run folder is told the figures of a run: only when asked, through the callbacks of transformers."""
+"""Where else the figures of a run go: only with --report-to, through the callbacks of transformers."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -36,12 +37,18 @@ def check(name: str, is_installed: Callable[[str], bool] | None = None) -> None:
 
 
 def note(name: str, folder: Path) -> str:
-    """Where the figures go, to be told before the run."""
+    """Where the figures go, for the user to know before the run."""
     return f"--report-to {name}: every step's figures go {PLACES[name].format(folder=folder)}"
 
 
+def use_folder(name: str, folder: Path) -> None:
+    """Where the user has not said where the tracker's files go, they go into the run folder."""
+    for variable, value in environment(name, folder).items():
+        os.environ.setdefault(variable, value)
+
+
 def environment(name: str, folder: Path) -> dict[str, str]:
-    """Variables that the tracker reads where the user has not set them: its files belong into the run folder."""
+    """The variables by which the tracker takes a folder, and values that put its files into the run folder."""
     return {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard")},
         "wandb": {"WANDB_DIR": str(folder), "WANDB_PROJECT": "kit"},

@@ -56,6 +56,12 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
+def explain_error(error: BaseException) -> str:
+    """All that an error says, for a record: of a KitError what and why, without the advice."""
+    findings = error.findings if isinstance(error, KitError) else ()
+    return " ".join(f"{finding.what} {finding.why}" for finding in findings) or f"{type(error).__name__}: {error}"
+
+
 def near_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one is nearest to, if any is near: compared without dashes, underscores and
     capitals, one that begins with it before one that only looks like it."""

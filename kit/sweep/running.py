@@ -14,7 +14,7 @@ from kit.run.folder import cannot_write
 from kit.run.layout import LOCK
 from kit.run.reading import RunRecord, read
 from kit.support import console
-from kit.support.errors import KitError, failure
+from kit.support.errors import KitError, explain_error, failure
 from kit.support.progress import OnProgress
 from kit.support.units import clock
 from kit.sweep import showing, study
@@ -27,7 +27,7 @@ from kit.sweep.trials import PlannedTrial, Plans, check_any_fits, name_of, not_w
 if TYPE_CHECKING:
     import optuna
 
-    from kit.run.watch import OnEvaluation
+    from kit.run.session import OnEvaluation
 
 
 def sweep(command: SweepCommand) -> Sweep:
@@ -162,7 +162,7 @@ class Work:
             with console.saying_to(console.QUIET):  # all of them would say the same; their records have it
                 train_trial(trial, self.facts, on_evaluation, self.progress.of_trial(trial))
         except Exception as error:
-            self.decisions.ended[trial.folder] = ("failed", train.why(error))
+            self.decisions.ended[trial.folder] = ("failed", explain_error(error))
         backend.free_memory()  # outside of `except`: the error holds on to the trial's tensors
 
     def _stop(self, trial: PlannedTrial, entry: study.Entry, step: int, loss: float) -> None:

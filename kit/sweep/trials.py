@@ -10,15 +10,15 @@ from kit.memory import Plan
 from kit.models import Model
 from kit.models.adapters import no_such_layer, read_tensors
 from kit.options import LINEAR_LAYERS, Run, TrainCommand
-from kit.run import reading, record
+from kit.run import reading
 from kit.run.folder import RunFolder
 from kit.run.layout import DATA
+from kit.run.prepared import Planned, Prepared
 from kit.support.errors import FAILED, USAGE, KitError, failure, stop_on_errors
 from kit.support.units import gib
 from kit.sweep.options import DEFAULT_OVER, SweepCommand
 from kit.sweep.points import Point, identity, points
 from kit.sweep.space import SAME_ROWS, SEED, Space, can_vary
-from kit.train import Prepared
 
 TRIALS = "trials"
 WILL_NOT_FIT = "will not fit"
@@ -81,12 +81,12 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
     folder = command.into
     for point in found:
         try:
-            prepared = train.prepare(_command(command, point), facts)
-            stop_on_errors((*prepared.findings, *_wrong_layers(prepared)))
+            planned = (train.plan if command.plan else train.prepare)(_command(command, point), facts)
+            stop_on_errors((*planned.findings, *_wrong_layers(planned)))
             if folder is None:
-                folder = Path("sweeps") / record.default_output(prepared.run, prepared.model).name
+                folder = Path("sweeps") / planned.default_output.name
             existing = existing or _existing(folder)
-            trials.append(_planned(command, point, prepared, folder, existing))
+            trials.append(_trial(command, point, planned, folder, existing))
         except KitError as error:
             wrong |= dict.fromkeys(error.findings)
             status = max(status, error.status)
@@ -94,7 +94,7 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
         raise KitError(*wrong, status=status)
     mine = {trial.folder for trial in trials}
     others = tuple(sorted(path for path in existing.values() if path not in mine))
-    return Plans(folder, varied, tuple(trials), others, tuple(_notes(command, trials, prepared.run.device)))
+    return Plans(folder, varied, tuple(trials), others, tuple(_notes(command, trials, planned.run.device)))
 
 
 def _command(command: SweepCommand, point: Point) -> TrainCommand:
@@ -102,12 +102,13 @@ def _command(command: SweepCommand, point: Point) -> TrainCommand:
     return TrainCommand(run=point.run, plan=command.plan, vram_gib=command.vram_gib, origins=origins)
 
 
-def _planned(
-    command: SweepCommand, point: Point, prepared: Prepared, folder: Path, existing: dict[str, Path]
+def _trial(
+    command: SweepCommand, point: Point, planned: Planned, folder: Path, existing: dict[str, Path]
 ) -> PlannedTrial:
     """Raises KitError: nothing to measure on, or a folder that holds another run."""
     name = ",".join(f"{name}={value}" for name, value in point.values.items()) or "as-it-is"
-    path, rows = existing.get(identity(point.run)) or folder / TRIALS / name, prepared.data
+    path = existing.get(identity(point.run)) or folder / TRIALS / name
+    rows = planned.data if isinstance(planned, Prepared) else None
     run = point.run.model_copy(update={"output": path})
     made = _command(command, point).model_copy(update={"run": run})
     if rows is not None and not len(rows.held_out):
@@ -115,8 +116,8 @@ def _planned(
     if rows is not None and not command.plan:
         _check_folder(folder, path, made, rows.report.sha256)
         _check_comparable(folder, run, rows.report.sha256)
-    steps = prepared.run.steps(len(rows.train)) if rows is not None else None
-    return PlannedTrial(point, made, path, steps, prepared.plan)
+    steps = planned.run.steps(len(rows.train)) if rows is not None else None
+    return PlannedTrial(point, made, path, steps, planned.plan)
 
 
 def _existing(folder: Path) -> dict[str, Path]:
@@ -182,10 +183,10 @@ def _nothing_held_out() -> KitError:
     )
 
 
-def _wrong_layers(prepared: Prepared) -> Iterable[Finding]:
+def _wrong_layers(planned: Planned) -> Iterable[Finding]:
     """Layers that the model does not have, as far as its files tell before it is loaded."""
-    known = _layers(prepared.model)
-    for name in prepared.run.target_modules:
+    known = _layers(planned.model)
+    for name in planned.run.target_modules:
         if known and name not in known:
             fix = f"--over target_modules={'+'.join(sorted(set(LINEAR_LAYERS) & known))}"
             yield no_such_layer(name, known, fix)

@@ -56,7 +56,9 @@ class Training:
         chosen = backend.start(loading)
         self.loaded = backend.adapt(backend.load(model, loading, chosen, chat), self.run)
         self.listener = listener
-        self.trainer = backend.trainer(self.loaded, self.run, self.data.train, Path(folder) / "scratch", listener)
+        scratch = Path(folder) / "scratch"
+        self.trainer = backend.trainer(self.loaded, self.run, self.data.train, scratch, listener.on_event)
+        backend.listen(self.trainer, listener)
 
     def train(self, checkpoint=None):
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

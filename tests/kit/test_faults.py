@@ -3,19 +3,23 @@
 import errno
 import json
 import shutil
-from types import SimpleNamespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import faults, inject
 from kit import backend
-from kit.backend import device_memory
-from kit.data import Question
+from kit.backend import Backend, Loaded, device_memory
+from kit.data import Data, Question
 from kit.options import Run, TrainCommand
-from kit.run import checkpoints, fit
+from kit.run import checkpoints, fit, keeping, measuring
 from kit.run.checkpoints import About
 from kit.run.folder import RunFolder
-from kit.run.watch import NO_ANSWER, Watch
+from kit.run.measuring import NO_ANSWER
+from kit.run.session import Session
+from kit.run.watch import Watch
 from kit.support.errors import KitError
 
 OUT_OF_MEMORY = RuntimeError(inject.OUT_OF_MEMORY)
@@ -33,24 +37,39 @@ def freed(monkeypatch) -> list[bool]:
     return calls
 
 
+class Around:
+    """A run after step 2 of 6 in a folder that is its own, without a model; `said`: what the user hears."""
+
+    def __init__(self, path: Path, **of_session: Any):
+        self.said: list[str] = []
+        self.session = Session(
+            loaded=Loaded(None, None, Backend("hf", ""), "cpu"),
+            run=Run(max_steps=6, checkpoint_minutes=1000),
+            data=Data(range(48), [], tuple(Question(text, [1]) for text in "abc"), None, (), None),
+            chat=None,
+            folder=RunFolder(path),
+            on_progress=lambda *_: None,
+            say=self.said.append,
+            write_page=lambda: None,
+            **of_session,
+        )
+        self.folder, self.state, self.state.step = self.session.folder, self.session.state, 2
+        self.watch = Watch(self.session, trainer=None)
+        self.keep = self.watch.keeper.keep
+
+    @property
+    def events(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder.path / "events.jsonl").read_text().splitlines()]
+
+    @property
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.path.iterdir()}
+
+
 @pytest.fixture
-def watch(tmp_path, freed) -> Watch:
-    """After step 2 of 6, in a folder that is its own; what it says is in `told`."""
-    told: list[str] = []
-    data = SimpleNamespace(train=range(48), held_out=[], questions=[Question(text, [1]) for text in "abc"])
-    run = Run(max_steps=6, checkpoint_minutes=1000)
-    made = Watch(
-        SimpleNamespace(device="cpu"),
-        run,
-        data,
-        None,
-        RunFolder(tmp_path / "x"),
-        lambda *_: None,
-        told.append,
-        lambda: None,
-    )
-    made.told, made.step = told, 2
-    with made.folder.open(TrainCommand(run=run)):
+def around(tmp_path, freed) -> Iterator[Around]:
+    made = Around(tmp_path / "x")
+    with made.folder.open(TrainCommand(run=made.session.run)):
         yield made
 
 
@@ -67,67 +86,65 @@ def saving(monkeypatch, name: str, *errors: Exception | None) -> None:
     monkeypatch.setattr(backend, name, save)
 
 
-def events(watch: Watch) -> list[dict]:
-    return [json.loads(line) for line in (watch.folder.path / "events.jsonl").read_text().splitlines()]
-
-
-def test_a_checkpoint_is_tried_again_where_memory_was_freed(watch, monkeypatch, freed) -> None:
+def test_a_checkpoint_is_tried_again_where_memory_was_freed(around, monkeypatch, freed) -> None:
     saving(monkeypatch, "save_state", OUT_OF_MEMORY, None)
-    watch.keep()
-    assert (watch.kept_step, freed, watch.told) == (2, [True], [])
+    around.keep()
+    assert (around.state.kept_step, freed, around.said) == (2, [True], [])
 
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError(), SafetensorError("No space left"), OSError(28, "full")])
-def test_a_checkpoint_that_fails_stops_nothing_and_is_told(watch, monkeypatch, error) -> None:
+def test_a_checkpoint_that_fails_stops_nothing_and_is_told(around, monkeypatch, error) -> None:
     saving(monkeypatch, "save_state", error)
-    watch.keep()
-    (event,) = events(watch)
+    around.keep()
+    (event,) = around.events
     assert event["kind"] == "checkpoint-failed"
     assert event["error"] == type(error).__name__
-    assert "no checkpoint at step 2" in watch.told[0]
-    assert watch.kept_step == 0
-    assert list(watch.folder.checkpoints.iterdir()) == []
+    assert "no checkpoint at step 2" in around.said[0]
+    assert around.state.kept_step == 0
+    assert list(around.folder.checkpoints.iterdir()) == []
 
 
-def test_a_checkpoint_is_not_begun_where_there_is_no_room_for_it(watch, monkeypatch) -> None:
+def test_a_checkpoint_is_not_begun_where_there_is_no_room_for_it(around, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
-    watch.keep()
-    (first,) = watch.folder.checkpoints.iterdir()
-    monkeypatch.setattr(checkpoints, "free_bytes", lambda _: watch.checkpoint_bytes - 1)
+    around.keep()
+    (first,) = around.folder.checkpoints.iterdir()
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda _: around.watch.keeper.size_bytes - 1)
     monkeypatch.setattr(checkpoints, "write", lambda *_: pytest.fail("begun"))
-    watch.step = 3
-    watch.keep()
-    assert (watch.kept_step, list(watch.folder.checkpoints.iterdir())) == (2, [first])
-    assert "no checkpoint at step 3: disk-too-full" in watch.told[0]
+    around.state.step = 3
+    around.keep()
+    assert (around.state.kept_step, list(around.folder.checkpoints.iterdir())) == (2, [first])
+    assert "no checkpoint at step 3: disk-too-full" in around.said[0]
 
 
 @pytest.mark.torch
-def test_the_last_step_has_a_checkpoint(watch, monkeypatch) -> None:
+def test_the_last_step_has_a_checkpoint(around, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
-    watch.measured_steps = set()
+    around.watch.measured_steps = set()
     for step in range(1, 7):
-        watch.on_step(step, {"loss": 1.0})
-    assert [one.about.step for one in checkpoints.whole(watch.folder.checkpoints)[0]] == [6]
+        around.watch.on_step(step, {"loss": 1.0})
+    assert [one.about.step for one in checkpoints.whole(around.folder.checkpoints)[0]] == [6]
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("stop_at", [0, 2, 6])
-def test_a_caller_hears_each_held_out_loss_and_may_stop_the_run_there(watch, monkeypatch, stop_at) -> None:
+def test_a_caller_hears_each_held_out_loss_and_may_stop_the_run_there(tmp_path, monkeypatch, stop_at) -> None:
     """After the last step there is nothing to stop."""
-    saving(monkeypatch, "save_state", None)
     heard: list[tuple[int, float]] = []
-    monkeypatch.setattr(Watch, "held_out_loss", lambda self, name: 2.0 / self.step)
-    monkeypatch.setattr(Watch, "answers", lambda self: ())
-    watch.measured_steps, watch.step = {2, 4, 6}, 0
-    watch.on_evaluation = lambda step, loss: heard.append((step, loss)) or step == stop_at
-    while watch.step < 6 and not watch.stop_requested():
-        watch.on_step(watch.step + 1, {"loss": 1.0})
+    around = Around(tmp_path / "x", on_evaluation=lambda step, loss: heard.append((step, loss)) or step == stop_at)
+    watch, state = around.watch, around.state
+    saving(monkeypatch, "save_state", None)
+    monkeypatch.setattr(measuring, "held_out_loss", lambda *_: 2.0 / state.step)
+    monkeypatch.setattr(measuring, "answers", lambda _: ())
+    watch.measured_steps, state.step = {2, 4, 6}, 0
+    with around.folder.open(TrainCommand(run=around.session.run)):
+        while state.step < 6 and not watch.stop_requested():
+            watch.on_step(state.step + 1, {"loss": 1.0})
     last = stop_at or 6
     assert heard == [(step, 2.0 / step) for step in (2, 4, 6) if step <= last]
-    assert (watch.step, watch.kept_step, watch.is_paused) == (last, last, last < 6)
+    assert (state.step, state.kept_step, watch.is_paused) == (last, last, last < 6)
 
 
-def test_answers_that_memory_does_not_suffice_for_are_named(watch, monkeypatch, freed) -> None:
+def test_answers_that_memory_does_not_suffice_for_are_named(around, monkeypatch, freed) -> None:
     given = iter([("yes", 1, 0.5)])
 
     def answer(*_):
@@ -137,113 +154,113 @@ def test_answers_that_memory_does_not_suffice_for_are_named(watch, monkeypatch, 
             raise OUT_OF_MEMORY from None
 
     monkeypatch.setattr(backend, "answer", answer)
-    monkeypatch.setattr(backend, "answering", lambda _: shutil.os.scandir(watch.folder.path))  # any context
-    answers = watch.answers()
+    monkeypatch.setattr(backend, "answering", lambda _: shutil.os.scandir(around.folder.path))  # any context
+    answers = measuring.answers(around.session)
     assert [(one.question, one.text, one.tokens) for one in answers] == [
         ("a", "yes", 1), ("b", NO_ANSWER, 0), ("c", NO_ANSWER, 0),
     ]  # fmt: skip
     assert freed == [True]
-    assert "2 of 3 questions" in watch.told[0]
+    assert "2 of 3 questions" in around.said[0]
 
 
-def test_lines_that_cannot_be_written_are_told_once_and_wait(watch, monkeypatch) -> None:
+def test_lines_that_cannot_be_written_are_told_once_and_wait(around, monkeypatch) -> None:
     with monkeypatch.context() as full:
         full.setattr("kit.run.folder.append_whole", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
         for step in (1, 2, 3):
-            watch.write_down("metrics.jsonl", {"step": step})
-    assert len(watch.told) == 1
-    assert not (watch.folder.path / "metrics.jsonl").exists()
-    watch.write_down("metrics.jsonl", {"step": 4})
-    lines = (watch.folder.path / "metrics.jsonl").read_text().splitlines()
+            around.session.journal.write("metrics.jsonl", {"step": step})
+    assert len(around.said) == 1
+    assert not (around.folder.path / "metrics.jsonl").exists()
+    around.session.journal.write("metrics.jsonl", {"step": 4})
+    lines = (around.folder.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
-    assert len(watch.told) == 2
+    assert len(around.said) == 2
 
 
-def test_an_adapter_that_cannot_be_saved_is_no_loss_with_a_checkpoint(watch, monkeypatch) -> None:
+def test_an_adapter_that_cannot_be_saved_is_no_loss_with_a_checkpoint(around, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
     saving(monkeypatch, "save_adapter", SafetensorError("No space left on device"))
-    watch.keep()
+    around.keep()
     with pytest.raises(KitError) as error:
-        fit._save_adapter(watch)
+        keeping.save(around.session)
     finding = error.value.findings[0]
     assert finding.id == "adapter-not-saved"
     assert "the checkpoint of step 2 holds all of it" in finding.why
     assert finding.fix[0].startswith("free some room")
     assert finding.details == ()
-    assert {path.name for path in watch.folder.path.iterdir()} == {".lock", "run.toml", "checkpoints"}
+    assert around.files == {".lock", "run.toml", "checkpoints"}
 
 
-def test_an_adapter_that_nothing_else_holds_is_saved_elsewhere(watch, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(fit.Path, "home", lambda: tmp_path)
+def test_an_adapter_that_nothing_else_holds_is_saved_elsewhere(around, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(keeping.Path, "home", lambda: tmp_path)
     saving(monkeypatch, "save_adapter", OSError(errno.EROFS, "Read-only file system"), None)
     with pytest.raises(KitError) as error:
-        fit._save_adapter(watch)
+        keeping.save(around.session)
     (folder,) = tmp_path.glob("kit-adapter-*")
     assert error.value.findings[0].details == (("adapter saved in", str(folder)),)
     assert (folder / "weights").read_text() == "all of it"
 
 
-def test_saving_the_adapter_is_tried_again_where_memory_was_freed(watch, monkeypatch, freed) -> None:
+def test_saving_the_adapter_is_tried_again_where_memory_was_freed(around, monkeypatch, freed) -> None:
     saving(monkeypatch, "save_adapter", OUT_OF_MEMORY, None)
-    fit._save_adapter(watch)
+    keeping.save(around.session)
     assert freed == [True]
-    assert (watch.folder.path / "adapter" / "weights").exists()
+    assert (around.folder.path / "adapter" / "weights").exists()
 
 
-def end(watch: Watch, error: Exception) -> str:
+def end(around: Around, error: Exception) -> str:
     """Id of the finding that the error of a run becomes."""
-    with pytest.raises(KitError) as told, fit._told_in_words(watch):
+    with pytest.raises(KitError) as ended, fit.errors_explained(around.session):
         raise error
-    return told.value.findings[0].id
+    return ended.value.findings[0].id
 
 
-def test_memory_and_disk_end_in_words_and_a_defect_does_not(watch, monkeypatch) -> None:
+def test_memory_and_disk_end_in_words_and_a_defect_does_not(around, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
-    watch.keep()
-    assert end(watch, OUT_OF_MEMORY) == end(watch, MemoryError()) == "out-of-memory"
-    assert end(watch, OSError(errno.ENOSPC, "No space left")) == "output-cannot-be-written"
-    assert all("the checkpoint of step 2 is kept" in text for text in watch.told)
-    with pytest.raises(RuntimeError, match="shapes"), fit._told_in_words(watch):
+    around.keep()
+    assert end(around, OUT_OF_MEMORY) == end(around, MemoryError()) == "out-of-memory"
+    assert end(around, OSError(errno.ENOSPC, "No space left")) == "output-cannot-be-written"
+    assert all("the checkpoint of step 2 is kept" in text for text in around.said)
+    with pytest.raises(RuntimeError, match="shapes"), fit.errors_explained(around.session):
         raise RuntimeError("shapes do not fit")
 
 
-def test_a_run_without_a_checkpoint_writes_no_step_twice(watch) -> None:
+def test_a_run_without_a_checkpoint_writes_no_step_twice(around) -> None:
     """Killed between a step's line and its checkpoint, or with every checkpoint broken since."""
-    watch.folder.add_line("metrics.jsonl", {"step": 1, "loss": 1.0})
-    (watch.folder.checkpoints / "step-00000001").mkdir(parents=True)
-    assert fit._newest(watch) is None
-    assert (watch.folder.path / "metrics.jsonl").read_text() == ""
-    assert [event["kind"] for event in events(watch)] == ["checkpoint-broken", "begun-again"]
+    around.folder.add_line("metrics.jsonl", {"step": 1, "loss": 1.0})
+    (around.folder.checkpoints / "step-00000001").mkdir(parents=True)
+    assert fit.resume(around.session) is None
+    assert (around.folder.path / "metrics.jsonl").read_text() == ""
+    assert [event["kind"] for event in around.events] == ["checkpoint-broken", "begun-again"]
 
 
 @pytest.mark.torch
-def test_a_deleted_run_folder_is_made_again(watch, monkeypatch) -> None:
+def test_a_deleted_run_folder_is_made_again(around, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
-    watch.folder.write_json("data.json", {"sha256": "1"})
-    shutil.rmtree(watch.folder.path)
-    watch.measured_steps = set()
-    watch.on_step(3, {"loss": 1.0})
-    assert {path.name for path in watch.folder.path.iterdir()} == {
+    around.folder.write_json("data.json", {"sha256": "1"})
+    shutil.rmtree(around.folder.path)
+    around.watch.measured_steps = set()
+    around.watch.on_step(3, {"loss": 1.0})
+    assert around.files == {
         ".lock", "run.toml", "data.json", "metrics.jsonl", "events.jsonl", "checkpoints",
     }  # fmt: skip
-    assert watch.kept_step == 3
-    watch.on_step(4, {"loss": 1.0})
-    assert [event["kind"] for event in events(watch)] == ["folder-deleted"]
+    assert around.state.kept_step == 3
+    around.watch.on_step(4, {"loss": 1.0})
+    assert [event["kind"] for event in around.events] == ["folder-deleted"]
 
 
-def test_a_run_that_another_took_the_folder_from_saves_its_adapter_elsewhere(watch, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(fit.Path, "home", lambda: tmp_path)
+def test_a_run_that_another_took_the_folder_from_saves_its_adapter_elsewhere(around, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(keeping.Path, "home", lambda: tmp_path)
     saving(monkeypatch, "save_adapter", None)
-    shutil.rmtree(watch.folder.path)
-    with RunFolder(watch.folder.path).open(TrainCommand(run=watch.run)):
+    shutil.rmtree(around.folder.path)
+    with RunFolder(around.folder.path).open(TrainCommand(run=around.session.run)):
         with pytest.raises(KitError) as error:
-            fit._save_adapter(watch)
+            keeping.save(around.session)
         assert error.value.findings[0].id == "output-in-use"
-        assert {path.name for path in watch.folder.path.iterdir()} == {".lock", "run.toml"}
+        assert around.files == {".lock", "run.toml"}
     with pytest.raises(KitError) as error:
-        fit._save_adapter(watch)
+        keeping.save(around.session)
     assert error.value.findings[0].id == "output-taken"
-    assert len(list(tmp_path.glob("kit-adapter-*/weights"))) == len(watch.told) == 2
+    assert len(list(tmp_path.glob("kit-adapter-*/weights"))) == len(around.said) == 2
 
 
 def test_prune_leaves_what_is_whole_when_time_jumps(tmp_path) -> None:

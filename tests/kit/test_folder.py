@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -199,14 +200,22 @@ def test_a_folder_that_fails_leaves_the_old_folder(tmp_path) -> None:
     assert (tmp_path / "adapter" / "weights").read_text() == "new"
 
 
+def plain_texts(tree: ast.Module) -> Iterator[str]:
+    """The literals of a file, without the pieces between the values of f-strings."""
+    pieces = {piece for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for piece in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in pieces:
+            yield node.value
+
+
 def test_the_names_of_a_runs_files_are_written_down_once() -> None:
     """Not the folders' names, which are plain words."""
     names = {value for value in vars(layout).values() if isinstance(value, str)} & NAMES_OF_FILES
     assert len(names) == len(NAMES_OF_FILES)
     written = {
-        (path.relative_to(ROOT).as_posix(), node.value)
+        (path.relative_to(ROOT).as_posix(), text)
         for path in (ROOT / "kit").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and node.value in names
+        for text in plain_texts(ast.parse(path.read_text(encoding="utf-8")))
+        if text in names
     }
     assert written == {("kit/run/layout.py", name) for name in names}

@@ -9,11 +9,14 @@ import pytest
 
 from benchmarks import planner
 from envcheck.facts import Facts
-from kit import memory, models, train
+from kit import memory, models
+from kit.backend import Backend
 from kit.backend.ladder import Ladder
 from kit.backend.training import training_example
 from kit.options import METHODS, Run, resolve
 from kit.prompt import IGNORED, Sample
+from kit.run.notes import collect_notes
+from kit.run.prepared import Planned
 from kit.support.errors import KitError
 from tests.support.processes import run_python
 from tests.support.results import record_of
@@ -161,8 +164,8 @@ def test_learnt_keys_and_values_leave_nothing_to_compute_again(method: str) -> N
 def notes(*flags: str) -> list[str]:
     command = resolve.load(["--preset", "cpu", *flags], lambda: Facts(gpu=()))
     run, _ = resolve.settle(command.run, Facts(gpu=()))
-    made = train.Prepared(command, run, {}, Facts(gpu=()), (), models.find("tiny"), None, None, None)
-    return train.notes_of(made, SimpleNamespace(name="hf", reason=""), None)
+    planned = Planned(command, run, {}, Facts(gpu=()), (), models.find("tiny"), None)
+    return collect_notes(planned, Backend("hf", ""), None)
 
 
 def test_an_option_without_effect_is_noted() -> None:

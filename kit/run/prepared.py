@@ -1,0 +1,58 @@
+"""What is known of a run before torch is imported: Planned without its data, Prepared with it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envcheck.facts import Facts, Finding
+from kit.memory import Plan
+from kit.models import Model
+from kit.options import Run, TrainCommand
+
+if TYPE_CHECKING:  # a plan without data is there before these are imported
+    from kit.data import Data
+    from kit.prompt import ChatFormat
+
+
+@dataclass(frozen=True)
+class Planned:
+    """run: with each `auto` settled, and for what was settled the reasons. plan: None where the planner does not know
+    the sizes of the model."""
+
+    command: TrainCommand
+    run: Run
+    reasons: dict[str, str]
+    facts: Facts
+    findings: tuple[Finding, ...]
+    model: Model
+    plan: Plan | None
+
+    @property
+    def output(self) -> Path:
+        """The run folder."""
+        return self.run.output or self.default_output
+
+    @property
+    def default_output(self) -> Path:
+        """The run folder where none is named."""
+        data = Path(self.run.data[0]).stem if self.run.data else "run"
+        return Path("runs") / f"{data}-{Path(self.model.name).name}"
+
+
+@dataclass(frozen=True)
+class Prepared(Planned):
+    """All that a run needs but a loaded model."""
+
+    chat: "ChatFormat"
+    data: "Data"
+
+    @cached_property
+    def padding_pct(self) -> float:
+        """Of what is computed, so much is padding."""
+        from kit.data.batches import budget_tokens, padding_share
+
+        run, lengths = self.run, self.data.train.lengths
+        assert isinstance(run.micro_batch_size, int), "settled with the plan"
+        share = padding_share(lengths, run.batch_size, budget_tokens(lengths, run.micro_batch_size), run.seed)
+        return round(100 * share, 1)
