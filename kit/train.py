@@ -14,7 +14,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from envcheck import probe, rules, settings
 from envcheck.facts import Facts
@@ -114,7 +114,8 @@ def plan_of(
 ) -> tuple[Run, dict[str, str], memory.Plan | None]:
     """The run with its memory settings chosen, why, and the plan of it."""
     machine = settings.choose(resolve.seen_by(run, facts))
-    room, way = machine.memory_bytes.value, resolve.as_option(machine.gradient_checkpointing)[0]
+    room = machine.memory_bytes.value
+    way = cast("memory.Checkpointing", resolve.as_option(machine.gradient_checkpointing)[0])
     if run.vram_limit_gib and run.device == "cuda":
         limit_bytes = int(run.vram_limit_gib * GIB)
         room = limit_bytes if room is None else min(room, limit_bytes)

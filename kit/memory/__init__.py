@@ -4,13 +4,14 @@ May import: support, options, models, data.
 """
 
 from kit.memory.activations import evaluation_tokens
-from kit.memory.choosing import choose, fit
+from kit.memory.choosing import Checkpointing, choose, fit
 from kit.memory.planning import Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
 from kit.memory.trained import trained_params
 from kit.memory.weights import can_offload_embedding
 
 __all__ = [
+    "Checkpointing",
     "Part",
     "Plan",
     "Shape",

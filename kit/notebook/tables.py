@@ -36,7 +36,7 @@ def data(prepared: Prepared) -> Table:
 
 def report(folder: Path) -> Picture:
     """The figures of a run as a table, and the plots of its report."""
-    seen = page.look(Path(folder))
+    seen = page.analyse(Path(folder))
     figures_of = page.figures(seen.run)
     display(Table((tuple(figures_of), tuple(figures_of.values()))))
     drawn = plots.of_run(seen.run) | (plots.of_adapter(seen.learnt) if seen.learnt else {})

@@ -20,7 +20,7 @@ from kit.support import console
 from kit.support.errors import USAGE, KitError, problem
 
 if TYPE_CHECKING:
-    from kit.report.page import Shown
+    from kit.report.page import AnalysedRun
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,30 +50,32 @@ def report(command: ReportCommand) -> int:
     if wrong:
         raise KitError(*wrong)
     with console.busy("reading"):
-        seen = [page.look(folder) for folder in command.runs]
-        if len(seen) == 1:
-            path, text = command.output or command.runs[0] / REPORT, page.of_run(seen[0])
+        runs = [page.analyse(folder) for folder in command.runs]
+        if len(runs) == 1:
+            path, text = command.output or command.runs[0] / REPORT, page.of_run(runs[0])
         else:
-            path, text = command.output or comparing.default_path(command.runs), comparing.page(seen)
+            path, text = command.output or comparing.default_path(command.runs), comparing.page(runs)
     page.save(path, text)
-    for one in seen:
-        for told in one.run.unread:
-            console.note(f"{one.run.name}: {told}")
+    for each in runs:
+        for text in each.run.unread:
+            console.note(f"{each.run.name}: {text}")
     if command.json_output:
-        print(json.dumps({"report": str(path), "runs": [_to_json(one) for one in seen]}, ensure_ascii=False, indent=1))
+        print(
+            json.dumps({"report": str(path), "runs": [_to_json(each) for each in runs]}, ensure_ascii=False, indent=1)
+        )
         return 0
-    for one in seen:
-        console.stdout.print(Text(f"{one.run.name}: {page.WORDS[one.run.status]}. {page.verdict(one.run)}"))
-        for told in one.learnt.advice() if one.learnt else (one.why_not,):
-            console.stdout.print(Text(f"  {told}"))
+    for each in runs:
+        console.stdout.print(Text(f"{each.run.name}: {page.WORDS[each.run.status]}. {page.verdict(each.run)}"))
+        for line in each.learnt.advice() if each.learnt else (each.why_not,):
+            console.stdout.print(Text(f"  {line}"))
     console.stdout.print(Text(f"{path}  ({path.stat().st_size / 1e6:.2f} MB)"))
     return 0
 
 
-def _to_json(seen: "Shown") -> dict[str, Any]:
+def _to_json(analysed: "AnalysedRun") -> dict[str, Any]:
     from kit.report import page
 
-    run = seen.run
+    run = analysed.run
     return {
         "folder": str(run.folder),
         "status": run.status,
@@ -82,8 +84,8 @@ def _to_json(seen: "Shown") -> dict[str, Any]:
         "result": run.result or None,
         "verified": run.verified,
         "unread": run.unread,
-        "adapter": seen.learnt.to_json() if seen.learnt else None,
-        "why_no_adapter": seen.why_not or None,
+        "adapter": analysed.learnt.to_json() if analysed.learnt else None,
+        "why_no_adapter": analysed.why_not or None,
     }
 
 

@@ -28,7 +28,7 @@ HELD = 0.99  # share of the update's energy that the advice asks for
 
 
 @dataclass(frozen=True)
-class Update:
+class LearntUpdate:
     """One layer's dW.
 
     norm: |dW|_F. share: |dW|_F / |W|_F, None where the base's weight cannot be read. effective_rank: exp of the entropy
@@ -48,7 +48,7 @@ class Update:
 class Learnt:
     """The updates of an adapter, and in words what is not among them."""
 
-    updates: tuple[Update, ...]
+    updates: tuple[LearntUpdate, ...]
     notes: tuple[str, ...]
 
     @property
@@ -74,32 +74,50 @@ class Learnt:
         if self.is_nothing:
             return ("The adapter changes nothing: every update is zero.",)
         enough, held_pct = self.rank_for(HELD), 100 * HELD
-        told = [f"Rank {enough} would have held {held_pct:.0f} % of this update, which has rank {self.rank}."]
+        lines = [f"Rank {enough} would have held {held_pct:.0f} % of this update, which has rank {self.rank}."]
         smaller = 1 << (enough - 1).bit_length()
         if 2 * smaller <= self.rank:
-            told.append(f"Next time: --lora-rank {smaller}. It is smaller and faster; compare the held-out losses.")
+            lines.append(f"Next time: --lora-rank {smaller}. It is smaller and faster; compare the held-out losses.")
         elif enough > 3 * self.rank / 4:
-            told.append(f"It uses its rank: --lora-rank {2 * self.rank} may learn more; compare the held-out losses.")
+            lines.append(f"It uses its rank: --lora-rank {2 * self.rank} may learn more; compare the held-out losses.")
         else:
-            told.append("That is near the rank it has: keep it.")
-        return (*told, self._where())
+            lines.append("That is near the rank it has: keep it.")
+        return (*lines, self._where())
 
     def _where(self) -> str:
         """The projections that changed most and least."""
-        shares = all(update.share is not None for update in self.updates)
         sizes: dict[str, list[float]] = {}
-        for update in self.updates:
-            sizes.setdefault(update.projection, []).append(update.share if shares else update.norm)
-        middle = {name: median(found) for name, found in sizes.items()}
-        most, least = max(middle, key=middle.get), min(middle, key=middle.get)
-        word = (lambda size: f"{100 * size:.2g} % of the weight") if shares else (lambda size: f"norm {size:.2g}")
+        for update, size in zip(self.updates, self.sizes, strict=True):
+            sizes.setdefault(update.projection, []).append(size)
+        medians = {name: median(of_layers) for name, of_layers in sizes.items()}
+        most, least = max(medians, key=lambda name: medians[name]), min(medians, key=lambda name: medians[name])
+        words = {name: self._size_text(medians[name]) for name in (most, least)}
         if most == least:
-            return f"Median update: {word(middle[most])}."
-        return f"{most} changed most (median {word(middle[most])}), {least} least ({word(middle[least])})."
+            return f"Median update: {words[most]}."
+        return f"{most} changed most (median {words[most]}), {least} least ({words[least]})."
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether the base's weights could be read, so that sizes are shares of them."""
+        return all(update.share is not None for update in self.updates)
+
+    @property
+    def sizes(self) -> list[float]:
+        """Of each update: its share of the weight or, where that is not known, its norm."""
+        shares = [update.share for update in self.updates if update.share is not None]
+        return shares if self.has_shares else [update.norm for update in self.updates]
+
+    def _size_text(self, size: float) -> str:
+        return f"{100 * size:.2g} % of the weight" if self.has_shares else f"norm {size:.2g}"
 
     def to_json(self) -> dict[str, Any]:
         ranks = {"rank": self.rank, "rank_for_99_pct": self.rank_for(HELD)}
-        return {**ranks, "advice": self.advice(), "notes": self.notes, "updates": [asdict(one) for one in self.updates]}
+        return {
+            **ranks,
+            "advice": self.advice(),
+            "notes": self.notes,
+            "updates": [asdict(update) for update in self.updates],
+        }
 
 
 def learnt(folder: Path, base: Path | None = None) -> Learnt:
@@ -160,19 +178,19 @@ def _linear(pairs: dict[str, Pair], others: list[str]) -> tuple[dict[str, Pair],
     return linear, others + left
 
 
-def _update(name: str, pair: Pair, config: dict[str, Any], weight: Tensor | None) -> Update:
+def _update(name: str, pair: Pair, config: dict[str, Any], weight: Tensor | None) -> LearntUpdate:
     a, b = pair.a, pair.b
     if not pair.rank or pair.rank != b.shape[1]:
         raise ValueError(f"the factors of {name} do not fit: A is {a.shape}, B is {b.shape}")
     sizes = _singular_values(arrays.values(a), arrays.values(b), adapters.scale(config, name, pair.rank))
     if not (sizes < MOST).all():
-        raise ValueError(f"the update of {name} holds a number that is none")
+        raise ValueError(f"the update of {name} holds a number that is not finite")
     norm = math.sqrt(math.fsum(sizes**2))
     shape = (b.shape[0], a.shape[1])
     fits = weight is not None and arrays.is_readable(weight) and sorted(weight.shape) == sorted(shape)
-    of_weight = arrays.norm(weight) if fits else 0.0
+    of_weight = arrays.norm(weight) if weight and fits else 0.0
     parts = name.split(".")
-    return Update(
+    return LearntUpdate(
         layer=next((int(part) for part in parts if part.isdecimal()), None),
         projection=parts[-1],
         rank=pair.rank,
@@ -186,8 +204,8 @@ def _update(name: str, pair: Pair, config: dict[str, Any], weight: Tensor | None
 def _singular_values(a: numpy.ndarray, b: numpy.ndarray, scale: float) -> numpy.ndarray:
     if not (numpy.isfinite(a).all() and numpy.isfinite(b).all()):
         return numpy.array([math.nan])
-    right = numpy.linalg.qr(a.T, mode="r")
-    left = numpy.linalg.qr(b, mode="r")
+    right: numpy.ndarray = numpy.linalg.qr(a.T, mode="r")  # type: ignore[assignment]  # as numpy has it for this mode
+    left: numpy.ndarray = numpy.linalg.qr(b, mode="r")  # type: ignore[assignment]
     return abs(scale) * numpy.linalg.svd(left @ right.T, compute_uv=False)
 
 

@@ -5,20 +5,21 @@ from pathlib import Path
 
 from kit.report import plots
 from kit.report.adapter import HELD
-from kit.report.page import WORDS, Shown, figures, render, verdict
+from kit.report.page import WORDS, AnalysedRun, figures, render, verdict
 from kit.run.reading import RunRecord
 
 PAGE = "comparison.html"
 PLACES = {"output"}  # options that say where, not what
 
 
-def page(seen: Sequence[Shown]) -> str:
+def page(analysed: Sequence[AnalysedRun]) -> str:
     """The page as text."""
-    named = list(zip(names([one.run for one in seen]), (one.run for one in seen), strict=True))
+    runs = [each.run for each in analysed]
+    named = list(zip(names(runs), runs, strict=True))
     numbers = [figures(run) for _, run in named]
     results = {name: [each[name] for each in numbers] for name in numbers[0]}
     results[f"rank holding {100 * HELD:.0f} %"] = [
-        f"{one.learnt.rank_for(HELD)} of {one.learnt.rank}" if one.learnt else "–" for one in seen
+        f"{each.learnt.rank_for(HELD)} of {each.learnt.rank}" if each.learnt else "–" for each in analysed
     ]
     return render(
         "comparison.html.jinja",
@@ -26,7 +27,7 @@ def page(seen: Sequence[Shown]) -> str:
         refresh_s=None,
         runs=[(name, WORDS[run.status], verdict(run)) for name, run in named],
         results=results,
-        differences=differences([run for _, run in named]),
+        differences=differences(runs),
         plot=plots.compared(named) if any(run.steps or run.losses for _, run in named) else "",
         samples=_samples(named),
     )
@@ -59,8 +60,10 @@ def default_path(runs: Sequence[Path]) -> Path:
 def _samples(runs: Sequence[tuple[str, RunRecord]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Question -> the newest answer of each run that was asked it."""
     questions = dict.fromkeys(sample.question for _, run in runs for sample in run.samples if sample.answers)
-    newest = [(name, {one.question: one.answers[-1] for one in run.samples if one.answers}) for name, run in runs]
+    newest = [(name, {sample.question: sample.answers[-1] for sample in run.samples if sample.answers})
+              for name, run in runs]  # fmt: skip
     return [
-        (asked, [(f"{name}, {told[asked][0]}", told[asked][1]) for name, told in newest if asked in told])
-        for asked in questions
-    ]
+        (question, [(f"{name}, {answers[question][0]}", answers[question][1])
+                    for name, answers in newest if question in answers])
+        for question in questions
+    ]  # fmt: skip

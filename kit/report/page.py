@@ -25,7 +25,6 @@ from kit.support.units import GIB
 from kit.support.untrusted import dict_or_empty, dicts_in, finite_number, texts_in
 
 REFRESH_S = 60
-FAILED = "failed"  # kind of the event that says why a run ended
 WORDS = {"finished": "Finished", "interrupted": "Interrupted", "failed": "Failed", "running": "Running",
          "stopped": "Stopped without a word", "unknown": "Unknown"}  # fmt: skip
 MACHINE = {"os": "system", "container": "container", "python": "Python", "cpu_count": "CPU cores",
@@ -35,7 +34,7 @@ GPU = {"name": "graphics card", "vram_gib": "its memory, GiB", "pcie": "PCIe",
 
 
 @dataclass(frozen=True)
-class Shown:
+class AnalysedRun:
     """A run with what its adapter learnt, or in words why that is not known."""
 
     run: RunRecord
@@ -48,22 +47,23 @@ def write(folder: Path) -> Path:
 
     Raises KitError: it cannot be written; nothing else for files that are missing or broken.
     """
-    return save(folder / REPORT, of_run(look(folder)))
+    return save(folder / REPORT, of_run(analyse(folder)))
 
 
-def look(folder: Path) -> Shown:
+def analyse(folder: Path) -> AnalysedRun:
+    """The run there and what it learnt. Raises nothing for files that are missing or broken."""
     run = read(folder)
     made = folder / made_by(run.method)
     try:
         if not (made / (CONFIG if made.name == ADAPTER else "config.json")).is_file():
-            return Shown(run, None, f"There is no {made.name}{' yet' if run.status == 'running' else ''}.")
+            return AnalysedRun(run, None, f"There is no {made.name}{' yet' if run.status == 'running' else ''}.")
         if run.status == "running":
-            return Shown(run, None, "It is looked at when the run has ended.")
-        told = held(made)
-        return Shown(run, None, told) if told else Shown(run, learnt(made), "")
+            return AnalysedRun(run, None, "It is looked at when the run has ended.")
+        summary = held(made)
+        return AnalysedRun(run, None, summary) if summary else AnalysedRun(run, learnt(made), "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, re.error) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        return Shown(run, None, without_folders(f"The {made.name} cannot be looked at: {said}."))
+        reason = error.strerror if isinstance(error, OSError) else error
+        return AnalysedRun(run, None, without_folders(f"The {made.name} cannot be looked at: {reason}."))
 
 
 def save(path: Path, page: str) -> Path:
@@ -84,9 +84,9 @@ def _cannot_write(path: Path, error: OSError) -> Finding:
     )
 
 
-def of_run(seen: Shown) -> str:
+def of_run(analysed: AnalysedRun) -> str:
     """The page as text."""
-    run = seen.run
+    run, what_it_learnt = analysed.run, analysed.learnt
     parts, peaks = _parts(run), _peaks(run)
     return render(
         "run.html.jinja",
@@ -105,9 +105,9 @@ def of_run(seen: Shown) -> str:
         data=_data(run),
         lengths_plot=plots.lengths(run),
         left_out=_left_out(run),
-        learnt=seen.learnt,
-        why_not=seen.why_not,
-        adapter_plots=plots.of_adapter(seen.learnt) if seen.learnt else {},
+        learnt=what_it_learnt,
+        why_not=analysed.why_not,
+        adapter_plots=plots.of_adapter(what_it_learnt) if what_it_learnt else {},
         events=_events(run),
         notes=[without_folders(text) for text in texts_in(run.manifest.get("notes"))],
         parity=_parity(run),
@@ -162,8 +162,7 @@ def verdict(run: RunRecord) -> str:
     before, after = run.loss_before, run.loss_after
     where = f"step {run.last_step:,}" + (f" of {run.planned_steps:,}" if run.planned_steps else "")
     if run.status == "failed":
-        told = [str(event.get("text", "")) for event in run.events if event.get("kind") == FAILED]
-        reason = without_folders(told[-1]) if told else "the reason was told on the screen only."
+        reason = without_folders(run.failure) or "the reason was told on the screen only."
         return f"It ended after {where}: {reason}"
     if run.status == "interrupted":
         return f"Stopped on request after {where}. The same command goes on from there."
@@ -177,11 +176,11 @@ def verdict(run: RunRecord) -> str:
         return f"All of {where}. No rows were held out, so nobody knows whether it learnt or memorised."
     if after >= before:
         return f"All of {where}, but the held-out loss did not fall: {before:.3f} before, {after:.3f} after."
-    told = f"Held-out loss {before:.3f} → {after:.3f}, {100 * (1 - after / before):.0f} % lower."
+    text = f"Held-out loss {before:.3f} → {after:.3f}, {100 * (1 - after / before):.0f} % lower."
     best_step, best = min(run.losses, key=lambda point: point[1])
     if best < 0.99 * after:
-        told += f" It was lower at step {best_step:,} ({best:.3f}): --early-stopping keeps the best adapter."
-    return told
+        text += f" It was lower at step {best_step:,} ({best:.3f}): --early-stopping keeps the best adapter."
+    return text
 
 
 def _left(run: RunRecord) -> str:
@@ -236,7 +235,8 @@ def _data(run: RunRecord) -> dict[str, Any]:
     names = ("rows_read", "rows_trained", "rows_held_out", "rows_cut", "rows_twice", "samples", "tokens",
              "trained_tokens", "median_tokens", "longest_tokens", "padding_pct")  # fmt: skip
     counts = {name: finite_number(run.data.get(name)) for name in names}
-    kept = [counts["rows_trained"], counts["rows_held_out"], *_left_out(run).values()]
+    kept = (counts["rows_trained"], counts["rows_held_out"])
+    left_out = sum(_left_out(run).values())
     files = [
         {name: value_text(file.get(name)) for name in ("name", "format")}
         | {name: finite_number(file.get(name)) for name in ("rows", "weight")}
@@ -245,7 +245,7 @@ def _data(run: RunRecord) -> dict[str, Any]:
     return counts | {
         "files": files,
         "template": value_text(run.data.get("template")),
-        "adds_up": None if None in kept else sum(kept) == counts["rows_read"],
+        "adds_up": None if None in kept else sum(filter(None, kept)) + left_out == counts["rows_read"],
     }
 
 

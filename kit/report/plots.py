@@ -7,7 +7,9 @@ import io
 import logging
 import re
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import matplotlib.style
 import numpy
@@ -21,7 +23,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from kit.memory import Part
 from kit.options import LINEAR_LAYERS
-from kit.report.adapter import HELD, Learnt, Update
+from kit.report.adapter import HELD, Learnt
 from kit.run.reading import RunRecord
 from kit.support.units import GIB
 from kit.support.untrusted import finite_number, list_or_empty
@@ -64,7 +66,7 @@ STYLE = {
 }
 
 
-def svg(name: str, draw: Callable[[Axes], None], height_in: float = HEIGHT_IN) -> str:
+def svg(name: str, draw: Callable[[Axes], object], height_in: float = HEIGHT_IN) -> str:
     """One plot. The name makes its ids unique in the page, and is what a screen reader says."""
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of letters that its own font lacks: the page's font draws them
@@ -73,26 +75,55 @@ def svg(name: str, draw: Callable[[Axes], None], height_in: float = HEIGHT_IN) -
         draw(figure.add_subplot())
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = written.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    slug = re.sub(r"\W+", "-", name.lower())
-    text = re.sub(r'\bid="', f'id="{slug}-', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{slug}-", text)
-    text = re.sub(r"#0000[01]\w\b", lambda colour: VARIABLES[colour[0]], text)
-    head = re.sub(r' (?:width|height|version|xmlns(?::\w+)?)="[^"]*"', "", text[: text.index(">")])
-    return f'{head} role="img" aria-label="{name}">{text[text.index(">") + 1 :].replace("xlink:href", "href")}'
+    root = ElementTree.fromstring(written.getvalue())
+    _fit_into_html(root, name)
+    _make_ids_unique(root, re.sub(r"\W+", "-", name.lower()))
+    _take_colours_of_the_page(root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _fit_into_html(root: ElementTree.Element, name: str) -> None:
+    """Without XML's namespaces, metadata and a size: the page sets that."""
+    for element in root.iter():
+        element.tag = _without_namespace(element.tag)
+        element.attrib = {_without_namespace(key): value for key, value in element.items()}
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": name}
+
+
+def _without_namespace(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _make_ids_unique(root: ElementTree.Element, prefix: str) -> None:
+    """The ids and what refers to them: several plots stand in one page."""
+    for element in root.iter():
+        for key, value in element.items():
+            if key == "id":
+                element.set(key, f"{prefix}-{value}")
+            elif key == "href":
+                element.set(key, f"#{prefix}-{value.removeprefix('#')}")
+            else:
+                element.set(key, value.replace("url(#", f"url(#{prefix}-"))
+
+
+def _take_colours_of_the_page(root: ElementTree.Element) -> None:
+    for element in root.iter():
+        for key, value in element.items():
+            element.set(key, re.sub(r"#0000[01]\w\b", lambda colour: VARIABLES[colour[0]], value))
 
 
 def of_run(run: RunRecord) -> dict[str, str]:
     """Title -> plot, of what the run has written down so far."""
-    drawn: dict[str, Callable[[Axes], None]] = {}
+    drawn: dict[str, Callable[[Axes], object]] = {}
     if run.steps or run.losses:
-        drawn[LOSSES] = lambda axes: _losses(axes, run)
+        drawn[LOSSES] = partial(_losses, run=run)
     for key, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm before clipping")):
         if (points := _column(run, key))[0].size:
-            drawn[title] = lambda axes, points=points: _line(axes, points)
+            drawn[title] = partial(_line, points=points)
     if (speed := _speed(run))[0].size:
-        drawn["Tokens per second"] = lambda axes: _line(axes, speed)
+        drawn["Tokens per second"] = partial(_line, points=speed)
     return {title: svg(title, draw) for title, draw in drawn.items()}
 
 
@@ -157,11 +188,12 @@ def memory_over_time(run: RunRecord) -> str:
 
 def of_adapter(learnt: Learnt) -> dict[str, str]:
     """Title -> plot of the updates."""
-    if all(update.share is not None for update in learnt.updates):
-        size = _map("Size of the update, % of the weight", learnt, lambda update: 100 * update.share, ".3g")
+    if learnt.has_shares:
+        size = _map("Size of the update, % of the weight", learnt, [100 * share for share in learnt.sizes], ".3g")
     else:
-        size = _map("Size of the update, Frobenius norm", learnt, lambda update: update.norm, ".3g")
-    rank = _map("Effective rank of the update", learnt, lambda update: update.effective_rank, ".1f")
+        size = _map("Size of the update, Frobenius norm", learnt, learnt.sizes, ".3g")
+    ranks = [update.effective_rank for update in learnt.updates]
+    rank = _map("Effective rank of the update", learnt, ranks, ".1f")
     drawn = {
         "Singular values, share of the largest": lambda axes: _spectrum(axes, learnt),
         "Energy of the update kept by rank": lambda axes: _energy(axes, learnt),
@@ -260,17 +292,17 @@ def _losses(axes: Axes, run: RunRecord) -> None:
     axes.figure.legend(loc="outside upper left", ncols=2)
 
 
-def _map(title: str, learnt: Learnt, value: Callable[[Update], float], form: str) -> tuple[str, str]:
-    """Title and plot of layer x projection, one hue: the stronger the colour, the larger the value."""
+def _map(title: str, learnt: Learnt, values: Sequence[float], form: str) -> tuple[str, str]:
+    """Title and plot of layer x projection, with a value for each update: the stronger the colour, the larger."""
     order = {name: place for place, name in enumerate(LINEAR_LAYERS)}
     names = sorted(
         {update.projection for update in learnt.updates}, key=lambda name: (order.get(name, len(order)), name)
     )
     layers = sorted({-1 if update.layer is None else update.layer for update in learnt.updates})
     cells: dict[tuple[int, int], list[float]] = {}
-    for update in learnt.updates:
+    for update, value in zip(learnt.updates, values, strict=True):
         place = (layers.index(-1 if update.layer is None else update.layer), names.index(update.projection))
-        cells.setdefault(place, []).append(value(update))
+        cells.setdefault(place, []).append(value)
     means = {place: sum(found) / len(found) for place, found in cells.items()}
     most = max(means.values()) or 1.0
 
@@ -283,7 +315,7 @@ def _map(title: str, learnt: Learnt, value: Callable[[Update], float], form: str
                 axes.text(layer + 0.5, name + 0.5, f"{found:{form}}", ha="center", va="center")
         every = max(1, len(layers) // 10)
         axes.set_xticks([place + 0.5 for place in range(0, len(layers), every)],
-                        [layer if layer >= 0 else "–" for layer in layers[::every]])  # fmt: skip
+                        [str(layer) if layer >= 0 else "–" for layer in layers[::every]])  # fmt: skip
         axes.set_yticks([place + 0.5 for place in range(len(names))], [_cut(name) for name in names])
         axes.set(xlabel=f"layer; the strongest colour is {most:{form}}", xlim=(0, len(layers)), ylim=(len(names), 0))
         axes.grid(visible=False)

@@ -93,6 +93,12 @@ class RunRecord:
         return found
 
     @property
+    def failure(self) -> str:
+        """Why it ended, in words; "" where nothing is on record."""
+        texts = [str(event.get("text", "")) for event in self.events if event.get("kind") == "failed"]
+        return texts[-1] if texts else ""
+
+    @property
     def verified(self) -> bool | None:
         """Whether what was made of it last was proven equal; None: nothing was made."""
         return passed(self.parity)

@@ -76,8 +76,7 @@ def _of_record(record: RunRecord, blank: Trial, if_not_over: Status) -> Trial:
     if record.status == "finished":
         status, loss, step = "finished", record.loss_after, record.last_step
     elif record.status == "failed":
-        texts = [str(event.get("text", "")) for event in record.events if event.get("kind") == "failed"]
-        status, loss, step, words = "failed", None, record.last_step, texts[-1] if texts else ""
+        status, loss, step, words = "failed", None, record.last_step, record.failure
     last = record.steps[-1] if record.steps else {}
     return replace(
         blank,

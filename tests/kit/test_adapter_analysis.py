@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from kit.models import headers
 from kit.report import arrays, page
-from kit.report.adapter import Learnt, Update, effective_rank, held, learnt
+from kit.report.adapter import Learnt, LearntUpdate, effective_rank, held, learnt
 from tests.kit.exports import METHODS, made_by_peft
 
 LAYERS = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
@@ -92,7 +92,7 @@ def test_effective_rank_of_known_spectra() -> None:
 def _with(*spectra: tuple[float, ...], share: float | None = None) -> Learnt:
     return Learnt(
         tuple(
-            Update(place, "q_proj", len(sizes), math.hypot(*sizes), share, sizes, effective_rank(sizes))
+            LearntUpdate(place, "q_proj", len(sizes), math.hypot(*sizes), share, sizes, effective_rank(sizes))
             for place, sizes in enumerate(spectra)
         ),
         (),
@@ -220,7 +220,7 @@ def test_factors_that_do_not_fit_or_hold_nan_are_named(make) -> None:
         learnt(adapter)
     b[3, 2] = math.nan
     adapter, *_ = make(factors={LAYERS[1]: (a, b)})
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down_proj holds a number that is none"):
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down_proj holds a number that is not finite"):
         learnt(adapter)
 
 
@@ -241,7 +241,7 @@ def test_a_file_cut_anywhere_is_told_in_words(make) -> None:
     whole = path.read_bytes()
     for length in (0, 4, 8, 40, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        seen = page.look(adapter.parent)
+        seen = page.analyse(adapter.parent)
         assert seen.learnt is None, length
         assert "cannot be looked at" in seen.why_not
 
@@ -255,5 +255,5 @@ def test_changed_bytes_never_end_in_a_traceback(make, changes: list[tuple[int, i
     for place, value in changes:
         content[place % min(len(content), 600)] = value
     path.write_bytes(content)
-    seen = page.look(adapter.parent)
+    seen = page.analyse(adapter.parent)
     assert (seen.learnt is None) == bool(seen.why_not)

@@ -217,7 +217,7 @@ def test_each_file_may_be_broken(run: Path, name: str, monkeypatch) -> None:
     (run / "metrics.jsonl").unlink()
     for content in BROKEN:
         (run / name).write_bytes(content)
-        source = page.of_run(page.Shown(read(run), None, ""))
+        source = page.of_run(page.AnalysedRun(read(run), None, ""))
         assert (f"{name} cannot be read" in source) == (content in UNREADABLE), content
 
 
@@ -229,7 +229,7 @@ def test_broken_lines_are_left_out_and_counted(run: Path, name: str) -> None:
     found = read(run)
     assert found.unread == (f"{name}: 3 broken lines left out",)
     assert len(found.steps) == 8
-    assert "3 broken lines" in page.of_run(page.Shown(found, None, ""))
+    assert "3 broken lines" in page.of_run(page.AnalysedRun(found, None, ""))
 
 
 def test_a_run_that_just_began_has_a_page(tmp_path: Path) -> None:
@@ -285,16 +285,16 @@ def test_a_file_that_cannot_be_opened_is_named(run: Path) -> None:
     found = read(run)
     assert {text.split()[0] for text in found.unread} == {"metrics.jsonl", "plan.json"}
     assert found.status == "stopped"
-    assert "plan.json cannot be read (Is a directory)" in page.of_run(page.look(run))
+    assert "plan.json cannot be read (Is a directory)" in page.of_run(page.analyse(run))
 
 
 @pytest.mark.torch
 def test_counts_that_do_not_add_up_are_said(run: Path) -> None:
     data = json.loads((run / "data.json").read_text())
     change(run / "data.json", rows_left_out={"data-too-long": 2}, rows_read=data["rows_read"] + 2)
-    assert "do not add up" not in page.of_run(page.Shown(read(run), None, ""))
+    assert "do not add up" not in page.of_run(page.AnalysedRun(read(run), None, ""))
     change(run / "data.json", rows_read=data["rows_read"] + 3)
-    assert "do not add up" in page.of_run(page.Shown(read(run), None, ""))
+    assert "do not add up" in page.of_run(page.AnalysedRun(read(run), None, ""))
 
 
 @pytest.mark.torch
@@ -403,7 +403,7 @@ def test_runs_are_compared_by_method_and_trained_weights(run: Path) -> None:
     options = json.loads((run / "manifest.json").read_text())["options"]
     change(other / "manifest.json", options=options | {"method": {"value": "prompt", "origin": "command line"}})
     change(other / "plan.json", trained_params=5120, params=2_048_000)
-    source = comparing.page([page.look(run), page.look(other)])
+    source = comparing.page([page.analyse(run), page.analyse(other)])
     rows = {name: re.findall(r'<td class="n">(.*?)</td>', rest) for name, rest in
             re.findall(r'<td class="word">(method|trained weights)</td>(.*?)</tr>', source)}  # fmt: skip
     plan = json.loads((run / "plan.json").read_text())
