@@ -26,7 +26,8 @@ from kit.memory.weights import (
     width_bytes,
 )
 from kit.options import METHODS, Run
-from kit.support.units import GIB
+from kit.support.tables import html_table
+from kit.support.units import GIB, gib
 
 if TYPE_CHECKING:
     from kit.data import DataReport
@@ -71,14 +72,11 @@ class Plan:
 
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
-        rows = [(part.name, part.low_bytes, part.high_bytes) for part in self.parts]
-        cells = "".join(
-            f"<tr><td>{name}</td><td>{low / GIB:.2f}</td><td>{high / GIB:.2f}</td></tr>"
-            for name, low, high in [*rows, ("<b>total</b>", self.low_bytes, self.high_bytes)]
-        )
-        available = "unknown" if self.available_bytes is None else f"{self.available_bytes / GIB:.2f} GiB"
-        head = "<tr><th>GiB</th><th>low</th><th>high</th></tr>"
-        return f"<table>{head}{cells}</table><p>{self.verdict} (may be used: {available})</p>"
+        parts = (*self.parts, Part("total", self.low_bytes, self.high_bytes))
+        rows = [(part.name, gib(part.low_bytes), gib(part.high_bytes)) for part in parts]
+        available = "unknown" if self.available_bytes is None else f"{gib(self.available_bytes)} GiB"
+        table = html_table(("GiB", "low", "high"), rows, marked={len(self.parts)})
+        return f"{table}<p>{self.verdict} (may be used: {available})</p>"
 
 
 def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_bytes: int | None) -> Plan | None:
@@ -227,10 +225,10 @@ def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> 
         f"one optimiser step takes {run.batch_size} samples, shorter ones together up to as many tokens at once",
     ]
     if is_offloaded(run):
-        gib = shape.layers * checkpoint_bytes(shape, run, _samples_at_once(run) * length) / GIB
-        reasons.append(f"{gib:.2f} GiB of activations wait in main memory")
+        waiting_bytes = shape.layers * checkpoint_bytes(shape, run, _samples_at_once(run) * length)
+        reasons.append(f"{gib(waiting_bytes)} GiB of activations wait in main memory")
     if is_embedding_offloaded(shape, run):
-        reasons.append(f"{width_bytes(run) * shape.embedding_params / GIB:.2f} GiB of embedding wait in main memory")
+        reasons.append(f"{gib(width_bytes(run) * shape.embedding_params)} GiB of embedding wait in main memory")
     if shape.experts:
         reasons.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
     return tuple(reasons)

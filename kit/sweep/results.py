@@ -1,7 +1,6 @@
 """The record of a sweep: its trials, the settings compared seed by seed, and the outcome in words, rows and files."""
 
 import csv
-import html
 import io
 import json
 import statistics
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kit.run.layout import OPTIONS
 from kit.support.files import write_whole
+from kit.support.tables import html_table
 from kit.support.units import gib
 from kit.support.version import stamp
 from kit.sweep.space import SEED
@@ -238,11 +238,8 @@ class Sweep:
     def html_table(self) -> str:
         """The cells as HTML, the best setting marked."""
         head, rows = self.cells()
-        names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-        marks = (' class="total"' if setting is self.best else "" for setting in self.settings)
-        lines = ("".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows)
-        body = "".join(f"<tr{mark}>{line}</tr>" for mark, line in zip(marks, lines, strict=True))
-        return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+        marked = {index for index, setting in enumerate(self.settings) if setting is self.best}
+        return html_table(head, rows, marked)
 
     def _repr_html_(self) -> str:
         return self.html_table()
