@@ -137,6 +137,24 @@ def test_a_list_is_the_same_in_pieces_of_any_size(write, monkeypatch, chunk_byte
 
 
 @pytest.mark.parametrize(
+    "element",
+    [
+        "123456789012345678901234567890",
+        "1e400",
+        "-0.0",
+        "1.5e-7",
+        "-Infinity",
+        '"x\\ud800"',
+        '"\\u0000"',
+        '{"a": 1, "a": 2}',
+    ],
+)
+def test_values_of_a_list_are_those_of_pythons_json(write, element: str) -> None:
+    (row,) = values(write("rows.json", f'[{{"a": {element}}}]'))
+    assert repr(row) == repr({"a": json.loads(element)})
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ('[{"a": 1},\n{"a": x},\n{"a": 3}]', 'Expecting value at character 7: {"a": x}'),
