@@ -113,7 +113,13 @@ def find_base(name: str, adapter: Tuned) -> Base:
         headers |= adapters.read_tensors(path)
     lost = [tensor for tensor in files if tensor not in headers]
     if lost:
-        raise KitError(_lost(folder, lost))
+        raise failure(
+            "model-weights-missing",
+            f"{folder} lacks {len(lost)} tensors that its index names.",
+            "The files are of another model than the index.",
+            f"hf download OWNER/NAME --local-dir {folder}",
+            details={"first": lost[0]},
+        )
     return Base(model, folder, headers)
 
 
@@ -176,16 +182,6 @@ def _fetched(model: Model) -> Path:
             f"hf download {model.name} --local-dir models/{Path(model.name).name}",
             f"--base models/{Path(model.name).name}",
         ) from None
-
-
-def _lost(folder: Path, names: list[str]) -> Finding:
-    return problem(
-        "model-weights-missing",
-        f"{folder} lacks {len(names)} tensors that its index names.",
-        "The files are of another model than the index.",
-        f"hf download OWNER/NAME --local-dir {folder}",
-        details={"first": names[0]},
-    )
 
 
 def check_fit(base: Base, adapter: Tuned) -> None:

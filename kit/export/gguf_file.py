@@ -58,7 +58,8 @@ class GgufFile:
     def __init__(self, path: Path, quant: str, model: GgufModel):
         self.path = path
         self.slots = slots(model.weights, model.config, quant)
-        self.fallbacks = _fallbacks(self.slots, quant)
+        narrower = [] if TYPES[quant][0] in ("F16", "F32") else list(self.slots.values())
+        self.fallbacks = sum(slot.kind.name == "F16" for slot in narrower)  # wider than asked for, by their shape
         self.held: list[np.ndarray] = []  # of a weight whose rows are reordered once all are there
         self.writer, self.file = _with_head(path, quant, model, self.slots)
 
@@ -180,13 +181,6 @@ def _kind(name: str, shape: tuple[int, ...], quant: str) -> "gguf.GGMLQuantizati
         return kinds.F32
     kind = kinds[TYPES[quant][1 if name in (EMBEDDING, HEAD) else 0]]
     return kind if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0 else kinds.F16
-
-
-def _fallbacks(found: dict[str, Slot], quant: str) -> list[str]:
-    """Matrices that are wider than asked for because of their shape."""
-    if TYPES[quant][0] in ("F16", "F32"):
-        return []
-    return [slot.name for slot in found.values() if slot.kind.name == "F16"]
 
 
 def _permuted_heads(name: str, config: dict[str, Any]) -> int:

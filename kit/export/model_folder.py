@@ -65,7 +65,7 @@ def fill(folder: Path, job: Job, prompts: ParityPrompts, on_progress: OnProgress
     gguf_files = _gguf_files(folder, job, words) if words else []
     plain = [shards.Shards(folder, plan)] if plan else []
     writing.write(job.weights, job.combination, [*plain, *gguf_files], on_progress)
-    notes = [f"{file.path.name}: {len(file.fallbacks)} matrices in F16, their rows do not divide into blocks."
+    notes = [f"{file.path.name}: {file.fallbacks} matrices in F16, their rows do not divide into blocks."
              for file in gguf_files if file.fallbacks]  # fmt: skip
     if plan:
         shards.write_small_files(folder, job.base, job.first.path, end_ids, plan.dtype)

@@ -15,7 +15,7 @@ from kit.export.parity import Exported, Parity
 from kit.export.parity_prompts import ParityPrompts
 from kit.models.families import head_dim
 from kit.run.layout import NOT_VERIFIED, PARITY
-from kit.support.errors import KitError, first_line, problem
+from kit.support.errors import failure, first_line, problem
 from kit.support.files import write_whole
 from kit.support.progress import OnProgress
 
@@ -44,7 +44,13 @@ def verify(job: Job, written: WrittenFiles, prompts: ParityPrompts, on_progress:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise KitError(_no_memory(job, error)) from error
+        raise failure(
+            "parity-no-memory",
+            f"{job.output} is written, and could not be verified: memory ran out.",
+            first_line(error),
+            "close what else takes memory, and merge again into a new folder",
+            details={"marked": NOT_VERIFIED},
+        ) from error
     _write_record(job, found)
     return found
 
@@ -106,14 +112,4 @@ def not_verified(job: Job, found: Parity) -> Finding:
         if has_few_bits
         else "--precision fp32             (shows whether rounding is the reason)",
         details=details,
-    )
-
-
-def _no_memory(job: Job, error: Exception) -> Finding:
-    return problem(
-        "parity-no-memory",
-        f"{job.output} is written, and could not be verified: memory ran out.",
-        first_line(error),
-        "close what else takes memory, and merge again into a new folder",
-        details={"marked": NOT_VERIFIED},
     )
