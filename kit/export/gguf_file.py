@@ -58,8 +58,8 @@ class GgufFile:
     def __init__(self, path: Path, quant: str, model: GgufModel):
         self.path = path
         self.slots = slots(model.weights, model.config, quant)
-        narrower = [] if TYPES[quant][0] in ("F16", "F32") else list(self.slots.values())
-        self.fallbacks = sum(slot.kind.name == "F16" for slot in narrower)  # wider than asked for, by their shape
+        quantised = [] if TYPES[quant][0] in ("F16", "F32") else list(self.slots.values())
+        self.fallbacks = sum(slot.kind.name == "F16" for slot in quantised)  # wider than asked for, by their shape
         self.held: list[np.ndarray] = []  # of a weight whose rows are reordered once all are there
         self.writer, self.file = _with_head(path, quant, model, self.slots)
 
