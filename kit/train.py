@@ -27,7 +27,7 @@ from kit.run.notes import collect_notes, unknown_sizes
 from kit.run.prepared import Planned, Prepared
 from kit.run.record import Result
 from kit.support import console
-from kit.support.errors import KitError, describe_error, problem, stop_on_errors
+from kit.support.errors import describe_error, failure, stop_on_errors
 from kit.support.progress import ProgressBars
 from kit.support.units import GIB
 
@@ -93,13 +93,11 @@ def _read(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     with console.progress() as on_progress:
         rows = data.read(run, chat, on_progress)
     if "preferences" in rows.report.purpose:
-        raise KitError(
-            problem(
-                "data-preference-pairs",
-                "The rows are pairs of a chosen and a rejected answer.",
-                "This command trains on answers; training on preferences is not there yet.",
-                "python -m kit.data FILE       (checks such pairs)",
-            )
+        raise failure(
+            "data-preference-pairs",
+            "The rows are pairs of a chosen and a rejected answer.",
+            "This command trains on answers; training on preferences is not there yet.",
+            "python -m kit.data FILE       (checks such pairs)",
         )
     return chat, rows
 

@@ -8,8 +8,8 @@ from kit.chat.asking import Speaker, prompt_ids
 from kit.chat.options import ChatCommand, read_command
 from kit.chat.prompts import question, read_prompts, with_system
 from kit.chat.serve import check_server, serve
-from kit.chat.session import Session, side_by_side, stream
 from kit.chat.target import Target, find
+from kit.chat.terminal import TerminalChat, side_by_side, stream
 from kit.prompt.chat_format import Message
 from kit.support import console
 
@@ -32,7 +32,7 @@ def chat(command: ChatCommand) -> int:
         if command.is_script:
             _answer_all(speaker, command, prompts)
         else:
-            Session(speaker, command).run()
+            TerminalChat(speaker, command).run()
     return 0
 
 

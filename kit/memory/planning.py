@@ -26,7 +26,7 @@ from kit.memory.weights import (
     width_bytes,
 )
 from kit.options import METHODS, Run
-from kit.support.tables import html_table
+from kit.support.html_table import html_table
 from kit.support.units import GIB, gib
 
 if TYPE_CHECKING:

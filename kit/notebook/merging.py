@@ -14,7 +14,7 @@ from kit.notebook.pictures import Picture, stacked
 from kit.notebook.tables import Table
 from kit.options.command_line import from_call
 from kit.report import plots
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 from kit.support.units import MIB
 
 
@@ -61,13 +61,11 @@ def merge(source: str | Path, output: str | Path, **options: Any) -> Merged:
     job = prepare(from_call(MergeCommand, {"source": source, "output": output, **options}))
     _, parity = run_merge(job, lambda *_: None)
     if not parity.passed:
-        raise KitError(
-            problem(
-                "export-not-verified",
-                f"{output} does not answer as the tuned model does.",
-                "It is beyond what its number format explains; it keeps the mark NOT-VERIFIED.",
-                f"python -m kit.merge {source} -o {output}-2        (says where they begin to differ)",
-            )
+        raise failure(
+            "export-not-verified",
+            f"{output} does not answer as the tuned model does.",
+            "It is beyond what its number format explains; it keeps the mark NOT-VERIFIED.",
+            f"python -m kit.merge {source} -o {output}-2        (says where they begin to differ)",
         )
     return Merged(job.output, parity)
 

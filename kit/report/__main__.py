@@ -17,7 +17,7 @@ from kit.report.options import ReportCommand
 from kit.run.layout import MANIFEST, OPTIONS, REPORT
 from kit.run.reading import is_run
 from kit.support import console
-from kit.support.errors import USAGE, KitError, problem
+from kit.support.errors import USAGE, KitError, failure, problem
 
 if TYPE_CHECKING:
     from kit.report.page import AnalysedRun
@@ -30,14 +30,12 @@ def main(argv: list[str] | None = None) -> int:
 def command_line(argv: list[str]) -> int:
     command = parse(ReportCommand, argv)
     if (command.list is None) == (not command.runs):
-        raise KitError(
-            problem(
-                "report-of-what",
-                "Either runs or --list DIR must be given.",
-                "A page is of one run or of several; a list is of a folder.",
-                f"{typed_as('report')} runs/x",
-                f"{typed_as('report')} --list runs",
-            ),
+        raise failure(
+            "report-of-what",
+            "Either runs or --list DIR must be given.",
+            "A page is of one run or of several; a list is of a folder.",
+            f"{typed_as('report')} runs/x",
+            f"{typed_as('report')} --list runs",
             status=USAGE,
         )
     return show_list(command.list, command.json_output) if command.list else report(command)

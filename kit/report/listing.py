@@ -11,7 +11,7 @@ from kit.models.adapters import CONFIG
 from kit.options.methods import LORA, METHODS, method_of
 from kit.run.layout import CHECKPOINTS, MADE, MARKS, NOT_VERIFIED, OPTIONS, PARITY, made_by
 from kit.run.reading import RunRecord, passed, read
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 from kit.support.redacting import value_text
 from kit.support.untrusted import dict_or_empty, dicts_in, finite_number
 
@@ -44,26 +44,22 @@ def items(folder: Path) -> tuple[list[Item], list[str]]:
     Raises KitError: no such folder, or nothing in it.
     """
     if not folder.is_dir():
-        raise KitError(
-            problem(
-                "list-no-folder",
-                f"{folder} is no folder.",
-                "Runs are listed from a folder that holds them.",
-                "python -m kit.report --list runs",
-            )
+        raise failure(
+            "list-no-folder",
+            f"{folder} is no folder.",
+            "Runs are listed from a folder that holds them.",
+            "python -m kit.report --list runs",
         )
     unread: list[str] = []
     found = [_item(place, folder, is_run) for place, is_run in _places(folder, unread)]
     if not found:
-        raise KitError(
-            problem(
-                "list-empty",
-                f"There is no run and no adapter under {folder}.",
-                f"A run holds {OPTIONS}, an adapter {CONFIG}.",
-                "python -m kit.report --list DIR       (where your runs are)",
-                "python -m kit.train --data my.jsonl   (makes one)",
-                details={"cannot be looked into": ", ".join(unread)} if unread else None,
-            )
+        raise failure(
+            "list-empty",
+            f"There is no run and no adapter under {folder}.",
+            f"A run holds {OPTIONS}, an adapter {CONFIG}.",
+            "python -m kit.report --list DIR       (where your runs are)",
+            "python -m kit.train --data my.jsonl   (makes one)",
+            details={"cannot be looked into": ", ".join(unread)} if unread else None,
         )
     return found, unread
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from envcheck.facts import Finding
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure, problem
 from kit.support.units import MIB
 
 SUMS, ABOUT = "checksums.json", "about.json"
@@ -133,12 +133,10 @@ def check_disk(folder: Path, need_bytes: int, what: str) -> None:
     """Raises KitError where the disk has less room than that."""
     left_bytes = free_bytes(folder)
     if left_bytes < need_bytes:
-        raise KitError(
-            problem(
-                "disk-too-full",
-                f"{what} needs {need_bytes / MIB:,.0f} MiB; the disk of {folder} has {left_bytes / MIB:,.0f} MiB left.",
-                "A run that cannot save is lost work.",
-                "free some room, or --output FOLDER on another disk",
-                "--keep-checkpoints 1",
-            )
+        raise failure(
+            "disk-too-full",
+            f"{what} needs {need_bytes / MIB:,.0f} MiB; the disk of {folder} has {left_bytes / MIB:,.0f} MiB left.",
+            "A run that cannot save is lost work.",
+            "free some room, or --output FOLDER on another disk",
+            "--keep-checkpoints 1",
         )

@@ -14,7 +14,7 @@ from kit.run.layout import made_by
 from kit.run.record import Answer, Result
 from kit.run.session import Outcome, Session, Status
 from kit.run.watch import Watch
-from kit.support.errors import KitError, first_line, problem
+from kit.support.errors import KitError, failure, first_line, problem
 
 
 def fit(session: Session) -> Outcome:
@@ -136,13 +136,11 @@ def resume(session: Session) -> Checkpoint | None:
 def _back_to_the_best(session: Session, trainer: Any) -> None:
     best = checkpoints.best(checkpoints.whole(session.folder.checkpoints)[0])
     if best is None:
-        raise KitError(
-            problem(
-                "best-checkpoint-missing",
-                "The checkpoint with the lowest held-out loss is gone.",
-                "Early stopping keeps its weights, and something deleted it.",
-                "the same command again, without --early-stopping",
-            )
+        raise failure(
+            "best-checkpoint-missing",
+            "The checkpoint with the lowest held-out loss is gone.",
+            "Early stopping keeps its weights, and something deleted it.",
+            "the same command again, without --early-stopping",
         )
     backend.load_weights(trainer.model, best.path)
     text = f"the {made_by(session.run.method)} is that of step {best.about.step}, the best one"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
 from kit.options import Run, TrainCommand, resolve
+from kit.options.run import RecordOptions
 from kit.run import reading
 from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
 from kit.run.record import Result
-from kit.support.errors import KitError, describe_error, problem
+from kit.support.errors import KitError, describe_error, failure, problem
 from kit.support.files import append_whole, free_name, write_whole
 from kit.support.version import stamp
 
@@ -23,19 +24,9 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 # Options that change neither what is learnt nor in which order: a run may go on with others.
-FREE = {
-    "output",
-    "micro_batch_size",
-    "gradient_checkpointing",
-    "pin_memory",
-    "prompts",
-    "sample_tokens",
-    "checkpoint_minutes",
-    "keep_checkpoints",
-    "on_nan",
-    "vram_limit_gib",
-    "report_to",
-}
+FREE = {"micro_batch_size", "gradient_checkpointing", "pin_memory", "vram_limit_gib"} | (
+    RecordOptions.model_fields.keys() - {"evaluations"}
+)
 PROBE_BYTES = 1 << 16  # more than the small files of a run take
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -81,16 +72,14 @@ class RunFolder:
         _check_is_run(path)
         different = _differences(path, command.run, data_sha256)
         if different and not command.resume_anyway:
-            raise KitError(
-                problem(
-                    "output-holds-another-run",
-                    f"{path} holds a run with other options or data.",
-                    "Its results would be overwritten, or it would go on as another run than it began.",
-                    f"--output {free_name(path)}",
-                    "--fresh                (deletes that run and begins anew)",
-                    "--resume-anyway        (goes on from its checkpoint; this is written down)",
-                    details=different,
-                )
+            raise failure(
+                "output-holds-another-run",
+                f"{path} holds a run with other options or data.",
+                "Its results would be overwritten, or it would go on as another run than it began.",
+                f"--output {free_name(path)}",
+                "--fresh                (deletes that run and begins anew)",
+                "--resume-anyway        (goes on from its checkpoint; this is written down)",
+                details=different,
             )
         return cls(path, None if different else reading.finished_result(path), different or None)
 
@@ -115,14 +104,12 @@ class RunFolder:
             try:
                 self.hold.lock.acquire(timeout=0)
             except Timeout:
-                raise KitError(
-                    problem(
-                        "output-in-use",
-                        f"Another process is training in {self.path}.",
-                        "Two would overwrite each other's checkpoints.",
-                        "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
-                        f"--output {free_name(self.path)}",
-                    )
+                raise failure(
+                    "output-in-use",
+                    f"Another process is training in {self.path}.",
+                    "Two would overwrite each other's checkpoints.",
+                    "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
+                    f"--output {free_name(self.path)}",
                 ) from None
             self.hold.lock_file = self._lock_file()
 
@@ -155,13 +142,11 @@ class RunFolder:
         if (self.path / OPTIONS).exists():
             self._release()
             self.hold.lock_file = None
-            raise KitError(
-                problem(
-                    "output-taken",
-                    f"{self.path} was deleted during this run, and another run was begun there.",
-                    "This run would overwrite the other one.",
-                    f"--output {free_name(self.path)}       (begins this run anew)",
-                )
+            raise failure(
+                "output-taken",
+                f"{self.path} was deleted during this run, and another run was begun there.",
+                "This run would overwrite the other one.",
+                f"--output {free_name(self.path)}       (begins this run anew)",
             )
         for name, text in self.hold.texts.items():
             self.write_text(name, text)
@@ -279,13 +264,11 @@ def _until(path: Path, step: int) -> list[dict[str, Any]]:
 def _check_is_run(path: Path, if_any: bool = False) -> None:
     if (if_any and not (path.is_dir() and any(path.iterdir()))) or (path / OPTIONS).is_file():
         return
-    raise KitError(
-        problem(
-            "output-not-a-run",
-            f"{path} holds files that are no run of the kit.",
-            "A run would mix with them.",
-            f"--output {free_name(path)}",
-        )
+    raise failure(
+        "output-not-a-run",
+        f"{path} holds files that are no run of the kit.",
+        "A run would mix with them.",
+        f"--output {free_name(path)}",
     )
 
 
@@ -301,16 +284,14 @@ def _check_writable(path: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise KitError(
-            problem(
-                "output-not-writable",
-                f"Nothing can be written to {path}.",
-                f"{type(error).__name__}: {error}",
-                "--output a/folder/of/yours",
-                f"free some room on the disk of {existing}"
-                if error.errno in FULL
-                else f"ls -ld {existing}       (shows who may write there)",
-            )
+        raise failure(
+            "output-not-writable",
+            f"Nothing can be written to {path}.",
+            f"{type(error).__name__}: {error}",
+            "--output a/folder/of/yours",
+            f"free some room on the disk of {existing}"
+            if error.errno in FULL
+            else f"ls -ld {existing}       (shows who may write there)",
         ) from None
 
 

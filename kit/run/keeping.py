@@ -11,7 +11,7 @@ from kit.run.checkpoints import About
 from kit.run.folder import cannot_write
 from kit.run.layout import made_by
 from kit.run.session import Session
-from kit.support.errors import KitError, first_line, problem
+from kit.support.errors import KitError, failure, first_line
 from kit.support.units import MIB
 
 
@@ -82,15 +82,13 @@ def save(session: Session) -> None:
         kept = f"No checkpoint of step {state.step} could be written either; the newest is of step {state.kept_step}."
         details = {f"{made} saved in": _in_new_folder(session) or "no other folder could be written to"}
     finding = cannot_write(session.folder.path / made, error)
-    raise KitError(
-        problem(
-            f"{made}-not-saved",
-            f"The {made} of step {state.step} cannot be saved: {finding.why}.",
-            kept,
-            "close what else takes memory" if backend.is_out_of_memory(error) else finding.fix[0],
-            f"then the same command: it saves the {made}",
-            details=details,
-        )
+    raise failure(
+        f"{made}-not-saved",
+        f"The {made} of step {state.step} cannot be saved: {finding.why}.",
+        kept,
+        "close what else takes memory" if backend.is_out_of_memory(error) else finding.fix[0],
+        f"then the same command: it saves the {made}",
+        details=details,
     ) from error
 
 

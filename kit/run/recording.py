@@ -17,22 +17,8 @@ from kit.run.record import Result
 from kit.run.session import Outcome
 from kit.support.errors import KitError, explain_error
 
-STACK = (
-    "torch",
-    "unsloth",
-    "unsloth_zoo",
-    "trl",
-    "transformers",
-    "peft",
-    "datasets",
-    "accelerate",
-    "bitsandbytes",
-    "tokenizers",
-    "safetensors",
-    "huggingface_hub",
-    "pydantic",
-    "rich",
-)
+STACK = ("torch", "unsloth", "unsloth_zoo", "trl", "transformers", "peft", "datasets", "accelerate", "bitsandbytes",
+         "tokenizers", "safetensors", "huggingface_hub", "pydantic", "rich")  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from kit.prompt import ChatFormat
 from kit.run.folder import RunFolder
 from kit.run.journal import Journal, Say
 from kit.run.record import Result
-from kit.run.state import RunState
+from kit.run.run_state import RunState
 from kit.support.progress import OnProgress
 
 OnEvaluation = Callable[[int, float], bool]  # step, held-out loss in nats a token -> True: stop the run there

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure
 
 NONE = "none"
 # Name of --report-to, which is also the package's -> where the figures go.
@@ -25,14 +25,12 @@ def check(name: str, is_installed: Callable[[str], bool] | None = None) -> None:
     is_installed = is_installed or (lambda package: importlib.util.find_spec(package) is not None)
     if name == NONE or is_installed(name):
         return
-    raise KitError(
-        problem(
-            "tracker-missing",
-            f"--report-to {name} needs the package {name}, which is not installed.",
-            "A run that was to be watched from elsewhere would be seen by nobody.",
-            f"python -m pip install {name}",
-            "--report-to none        (metrics.jsonl in the run folder has every step all the same)",
-        )
+    raise failure(
+        "tracker-missing",
+        f"--report-to {name} needs the package {name}, which is not installed.",
+        "A run that was to be watched from elsewhere would be seen by nobody.",
+        f"python -m pip install {name}",
+        "--report-to none        (metrics.jsonl in the run folder has every step all the same)",
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kit.run.layout import OPTIONS
 from kit.support.files import write_whole
-from kit.support.tables import html_table
+from kit.support.html_table import html_table
 from kit.support.units import gib
 from kit.support.version import stamp
 from kit.sweep.space import SEED

@@ -20,8 +20,8 @@ from kit import models
 from kit.chat.__main__ import main
 from kit.chat.asking import Reply
 from kit.chat.options import read_command
-from kit.chat.session import Session
 from kit.chat.target import find, sampling_for
+from kit.chat.terminal import TerminalChat
 from kit.models import adapters
 from kit.support.errors import KitError
 from tests.kit import exports
@@ -277,7 +277,7 @@ def test_a_whole_model_alone_and_beside_the_one_it_was_trained_from(kinds, capsy
     assert (alone.names, alone.indices, alone.untuned) == (["full"], [0], None)
     assert (both.indices, both.untuned.name, both.model) == ([None, 0], "tiny", alone.model)
     assert alone.model.location == str(folder / "full" / "model")
-    session = Session(SimpleNamespace(target=alone), read_command([str(folder / "full")]))
+    session = TerminalChat(SimpleNamespace(target=alone), read_command([str(folder / "full")]))
     for typed in ("/base", "/compare"):
         with pytest.raises(KitError, match="untuned-not-loaded"):
             session.obey(typed, "")

@@ -37,7 +37,7 @@ HELP = {
 }
 
 
-class Session:
+class TerminalChat:
     """A conversation with one or more of the loaded ones."""
 
     def __init__(self, speaker: Speaker, command: ChatCommand):
