@@ -20,6 +20,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from notebooks import claims
 
@@ -72,7 +73,7 @@ def execute(path: Path, bars: Progress, save: bool) -> float | None:
     except (CellExecutionError, DeadKernelError, TimeoutError) as error:
         bars.stop_task(bar)
         console.print(f"{path.name} failed", style="red")
-        console.print(str(error), markup=False)
+        console.print(Text.from_ansi(str(error)), soft_wrap=True)
         return None
     if save:
         nbformat.write(_tidied(notebook), path)

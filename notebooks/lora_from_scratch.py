@@ -137,7 +137,7 @@ def load(model: nn.Module, folder: Path | str, name: str = "lora") -> None:
         raise KitError(problem("not-plain-lora", said, "This lesson goes no further; PEFT does."))
     plain = {path.removesuffix(".base"): it for path, it in model.named_modules() if isinstance(it, nn.Linear)}
     shapes = {f"{path}.weight": tuple(layer.weight.shape) for path, layer in plain.items()}
-    adapters.check_fit(adapter, pairs, model.name_or_path, shapes, option="load onto")
+    adapters.check_fit(adapter, pairs, model.name_or_path, shapes)
     unmerge(model)
     stored = load_file(adapter.path / adapters.WEIGHTS)
     for path, pair in pairs.items():

@@ -1,7 +1,12 @@
 """The README against the code: its commands, its figures, its folders."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from benchmarks import readme
 from kit.chat.options import ChatCommand
@@ -29,15 +34,26 @@ def test_named_options_and_files_exist() -> None:
     doors = {
         kind.door: kind for kind in (TrainCommand, DataCommand, ChatCommand, MergeCommand, ReportCommand, SweepCommand)
     }
-    for door, line in re.findall(r"kit\.(train|data|chat|merge|report|sweep) (.*)", TEXT):
+    lines = re.findall(r"\bkit[. ](train|data|chat|merge|report|sweep) (.*)", TEXT)
+    assert {door for door, line in lines if "--" in line} >= {"train", "data"}, "the README shows how they are called"
+    for door, line in lines:
         known = {"--help", *flags_of(doors[door])}
         assert set(re.findall(r"--[a-z-]+", line.split("#")[0])) <= known, line
     for path in re.findall(r"(?<![\w/])(?:examples|benchmarks|scripts|kit|templates|tests)/[\w./]*\w", TEXT):
         assert (ROOT / path).exists(), path
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize("status", [0, 3])
+def test_ci_runs_the_readmes_test_command_from_the_root_and_ends_with_its_status(tmp_path: Path, status: int) -> None:
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "make $*" in "$PWD"\nexit {status}\n')
+    make.chmod(0o755)
+    env = {**os.environ, "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]])}
+    done = subprocess.run([ROOT / ".ci" / "run"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"make test in {ROOT}\n"
+    assert done.returncode == status
+    assert re.search(r"^    make test\b", TEXT, re.MULTILINE)
 
 
 def test_readme_is_one_screen() -> None:
