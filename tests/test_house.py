@@ -71,7 +71,6 @@ def test_a_function_takes_few_arguments() -> None:
     assert [found for found in counts if found[2] > MOST_ARGUMENTS] == []
 
 
-@under_way
 def test_no_class_stands_in_a_function() -> None:
     """It would be another class at each call, and nobody could name or test it."""
     inside = [(file, node.name, inner.name) for file, node in nodes(Function, *PROMISED) for inner in ast.walk(node)

@@ -138,16 +138,17 @@ def _cgroup_limit() -> Optional[float]:
     return None
 
 
+class WindowsMemory(ctypes.Structure):
+    """What GlobalMemoryStatusEx fills: the commit limit is main memory plus page file."""
+
+    _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+        (name, ctypes.c_ulonglong)
+        for name in ("total", "free", "commit_limit", "commit_free", "virtual", "virtual_free", "extended")
+    ]
+
+
 def _windows_memory() -> Dict[str, Any]:
-    """GlobalMemoryStatusEx: the commit limit is main memory plus page file."""
-
-    class Status(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (name, ctypes.c_ulonglong)
-            for name in ("total", "free", "commit_limit", "commit_free", "virtual", "virtual_free", "extended")
-        ]
-
-    status = Status(length=ctypes.sizeof(Status))
+    status = WindowsMemory(length=ctypes.sizeof(WindowsMemory))
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return {}
     return {
