@@ -10,9 +10,9 @@ setup-dev:  ; @$(PYTHON) -m envcheck install --venv .venv --dev
 demo: setup ; @$(RUN) -m envcheck --no-smoke && $(RUN) -m kit.train --config examples/identity.toml
 lab:        ; @$(PYTHON) -m envcheck install --venv .venv --notebooks && .venv/bin/jupyter lab notebooks
 lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check && $(RUN) -m mypy
-check: lint ; @$(TESTS) -m "not torch and not prove"
-test: check ; @$(TESTS) -m "torch and not prove" && $(RUN) -m notebooks --check
-prove: test ; @$(TESTS) -m prove && $(RUN) -m benchmarks
+check: lint ; @$(TESTS) -m "not torch"
+test: check ; @$(TESTS) -m torch && $(RUN) -m notebooks --check
+prove: test ; @$(RUN) -m benchmarks
 notebooks: setup-dev ; @$(RUN) -m notebooks
 bench: setup ; @$(RUN) -m benchmarks
 tiny: setup ; @$(RUN) -m scripts.build_tiny --data $(DATA)
