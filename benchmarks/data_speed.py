@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import measure
+from kit.support.units import GIB
 
 QWEN3 = measure.ROOT / "tests" / "data" / "qwen3"
 CHUNK_ROWS = 1000
@@ -121,7 +122,7 @@ def main() -> None:
     if args.part:
         figures = PARTS[args.part](args.data, args.folder)
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        json.dump(figures | {"peak_gib": round(peak_bytes / measure.GIB, 3)}, sys.stdout)
+        json.dump(figures | {"peak_gib": round(peak_bytes / GIB, 3)}, sys.stdout)
         return
     with tempfile.TemporaryDirectory() as scratch:
         measure.write("data_speed", measured(args, Path(scratch)))

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import measure
+from kit.support.units import GIB
 
 NAME = "Wren"  # as in examples/identity.jsonl
 
@@ -34,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [demo_run() for _ in range(args.repeats)]
     walls = [done.wall_s for done, _ in runs]
-    peaks = [done.peak_bytes / measure.GIB for done, _ in runs]
+    peaks = [done.peak_bytes / GIB for done, _ in runs]
     records = [record for _, record in runs]
     falls = [fall_pct(demo_run("--seed", seed)[1]) for seed in range(1, args.seeds + 1)]
     last = records[-1]

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import measure, qwen3_shape
 from kit.memory import plan
 from kit.options import Run
+from kit.support.units import GIB
 
 CAP_GIB = 15.9
 CARD = {
@@ -37,7 +38,7 @@ def compare(folder: Path, backend: str, way: str) -> list[dict[str, Any]]:
     for row in json.loads(done.stdout.splitlines()[-1])["grid"]:
         run = Run(**options, micro_batch_size=row["samples"])
         lengths = SimpleNamespace(longest_tokens=row["tokens"], samples=1, tokens=row["tokens"])
-        planned = plan(config, run, lengths, int(CAP_GIB * measure.GIB))
+        planned = plan(config, run, lengths, int(CAP_GIB * GIB))
         bounds = {"low_bytes": planned.low_bytes, "high_bytes": planned.high_bytes, "verdict": planned.verdict}
         rows.append({**row, "checkpointing": way, "backend": backend, **bounds})
     return rows

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.qwen3_shape import build_model
+from kit.support.units import GIB
 
 RANK, QUESTIONS = 16, 200
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -105,8 +106,8 @@ def memory(size: str, scratch: Path) -> dict:
                                   ("gguf_q8_0", "16bit", "gguf", "q8_0")):  # fmt: skip
         done = measure.must(measure.run("-c", WRITE, adapter, scratch / name, base, to, quant))
         written = sum(path.stat().st_size for path in (scratch / name).iterdir())
-        peak_gib = round(done.peak_bytes / measure.GIB, 3)
-        told[name] = {"wall_s": done.wall_s, "peak_gib": peak_gib, "written_gib": round(written / measure.GIB, 3)}
+        peak_gib = round(done.peak_bytes / GIB, 3)
+        told[name] = {"wall_s": done.wall_s, "peak_gib": peak_gib, "written_gib": round(written / GIB, 3)}
         print(name, told[name], file=sys.stderr)
     equal, differ = measure.must(measure.run("-c", BY_PEFT, model, adapter, scratch / "hf_16bit")).stdout.split()[-2:]
     told["tensors_bit_equal_to_peft_in_float32_then_one_cast"] = int(equal)

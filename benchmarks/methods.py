@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
+from kit.support.units import GIB
 
 SEEDS = (3407, 1, 2, 3, 4)
 FOUR_BIT, SIXTEEN_BIT = "--load-in-4bit", "--no-load-in-4bit"
@@ -60,7 +61,7 @@ def train(name: str, learning_rate: float, seed: int) -> dict[str, Any] | None:
     return {
         "loss_before": round(result["loss_before"], 4),
         "loss_after": round(result["loss_after"], 4),
-        "peak_gib": round(result["peak_memory_bytes"] / measure.GIB, 3),
+        "peak_gib": round(result["peak_memory_bytes"] / GIB, 3),
         "trained_params": plan["trained_params"],
         "params": plan["params"],
     }

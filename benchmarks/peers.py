@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import jobs, measure
 from kit.memory import Shape, trained_params
 from kit.options import Run
+from kit.support.units import GIB
 
 FIRST_STEPS = 3  # left out: caches fill
 EPOCH_STEPS = jobs.TRAIN_ROWS // 8
@@ -54,7 +55,7 @@ def run_once(job: str, tool: str, steps: int, folder: Path, output: Path) -> dic
         "steps": steps,
         "tokens_per_s": round(sum(step["tokens"] for step in counted) / sum(step["seconds"] for step in counted), 1),
         "padding_pct": round(100 - 100 * sum(s["tokens"] for s in counted) / sum(s["computed"] for s in counted), 1),
-        "peak_gib": round(done.peak_bytes / measure.GIB, 2),
+        "peak_gib": round(done.peak_bytes / GIB, 2),
     }
 
 

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import measure
+from kit.support.units import GIB
 
 DATA = measure.ROOT / "tests" / "data" / "qwen3"
 STEPS = 3
@@ -71,7 +72,7 @@ def main() -> None:
                 "--held-out-rows", 0, "--prompts", "Who are you?", "--sample-tokens", 8,
             ))  # fmt: skip
             walls.append(done.wall_s)
-            peaks.append(round(done.peak_bytes / measure.GIB, 3))
+            peaks.append(round(done.peak_bytes / GIB, 3))
             records.append(json.loads(done.stdout))
             lengths.append(json.loads((output / "data.json").read_text("utf-8"))["median_tokens"])
     measure.write(
