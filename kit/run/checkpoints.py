@@ -75,15 +75,15 @@ def _sha256(path: Path) -> str:
 
 def whole(folder: Path) -> tuple[list[Checkpoint], list[Finding]]:
     """The checkpoints that can be used, oldest first, and a warning for each that cannot."""
-    found, broken = [], []
+    usable, broken = [], []
     for path in sorted(folder.glob("step-*")):
         wrong = _what_is_wrong(path)
         if wrong:
             broken.append(_broken(path, wrong))
         else:
             about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-            found.append(Checkpoint(path, About(**about)))
-    return found, broken
+            usable.append(Checkpoint(path, About(**about)))
+    return usable, broken
 
 
 def _what_is_wrong(path: Path) -> str:
@@ -110,16 +110,16 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` and the one with the lowest held-out loss; and what a kill left half-written."""
     for part in folder.glob(".step-*.part"):
         shutil.rmtree(part, ignore_errors=True)
-    found, _ = whole(folder)
-    kept = best(found)
-    for checkpoint in found[:-keep]:
+    usable, _ = whole(folder)
+    kept = best(usable)
+    for checkpoint in usable[:-keep]:
         if checkpoint is not kept:
             shutil.rmtree(checkpoint.path, ignore_errors=True)
 
 
-def best(found: list[Checkpoint]) -> Checkpoint | None:
+def best(usable: list[Checkpoint]) -> Checkpoint | None:
     """That with the lowest held-out loss, None where none was measured."""
-    measured = [(checkpoint.about.loss, checkpoint) for checkpoint in found if checkpoint.about.loss is not None]
+    measured = [(checkpoint.about.loss, checkpoint) for checkpoint in usable if checkpoint.about.loss is not None]
     return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
 

@@ -120,10 +120,10 @@ class RunFolder:
     def _lock_file(self) -> tuple[int, int] | None:
         """None if it is not there."""
         try:
-            found = (self.path / LOCK).stat()
+            status = (self.path / LOCK).stat()
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return status.st_dev, status.st_ino
 
     @property
     def is_ours(self) -> bool:

@@ -10,8 +10,8 @@ Say = Callable[[str], None]
 
 
 class Journal:
-    """A disk that takes no line is no reason to end a run: lines wait in memory, and the user is told once, and once
-    more when they are written."""
+    """A disk that takes no line is no reason to end a run: lines wait in memory, and the user hears of it once, and
+    once more when they are written."""
 
     def __init__(self, folder: RunFolder, say: Say):
         self.folder, self.say = folder, say

@@ -93,7 +93,7 @@ def save(session: Session) -> None:
 
 
 def save_elsewhere(session: Session) -> None:
-    """For a run that lost its folder: the user is told where."""
+    """For a run that lost its folder: the user hears where."""
     step = session.state.step
     place = _in_new_folder(session) if step else None
     if place:

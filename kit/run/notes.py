@@ -15,30 +15,31 @@ if TYPE_CHECKING:
 
 def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str] | None) -> list[str]:
     """Every fallback and every setting that costs something, in words; different: see RunFolder."""
-    run, model, found = planned.run, planned.model, []
+    run, model = planned.run, planned.model
+    notes: list[str] = []
     if different:
         changes = "; ".join(f"{name}: {change}" for name, change in different.items())
-        found.append(f"going on with another run than it began (--resume-anyway): {changes}")
+        notes.append(f"going on with another run than it began (--resume-anyway): {changes}")
     for name, methods in TAKEN_BY.items():
         if run.method not in methods and _was_asked_for(planned.command, name):
-            found.append(f"{name} has no effect: it is for --method {', '.join(methods)}, and this is {run.method}.")
+            notes.append(f"{name} has no effect: it is for --method {', '.join(methods)}, and this is {run.method}.")
     if backend.name == "hf" and run.backend == "auto":
-        found.append(f"{backend.reason}. Going on with plain transformers and PEFT (--backend hf).")
+        notes.append(f"{backend.reason}. Going on with plain transformers and PEFT (--backend hf).")
     if run.report_to != trackers.NONE:
-        found.append(trackers.note(run.report_to, planned.output))
+        notes.append(trackers.note(run.report_to, planned.output))
     if run.lora_dropout > 0 and backend.name == "unsloth":
-        found.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
+        notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
     is_tied = bool(model.config.get("tie_word_embeddings"))
     if run.embedding_offload == "on" and not can_offload_embedding(is_tied, run):
-        found.append("embedding_offload has no effect: it is for Unsloth on a card and models with a head of its own.")
+        notes.append("embedding_offload has no effect: it is for Unsloth on a card and models with a head of its own.")
     positions = model.config.get("max_position_embeddings", run.max_length_tokens)
     if run.max_length_tokens > positions:
-        found.append(f"{model.name} was trained on {positions} positions: tokens beyond them are new to it.")
+        notes.append(f"{model.name} was trained on {positions} positions: tokens beyond them are new to it.")
     if planned.plan is None:
-        found.append(unknown_sizes(model))
+        notes.append(unknown_sizes(model))
     elif planned.plan.verdict == "will not fit":
-        found.append("The plan says that this will not fit; trying all the same.")
-    return found
+        notes.append("The plan says that this will not fit; trying all the same.")
+    return notes
 
 
 def unknown_sizes(model: Model) -> str:

@@ -79,18 +79,18 @@ class RunRecord:
     @property
     def options(self) -> dict[str, dict[str, str]]:
         """Option -> value, origin and, where the kit chose it, the reason; as texts without the user's folders."""
-        asked, chosen = dict_or_empty(self.manifest.get("options")), dict_or_empty(self.manifest.get("chosen"))
-        found = {}
-        for name, about in asked.items():
+        options, chosen = dict_or_empty(self.manifest.get("options")), dict_or_empty(self.manifest.get("chosen"))
+        texts = {}
+        for name, about in options.items():
             own, by_kit = dict_or_empty(about), dict_or_empty(chosen.get(name))
             value = by_kit.get("value", own.get("value"))
             origin = str(own.get("origin", ""))
-            found[name] = {
+            texts[name] = {
                 "value": value_text(value),
                 "origin": "chosen" if by_kit else without_folders(origin),
                 "reason": without_folders(str(by_kit.get("reason", ""))),
             }
-        return found
+        return texts
 
     @property
     def failure(self) -> str:
@@ -202,19 +202,20 @@ def _lines(path: Path, unread: list[str]) -> list[dict[str, Any]]:
     except OSError as error:
         unread.append(f"{path.name} cannot be read ({_why(error)})")
         return []
-    found, broken = [], 0
+    objects: list[dict[str, Any]] = []
+    broken = 0
     for line in text.split("\n")[:-1]:  # splitlines would also part an answer with a line separator in it
         try:
             read = json.loads(line)
         except (ValueError, RecursionError):
             read = None
         if isinstance(read, dict):
-            found.append(read)
+            objects.append(read)
         elif line.strip():
             broken += 1
     if broken:
         unread.append(f"{path.name}: {broken} broken line{'s' if broken > 1 else ''} left out")
-    return found
+    return objects
 
 
 def _why(error: Exception) -> str:
@@ -270,15 +271,15 @@ def _by_step(lines: Iterable[dict[str, float]]) -> tuple[dict[str, float], ...]:
 def _losses(
     lines: list[dict[str, Any]], begun: dict[str, Any], result: dict[str, Any], steps: tuple[dict[str, float], ...]
 ) -> tuple[tuple[int, float], ...]:
-    found = {0: finite_number(begun.get("loss"))}
+    losses = {0: finite_number(begun.get("loss"))}
     for line in lines:
         step, loss = _step(line), finite_number(line.get("held_out_loss"))
         if step is not None and loss is not None:
-            found[int(step)] = loss
+            losses[int(step)] = loss
     last = finite_number(result.get("steps")) or (steps[-1]["step"] if steps else 0)
     if (after := finite_number(result.get("loss_after"))) is not None:
-        found[int(last)] = after
-    return tuple((step, loss) for step, loss in sorted(found.items()) if loss is not None)
+        losses[int(last)] = after
+    return tuple((step, loss) for step, loss in sorted(losses.items()) if loss is not None)
 
 
 def _samples(

@@ -1,4 +1,4 @@
-"""What is written down of a run for later: what was asked, on which machine, with which data, and how it ended."""
+"""What is written down of a run for later: the options, on which machine, with which data, and how it ended."""
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -23,18 +23,18 @@ STACK = ("torch", "unsloth", "unsloth_zoo", "trl", "transformers", "peft", "data
 
 def versions() -> dict[str, str | None]:
     """Installed version of each package the run stands on."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for name in STACK:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The records of one run in its folder. notes: what the user was told before it began."""
+    """The records of one run in its folder. notes: for the user, from before it began."""
 
     prepared: Prepared
     folder: RunFolder

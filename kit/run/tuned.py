@@ -36,8 +36,8 @@ def find_adapter(name: str | Path, called: str = "") -> Adapter:
     folder = run / ADAPTER if run else path
     if not (folder / CONFIG).is_file():
         raise KitError(_whole_model(run) if run and whole_model(path) else _unfinished(run) if run else _none(path))
-    found = adapters.find(folder, called or (run or folder).resolve().name)
-    return replace(found, run_folder=run)
+    adapter = adapters.find(folder, called or (run or folder).resolve().name)
+    return replace(adapter, run_folder=run)
 
 
 def _whole_model(run: Path) -> Finding:

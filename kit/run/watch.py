@@ -27,7 +27,7 @@ class Watch:
         self.page_s = time.perf_counter()
 
     def on_begin(self) -> None:
-        """Just before the first step: the longest batch is tried, and time and memory of the run are told."""
+        """Just before the first step: the longest batch is tried, which says what time and memory the run takes."""
         session, state = self.session, self.session.state
         done = backend.preflight(self.trainer, session.data.held_out)
         session.on_progress("preflight", 1, 1, "")

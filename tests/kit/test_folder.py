@@ -14,6 +14,7 @@ from kit.run import layout
 from kit.run.folder import RunFolder
 from kit.run.record import Answer, Result
 from kit.support.errors import KitError
+from kit.support.version import stamp
 from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +199,13 @@ def test_a_folder_that_fails_leaves_the_old_folder(tmp_path) -> None:
     with folder.new_folder("adapter") as new:
         (new / "weights").write_text("new")
     assert (tmp_path / "adapter" / "weights").read_text() == "new"
+
+
+def test_a_record_begins_with_the_kit_and_the_schema_that_wrote_it(tmp_path) -> None:
+    """One without, of an earlier kit, is read all the same: those that other tests write by hand have none."""
+    folder = begun(tmp_path / "x")
+    record = json.loads((folder.path / "data.json").read_text())
+    assert list(record.items()) == [*stamp().items(), ("sha256", "1")]
 
 
 def plain_texts(tree: ast.Module) -> Iterator[str]:
