@@ -4,7 +4,9 @@ A mask is an array of True and False, one item a row. Each step takes masks and 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from envcheck.facts import Finding
 from kit.data.encode import BAD_ANSWER
@@ -13,19 +15,11 @@ from kit.data.store import Samples, Stored, to_numpy
 from kit.options import Rows
 from kit.support.errors import problem
 
-if TYPE_CHECKING:
-    import numpy as np
-
 LONG_ROWS_PCT = 1.0
 HELD_OUT_PCT = 10.0
 DETAIL_CHARACTERS = 60
-TOO_LONG, CUT_AWAY, LEAK, NOT_DRAWN, DUPLICATES = (
-    "data-too-long",
-    "data-answer-cut-away",
-    "data-evaluation-leak",
-    "data-not-drawn",
-    "data-duplicates",
-)
+TOO_LONG, CUT_AWAY, NOT_DRAWN = "data-too-long", "data-answer-cut-away", "data-not-drawn"
+LEAK, DUPLICATES = "data-evaluation-leak", "data-duplicates"
 
 
 @dataclass(frozen=True)
@@ -37,25 +31,22 @@ class RowTable:
 
     stored: Stored
     files: tuple[dict[str, Any], ...]
-    file: "np.ndarray"
-    samples: "np.ndarray"
-    question: "np.ndarray"
-    content: "np.ndarray"
+    file: np.ndarray
+    samples: np.ndarray
+    question: np.ndarray
+    content: np.ndarray
 
     @classmethod
     def read(cls, stored: Stored, files: tuple[dict[str, Any], ...]) -> "RowTable":
         columns = (to_numpy(stored.rows[name]) for name in ("source", "samples", "question", "content"))
         return cls(stored, files, *columns)
 
-    def of_file(self, key: str) -> "np.ndarray":
+    def of_file(self, key: str) -> np.ndarray:
         """What data.json says of its file, for each row."""
-        import numpy as np
-
         return np.array([file[key] for file in self.files])[self.file]
 
-    def encoding_errors(self) -> tuple[list[str], "np.ndarray"]:
+    def encoding_errors(self) -> tuple[list[str], np.ndarray]:
         """Codes, "" first, and for each row the index of why it could not be encoded, 0 where it could."""
-        import numpy as np
         import pyarrow.compute as pc
 
         column = self.stored.rows["code"].combine_chunks().dictionary_encode()
@@ -73,10 +64,8 @@ class RowTable:
         rows = self.stored.rows
         return rows["detail"][row].as_py() or (rows["asked"][row].as_py() or "")[:DETAIL_CHARACTERS]
 
-    def first_places(self, rows: "np.ndarray") -> list[tuple[Place, str]]:
+    def first_places(self, rows: np.ndarray) -> list[tuple[Place, str]]:
         """The first rows of a mask, with what is wrong with them."""
-        import numpy as np
-
         return [(self.place(row), self.detail(row)) for row in np.flatnonzero(rows)[:PLACES_SHOWN].tolist()]
 
 
@@ -89,27 +78,23 @@ class Selection:
 
     table: RowTable
     codes: list[str]
-    left_out: "np.ndarray"
-    cut: "np.ndarray"
-    repeated: "np.ndarray"
+    left_out: np.ndarray
+    cut: np.ndarray
+    repeated: np.ndarray
     findings: list[Finding]
 
     @property
-    def kept(self) -> "np.ndarray":
+    def kept(self) -> np.ndarray:
         return self.left_out == 0
 
     def counts(self) -> dict[str, int]:
         """Rows left out by code."""
-        import numpy as np
-
         counted = np.bincount(self.left_out, minlength=len(self.codes))
         return {code: int(count) for code, count in zip(self.codes, counted, strict=True) if code and count}
 
 
 def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> tuple[Selection, Samples, Samples]:
     """(what became of each row, samples to train on, samples to measure on); errors stand among the findings."""
-    import numpy as np
-
     table = RowTable.read(stored, files)
     codes, errors = table.encoding_errors()
     weight = table.of_file("weight")
@@ -140,14 +125,12 @@ def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> 
     return selection, _repeat(samples, train * times[samples.row]), _repeat(samples, measured)
 
 
-def _repeat(samples: Samples, times: "np.ndarray") -> Samples:
+def _repeat(samples: Samples, times: np.ndarray) -> Samples:
     """The samples, each so many times."""
-    import numpy as np
-
     return samples.take(np.repeat(np.arange(len(samples)), times.astype(np.int64)))
 
 
-def _error_findings(table: RowTable, codes: list[str], errors: "np.ndarray", options: Rows) -> list[Finding]:
+def _error_findings(table: RowTable, codes: list[str], errors: np.ndarray, options: Rows) -> list[Finding]:
     """On rows that could not be encoded: errors, or with --data-on-error skip a warning each."""
     severity = "error" if options.data_on_error == "stop" else "warning"
     fix = "--data-on-error skip        (leaves them out and writes them down)" if severity == "error" else ""
@@ -162,7 +145,7 @@ def _error_findings(table: RowTable, codes: list[str], errors: "np.ndarray", opt
     return findings
 
 
-def _leak_findings(table: RowTable, leaked: "np.ndarray", options: Rows) -> list[Finding]:
+def _leak_findings(table: RowTable, leaked: np.ndarray, options: Rows) -> list[Finding]:
     count = int(leaked.sum())
     if not count:
         return []
@@ -176,15 +159,13 @@ class Fitted(NamedTuple):
 
     samples: Samples
     code: str
-    left_out: "np.ndarray"
-    cut: "np.ndarray"
+    left_out: np.ndarray
+    cut: np.ndarray
     findings: list[Finding]
 
 
-def _fit(table: RowTable, kept: "np.ndarray", options: Rows) -> Fitted:
+def _fit(table: RowTable, kept: np.ndarray, options: Rows) -> Fitted:
     """All samples; those of kept rows beyond the limit are dropped or cut, as --long-rows says."""
-    import numpy as np
-
     lengths = table.stored.lengths.astype(np.int64)
     number = np.arange(len(lengths))
     row_of_sample = np.repeat(np.arange(len(table.samples)), table.samples)
@@ -198,13 +179,11 @@ def _fit(table: RowTable, kept: "np.ndarray", options: Rows) -> Fitted:
     return Fitted(whole, TOO_LONG, too_long, np.zeros_like(too_long), findings)
 
 
-def _too_long(table: RowTable, longest: "np.ndarray", too_long: "np.ndarray", options: Rows) -> Finding:
+def _too_long(table: RowTable, longest: np.ndarray, too_long: np.ndarray, options: Rows) -> Finding:
     """More than LONG_ROWS_PCT are an error with the choices, unless the choice was made.
 
     longest: of each row that could be used, the tokens of its longest sample.
     """
-    import numpy as np
-
     limit, count = options.max_length_tokens, int(too_long.sum())
     share_pct = 100 * count / len(longest)
     details = {
@@ -233,10 +212,8 @@ def _too_long(table: RowTable, longest: "np.ndarray", too_long: "np.ndarray", op
     )
 
 
-def _cut(table: RowTable, whole: Samples, too_long: "np.ndarray", limit: int) -> Fitted:
+def _cut(table: RowTable, whole: Samples, too_long: np.ndarray, limit: int) -> Fitted:
     """All of plain text, in pieces of `limit` tokens; conversations up to the limit, if an answer begins there."""
-    import numpy as np
-
     is_text = (table.of_file("purpose") == "text")[whole.row]
     begins = table.stored.first_trained < limit
     pieces = np.where(is_text, -(-whole.stop // limit), begins.astype(np.int64))
@@ -264,22 +241,18 @@ def _cut(table: RowTable, whole: Samples, too_long: "np.ndarray", limit: int) ->
     return Fitted(samples, CUT_AWAY, without, cut, findings)
 
 
-def _times(table: RowTable, weight: "np.ndarray", seed: int) -> "np.ndarray":
+def _times(table: RowTable, weight: np.ndarray, seed: int) -> np.ndarray:
     """How often each row is used in an epoch: its file's weight, a fraction of it drawn by content and seed."""
-    import numpy as np
-
     chance = _mixed(table.content, seed) / 2.0**64
     return np.floor(weight).astype(np.int64) + (chance < weight % 1)
 
 
-def _held_out(table: RowTable, kept: "np.ndarray", options: Rows) -> "np.ndarray":
+def _held_out(table: RowTable, kept: np.ndarray, options: Rows) -> np.ndarray:
     """The rows kept out of training: those whose question has the smallest hashes under the run's seed; a mask.
 
     Chosen by content, so the same questions stay held out when rows are added or moved, and a question that stands in
     several rows is on one side only.
     """
-    import numpy as np
-
     rows = np.flatnonzero(kept)
     wanted = min(options.held_out_rows, int(len(rows) * HELD_OUT_PCT / 100))
     hashes = _mixed(table.question[rows], options.seed)
@@ -296,10 +269,8 @@ def _held_out(table: RowTable, kept: "np.ndarray", options: Rows) -> "np.ndarray
     return mask
 
 
-def _mixed(hashes: "np.ndarray", seed: int) -> "np.ndarray":
+def _mixed(hashes: np.ndarray, seed: int) -> np.ndarray:
     """Other hashes for another seed (the finaliser of SplitMix64, Steele, Lea and Flood 2014)."""
-    import numpy as np
-
     with np.errstate(over="ignore"):
         mixed = hashes + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -307,10 +278,8 @@ def _mixed(hashes: "np.ndarray", seed: int) -> "np.ndarray":
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def later_copies(content: "np.ndarray", among: "np.ndarray") -> "np.ndarray":
+def later_copies(content: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Those rows whose content stands in an earlier one too; content: hashes, among: a mask."""
-    import numpy as np
-
     rows = np.flatnonzero(among)
     _, first = np.unique(content[rows], return_index=True)
     mask = among.copy()
@@ -318,7 +287,7 @@ def later_copies(content: "np.ndarray", among: "np.ndarray") -> "np.ndarray":
     return mask
 
 
-def _copy_findings(table: RowTable, repeated: "np.ndarray") -> list[Finding]:
+def _copy_findings(table: RowTable, repeated: np.ndarray) -> list[Finding]:
     """On rows that are token for token the same as an earlier one; they are trained as they are."""
     count = int(repeated.sum())
     if not count:
@@ -327,7 +296,7 @@ def _copy_findings(table: RowTable, repeated: "np.ndarray") -> list[Finding]:
     return [finding_on_rows(DUPLICATES, count, table.first_places(repeated), "warning", "", what)]
 
 
-def _warnings(table: RowTable, kept: "np.ndarray") -> list[Finding]:
+def _warnings(table: RowTable, kept: np.ndarray) -> list[Finding]:
     """What is odd about rows that are trained all the same."""
     import pyarrow.compute as pc
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
 from kit.data import encode, store
-from kit.data.choose import Selection, choose
 from kit.data.report import DataReport
 from kit.data.rows import formats, sources
 from kit.data.rows.sources import Source
@@ -20,6 +19,8 @@ from kit.support.progress import OnProgress
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kit.data.choose import Selection
 
 QUESTIONS = 3
 HISTOGRAM_BINS = 12
@@ -42,7 +43,7 @@ class Data:
     questions: tuple[Question, ...]
     report: DataReport
     findings: tuple[Finding, ...]
-    selection: Selection
+    selection: "Selection"
 
     def left_out(self) -> Iterator[dict[str, Any]]:
         """Every row that is in neither, with its place and the reason."""
@@ -65,6 +66,8 @@ def read(rows: Rows, chat: ChatFormat, on_progress: OnProgress | None = None) ->
 
 def look(rows: Rows, chat: ChatFormat, on_progress: OnProgress | None = None) -> Data:
     """The same, with every problem of a row among `findings` instead of raised."""
+    from kit.data.choose import choose  # it needs numpy, which the help of the commands does not
+
     formats.check_columns(rows.columns)
     files, weights = _files(rows)
     hashes = [sources.sha256(file) for file in files]
@@ -115,7 +118,7 @@ def _description(file: Source, weight: float, sha256: str, content: dict[str, An
     return named | content
 
 
-def _nothing(selection: Selection) -> Finding:
+def _nothing(selection: "Selection") -> Finding:
     return problem(
         "data-nothing-to-train",
         "The data leaves no row to train on.",
@@ -138,7 +141,7 @@ def _questions(stored: Stored, samples: Samples) -> tuple[Question, ...]:
     return tuple(questions.values())
 
 
-def _report(chat: ChatFormat, selection: Selection, train: Samples, held_out: Samples) -> DataReport:
+def _report(chat: ChatFormat, selection: "Selection", train: Samples, held_out: Samples) -> DataReport:
     import numpy as np
 
     files = selection.table.files

@@ -4,9 +4,9 @@ May import: support, models.
 """
 
 from kit.prompt.chat_format import IGNORED, ChatFormat, Sample
-from kit.prompt.loading import load
 from kit.prompt.rendering import TemplateError
 from kit.prompt.templates import template_names, templates_folder
+from kit.prompt.tokenizer_files import load
 from kit.prompt.tokens import Segment
 
 __all__ = [

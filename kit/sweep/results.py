@@ -55,7 +55,8 @@ class Trial:
     def row(self) -> dict[str, Any]:
         """Of results.csv."""
         names = ("trained_params", "loss", "step", "steps", "status", "seconds", "peak_memory_bytes", "folder", "words")
-        return self.values | {"held_out_loss" if name == "loss" else name: getattr(self, name) for name in names}
+        figures = {"held_out_loss" if name == "loss" else name: getattr(self, name) for name in names}
+        return self.values | figures | {"folder": str(self.folder)}
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def _train_all(planned: Plans, pruner: str, facts: Facts, decisions: Decisions) 
             work = Work(planned, optuna_study, facts, SweepProgress(on_progress, left), decisions)
             for trials in planned.settings:
                 work.train_setting(trials)
-    except OSError as error:  # not of a trial: those are told with the trial
+    except OSError as error:  # of the journal: a trial's own errors are on its record
         raise KitError(cannot_write(planned.folder / study.JOURNAL, error)) from error
 
 
