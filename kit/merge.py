@@ -12,6 +12,7 @@ May import: support, options, export.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from kit.export import parity_prompts, verifying
 from kit.export.job import Job, prepare
@@ -20,9 +21,10 @@ from kit.export.options import MergeCommand
 from kit.export.parity import Parity
 from kit.export.tuned_model import in_words
 from kit.export.verifying import verify
-from kit.options.command_line import parse
+from kit.options.command_line import from_call, parse
 from kit.support import console
-from kit.support.errors import FAILED
+from kit.support.errors import FAILED, KitError
+from kit.support.page import make_callable
 from kit.support.progress import OnProgress
 
 
@@ -56,6 +58,19 @@ def merge(job: Job, on_progress: OnProgress) -> tuple[WrittenFiles, Parity]:
     return written, verify(job, written, prompts, on_progress)
 
 
+def merge_with(source: str | Path, output: str | Path, **options: Any) -> Parity:
+    """kit.merge: a plain model of what was tuned, with these options of `kit merge`, and the proof of it.
+
+    Raises KitError: also for an export that does not answer as the tuned model; it keeps the mark NOT-VERIFIED.
+    """
+    job = prepare(from_call(MergeCommand, {"source": source, "output": output, **options}))
+    with console.progress() as on_progress:
+        _, parity = merge(job, on_progress)
+    if not parity.passed:
+        raise KitError(verifying.not_verified(job, parity))
+    return parity
+
+
 def show(job: Job) -> None:
     """What will be done, before it is done."""
     bits = "NF4, dequantised" if job.four_bit or job.base.is_saved_in_four_bit else "16 bit"
@@ -84,5 +99,6 @@ def show_done(job: Job, written: WrittenFiles) -> None:
         console.say(f"          ollama create {job.name.lower()} -f {job.output / 'Modelfile'}")
 
 
+make_callable(__name__, merge_with)
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,11 +23,12 @@ from kit.options import Run, TrainCommand, resolve
 from kit.run import telling, trackers
 from kit.run.folder import RunFolder
 from kit.run.layout import REPORT
-from kit.run.notes import collect_notes, unknown_sizes
+from kit.run.notes import collect_notes
 from kit.run.prepared import Planned, Prepared
 from kit.run.record import Result
 from kit.support import console
 from kit.support.errors import describe_error, failure, stop_on_errors
+from kit.support.page import make_callable
 from kit.support.progress import ProgressBars
 from kit.support.units import GIB
 
@@ -45,7 +46,7 @@ def command_line(argv: list[str]) -> int:
     facts = functools.cache(probe.collect)
     command: TrainCommand = resolve.load(argv, facts)
     if command.plan:
-        show_plan(plan(command, facts()))
+        telling.show_plan(plan(command, facts()))
         return 0
     prepared = prepare(command, facts())
     telling.show(prepared)
@@ -54,15 +55,6 @@ def command_line(argv: list[str]) -> int:
     if command.json_output:
         print(json.dumps(asdict(result), ensure_ascii=False, indent=1))
     return 0
-
-
-def show_plan(planned: Planned) -> None:
-    if planned.command.json_output:
-        print(json.dumps(planned.plan.to_json() if planned.plan else None, indent=1))
-    else:
-        telling.show(planned)
-        if planned.plan is None:
-            console.note(unknown_sizes(planned.model))
 
 
 def plan(command: TrainCommand, facts: Facts) -> Planned:
@@ -169,6 +161,29 @@ def train(
     return outcome.result
 
 
+def plan_with(**options: Any) -> memory.Plan | None:
+    """kit.plan: what a run of these options of `kit train` needs; None where the sizes of the model are not known.
+
+    Raises KitError: wrong options, no such model, data that cannot be trained on.
+    """
+    return plan(*_given(options | {"plan": True})).plan
+
+
+def prepare_with(**options: Any) -> Prepared:
+    """The run of these options, checked and planned. Raises KitError: as plan_with."""
+    return prepare(*_given(options))
+
+
+def train_with(**options: Any) -> Result:
+    """kit.train: the run of these options, trained. Raises as `train`."""
+    return train(prepare_with(**options))
+
+
+def _given(options: dict[str, Any]) -> tuple[TrainCommand, Facts]:
+    facts = functools.cache(probe.collect)
+    return resolve.given(options, facts), facts()
+
+
 def _write_page(folder: Path) -> None:
     """The report of what is written down so far. No error in it ends a run."""
     try:
@@ -179,5 +194,6 @@ def _write_page(folder: Path) -> None:
         console.note(f"no {REPORT}: {describe_error(error)}; python -m kit.report {folder} tries again")
 
 
+make_callable(__name__, train_with)
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,55 +4,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from envcheck import probe
 from envcheck.facts import Finding
-from kit.chat.asking import Reply, Speaker, prompt_ids
-from kit.chat.names import UNTUNED
-from kit.chat.options import ChatCommand
-from kit.chat.prompts import question as as_messages
 from kit.chat.serve import check_server
-from kit.chat.target import find
-from kit.notebook.tables import Table
-from kit.options.command_line import from_call
-from kit.support import console, servers
+from kit.chat.talk import Talk
+from kit.support import servers
 from kit.support.errors import KitError, problem
 
 READY_S = 300.0  # a server loads its model first
-
-
-class Talk:
-    """A base model with its adapters over it, loaded once as kit.chat loads them. Every one is asked by its name; the
-    untuned model is `base`."""
-
-    def __init__(self, *what: str | Path, **options: Any):
-        """options: of kit.chat, such as add, compare, backend, max_tokens. Raises KitError."""
-        command = from_call(ChatCommand, {"what": tuple(map(str, what)), **options})
-        self.target = find(command, probe.collect())
-        for text in self.target.notes:
-            console.note(text)
-        self.speaker = Speaker(self.target, command.max_tokens)
-
-    @property
-    def model(self) -> Any:
-        """The loaded model itself, of PEFT where it has adapters."""
-        return self.speaker.loaded.model
-
-    @property
-    def names(self) -> list[str]:
-        return [self.target.name(index) for index in self.target.indices]
-
-    def ask(self, question: str, name: str = UNTUNED) -> Reply:
-        """Raises KitError: no such adapter, no room for an answer."""
-        index = self.target.index_of(name)
-        with self.speaker.ready():
-            return self.speaker.reply(index, prompt_ids(self.target, index, as_messages(question), thinking=False))
-
-    def compare(self, questions: Sequence[str]) -> Table:
-        """The answers of everyone, side by side."""
-        rows = [(question, *(self.ask(question, name).answer for name in self.names)) for question in questions]
-        return Table((("question", *self.names), *rows))
 
 
 def speeds(talks: Mapping[str, tuple[Talk, str]], questions: Sequence[str], repeats: int) -> dict[str, list[float]]:

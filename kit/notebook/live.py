@@ -7,7 +7,6 @@ from pathlib import Path
 
 from IPython.display import display, update_display
 
-from kit import train as training
 from kit.notebook.pictures import Picture, progress_bar
 from kit.report import plots
 from kit.run.prepared import Prepared
@@ -16,6 +15,7 @@ from kit.run.record import Result
 from kit.support import console
 from kit.support.progress import OnProgress
 from kit.support.units import clock
+from kit.train import train as train_prepared
 
 REDRAW_S, REPLOT_S = 0.4, 2.0  # a plot costs about 0.1 s of the training
 
@@ -73,7 +73,7 @@ def train(prepared: Prepared) -> Result:
         live.append(Live(prepared.output))
         yield live[0].show
 
-    result = training.train(prepared, progress)
+    result = train_prepared(prepared, progress)
     for one in live:
         one.end(result)
     return result
@@ -81,7 +81,9 @@ def train(prepared: Prepared) -> Result:
 
 def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
     """Several runs one after another: how far all are, and the losses of each in one plot."""
-    sheet, results = Sheet(), {}
+    sheet = Sheet()
+    results: dict[str, Result] = {}
+    drawn_s = 0.0
 
     def draw(words: str, share: float) -> None:
         plot = plots.compared([(name, read(runs[name].output)) for name in results]) if results else ""
@@ -98,9 +100,8 @@ def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
 
         yield show
 
-    drawn_s = 0.0
     for name, prepared in runs.items():
         with console.saying_to(console.QUIET):
-            results[name] = training.train(prepared, progress)
+            results[name] = train_prepared(prepared, progress)
     draw(f"trained {len(runs)} runs   {clock(sum(result.train_s for result in results.values()))}", 1)
     return results

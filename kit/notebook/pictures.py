@@ -71,7 +71,9 @@ def _placed(svg: str, x: int, y: int, wide: int, high: int) -> str:
 
 
 def _height_px(svg: str, wide_px: int) -> int:
-    _, _, wide, high = map(float, VIEW_BOX.search(svg)[1].split())
+    box = VIEW_BOX.search(svg)
+    assert box, "a plot has its size in its head"
+    _, _, wide, high = map(float, box[1].split())
     return round(wide_px * high / wide)
 
 

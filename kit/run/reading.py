@@ -158,8 +158,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return dict_or_empty(_json(folder / MANIFEST, []))
 
 
-def read(folder: Path) -> RunRecord:
+def read(folder: str | Path) -> RunRecord:
     """What the folder says so far."""
+    folder = Path(folder)
     unread: list[str] = []
     names = (MANIFEST, DATA, PLAN, BEGUN, PARITY)
     manifest, data, plan, begun, parity = (dict_or_empty(_json(folder / name, unread)) for name in names)

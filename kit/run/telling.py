@@ -1,5 +1,6 @@
 """What the data, the plan and the result of a run look like in the terminal."""
 
+import json
 from pathlib import Path
 
 from rich.console import Group
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from kit.memory import Plan
 from kit.run.layout import ADAPTER, MODEL, REPORT
+from kit.run.notes import unknown_sizes
 from kit.run.prepared import Planned, Prepared
 from kit.run.record import Result
 from kit.support import console
@@ -26,7 +28,7 @@ def show(planned: Planned) -> None:
     if isinstance(planned, Prepared):
         show_data(planned)
     if made:
-        show_plan(made, "graphics card" if run.device == "cuda" else "CPU")
+        show_memory(made, "graphics card" if run.device == "cuda" else "CPU")
 
 
 def show_data(prepared: Prepared) -> None:
@@ -47,7 +49,7 @@ def show_data(prepared: Prepared) -> None:
     console.findings(prepared.data.findings)
 
 
-def show_plan(plan: Plan, where: str) -> None:
+def show_memory(plan: Plan, where: str) -> None:
     """The parts, and the verdict against the memory that may be taken."""
     table = Table(title=f"memory on the {where}, GiB", title_justify="left", box=None, pad_edge=False)
     table.add_column("part")
@@ -94,3 +96,13 @@ def show_result(result: Result, folder: Path) -> None:
     made = MODEL if (folder / MODEL).is_dir() else ADAPTER
     rows.append(f"{made}: {folder}/{made}     what happened: {folder}/{REPORT}")
     console.stderr.print(Panel(Group(*map(Text, rows)), title="done", title_align="left"))
+
+
+def show_plan(planned: Planned) -> None:
+    """What --plan was asked for."""
+    if planned.command.json_output:
+        print(json.dumps(planned.plan.to_json() if planned.plan else None, indent=1))
+    else:
+        show(planned)
+        if planned.plan is None:
+            console.note(unknown_sizes(planned.model))

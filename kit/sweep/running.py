@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from envcheck import probe
 from envcheck.facts import Facts
-from kit import train
 from kit.run.folder import cannot_write
 from kit.run.layout import LOCK
 from kit.run.reading import RunRecord, read
@@ -23,6 +22,7 @@ from kit.sweep.options import SweepCommand
 from kit.sweep.results import Status, Sweep, mean_loss
 from kit.sweep.space import SEED
 from kit.sweep.trials import PlannedTrial, Plans, check_any_fits, name_of, not_writable, plans
+from kit.train import prepare, train
 
 if TYPE_CHECKING:
     import optuna
@@ -70,7 +70,7 @@ def _train_all(planned: Plans, pruner: str, facts: Facts, decisions: Decisions) 
 
 def train_trial(trial: PlannedTrial, facts: Facts, on_evaluation: "OnEvaluation", on_progress: OnProgress) -> None:
     """One trial by kit.train's own path."""
-    train.train(train.prepare(trial.command, facts), lambda: nullcontext(on_progress), on_evaluation=on_evaluation)
+    train(prepare(trial.command, facts), lambda: nullcontext(on_progress), on_evaluation=on_evaluation)
 
 
 @dataclass

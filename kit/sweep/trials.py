@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envcheck.facts import Facts, Finding
-from kit import train
 from kit.memory import Plan
 from kit.models import Model
 from kit.models.adapters import no_such_layer, read_tensors
@@ -19,6 +18,7 @@ from kit.support.units import gib
 from kit.sweep.options import DEFAULT_OVER, SweepCommand
 from kit.sweep.points import Point, identity, points
 from kit.sweep.space import SAME_ROWS, SEED, Space, can_vary
+from kit.train import plan, prepare
 
 TRIALS = "trials"
 WILL_NOT_FIT = "will not fit"
@@ -81,7 +81,7 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
     folder = command.into
     for point in found:
         try:
-            planned = (train.plan if command.plan else train.prepare)(_command(command, point), facts)
+            planned = (plan if command.plan else prepare)(_command(command, point), facts)
             stop_on_errors((*planned.findings, *_wrong_layers(planned)))
             if folder is None:
                 folder = Path("sweeps") / planned.default_output.name
