@@ -27,6 +27,7 @@ IS_CLONE = (PROJECT / "requirements.txt").is_file()
 ROOT = PROJECT if IS_CLONE else PINS
 VENV = (PROJECT if IS_CLONE else Path.cwd()) / ".venv"
 LEAST_PYTHON = (3, 11)
+KIT = {"finetune-kit": ""}
 TARGETS = ("cpu", "cu128", "cu130")
 EXTRAS = {"notebooks": "Jupyter, for the tutorials in notebooks/", "dev": "tests, linter and Jupyter"}
 # pip asks the extra index of the CPU set once for each package: behind a silent firewall every question would wait out
@@ -175,6 +176,9 @@ def plan(venv: Path, target: str, extra: Optional[str], python: str) -> List[Ste
         wanted = requirements(ROOT / arguments[-1])
         if missing(wanted, there):
             steps.append(Step(title, why, pip + arguments, wanted))
+    if (ROOT / "pyproject.toml").is_file() and missing(KIT, there):
+        own = ("--no-deps", "--no-build-isolation", "-e", ".")  # what builds it is in requirements.txt: no network
+        steps.append(Step("kit", "the commands kit and envcheck, from this folder", pip + own, KIT))
     return steps
 
 

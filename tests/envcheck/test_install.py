@@ -55,6 +55,15 @@ def test_from_nothing_every_step_is_planned(project):
     assert install.shown(steps[2].command).endswith("-m pip install --no-deps -r requirements.txt")
 
 
+def test_a_clone_is_installed_itself_once(project):
+    (project / "pyproject.toml").write_text("", encoding="utf-8")
+    venv = make_venv(project, *ALL)
+    (step,) = install.plan(venv, "cpu", None, sys.executable)
+    assert install.shown(step.command).endswith("-m pip install --no-deps --no-build-isolation -e .")
+    add(install.site_packages(venv), "finetune_kit-0.2.0")
+    assert install.plan(venv, "cpu", None, sys.executable) == []
+
+
 def test_only_the_cpu_set_is_impatient(project):
     said = {
         target: install.shown(install.plan(project / ".venv", target, None, sys.executable)[1].command)
