@@ -58,3 +58,21 @@ def test_ci_runs_the_readmes_test_command_from_the_root_and_ends_with_its_status
 
 def test_readme_is_one_screen() -> None:
     assert len(TEXT.splitlines()) <= 70
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/design.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w-]+/)+[\w.-]*\w|\w+\.(?:py|md|toml))`", text)
+    named += re.findall(r"\]\(([^)#:]+)\)", text)
+    places = (ROOT, ROOT / page.rpartition("/")[0], ROOT / "kit", ROOT / "kit" / "run", ROOT / "tests" / "envcheck")
+    rooms = [path for path in (ROOT / "kit").iterdir() if path.is_dir()]
+    missing = [name for name in named if not any((place / name).exists() for place in (*places, *rooms))]
+    assert [name for name in missing if not name.startswith(("runs/", "run.toml"))] == []
+    assert named
+
+
+def test_the_drawing_shows_every_room() -> None:
+    drawn = set(re.findall(r'class="n">(\w+)<', (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")))
+    things = {path.stem for path in (ROOT / "kit").iterdir() if path.suffix in ("", ".py")}
+    assert drawn == things - {"__init__", "__main__", "__pycache__"} | {"envcheck"}
