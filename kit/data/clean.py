@@ -12,7 +12,7 @@ from kit.data.reading import Data
 from kit.data.rows import sources
 from kit.data.rows.sources import RawRow
 from kit.options import Rows
-from kit.support.errors import KitError, RowError, describe_error, problem
+from kit.support.errors import RowError, describe_error, failure
 from kit.support.files import write_whole
 
 
@@ -31,13 +31,11 @@ def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:
         removals = zip(_raws(rows), codes, range(len(codes)), strict=True)
         write_whole(removed, (_removal(table, *removal) for removal in removals if removal[1]))
     except OSError as error:
-        raise KitError(
-            problem(
-                "output-cannot-be-written",
-                f"{out} cannot be written.",
-                describe_error(error),
-                "--fix a/folder/with/room/clean.jsonl",
-            )
+        raise failure(
+            "output-cannot-be-written",
+            f"{out} cannot be written.",
+            describe_error(error),
+            "--fix a/folder/with/room/clean.jsonl",
         ) from error
     return removed, codes.count(""), len(codes) - codes.count("")
 
@@ -45,22 +43,16 @@ def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:
 def _check(table: RowTable, out: Path, removed: Path) -> None:
     there = [path for path in (out, removed) if path.exists()]
     if there:
-        raise KitError(
-            problem("output-exists", f"{there[0]} is there already.", "It is not overwritten.", "--fix OTHER.jsonl")
-        )
+        raise failure("output-exists", f"{there[0]} is there already.", "It is not overwritten.", "--fix OTHER.jsonl")
     if not out.parent.is_dir():
-        raise KitError(
-            problem("output-folder-missing", f"There is no folder {out.parent}.", "The copy goes there.", "mkdir it")
-        )
+        raise failure("output-folder-missing", f"There is no folder {out.parent}.", "The copy goes there.", "mkdir it")
     names = {file["format"] for file in table.files}
     if len(names) > 1:
-        raise KitError(
-            problem(
-                "data-mixed-formats",
-                f"The files hold rows of several formats: {', '.join(sorted(names))}.",
-                "Rows of one file must have one format.",
-                "python -m kit.data ONE_FILE --fix OUT.jsonl",
-            )
+        raise failure(
+            "data-mixed-formats",
+            f"The files hold rows of several formats: {', '.join(sorted(names))}.",
+            "Rows of one file must have one format.",
+            "python -m kit.data ONE_FILE --fix OUT.jsonl",
         )
 
 

@@ -29,7 +29,7 @@ from kit.data.rows.formats import Conversation, Example, Format
 from kit.data.rows.sources import RawRow, Source
 from kit.options import Rows
 from kit.prompt import ChatFormat, Segment
-from kit.support.errors import KitError, RowError, problem
+from kit.support.errors import RowError, failure
 from kit.support.progress import OnProgress
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def encode(
     stored = store.load(key)
     if stored is None:
         why = "Another program deleted or changed it at this moment."
-        raise KitError(problem("cache-gone", f"The encoded data in {store.cache_folder()} is gone.", why, "try again"))
+        raise failure("cache-gone", f"The encoded data in {store.cache_folder()} is gone.", why, "try again")
     return stored
 
 

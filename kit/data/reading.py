@@ -14,7 +14,7 @@ from kit.data.rows.sources import Source
 from kit.data.store import Samples, Stored
 from kit.options import Rows
 from kit.prompt import ChatFormat
-from kit.support.errors import USAGE, KitError, problem, stop_on_errors
+from kit.support.errors import USAGE, KitError, failure, problem, stop_on_errors
 from kit.support.progress import OnProgress
 
 if TYPE_CHECKING:
@@ -86,13 +86,11 @@ def look(rows: Rows, chat: ChatFormat, on_progress: OnProgress | None = None) ->
 def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
     """All files with the weight of each: those to train on, then those to measure on (weight 0)."""
     if not rows.data:
-        raise KitError(
-            problem(
-                "no-data",
-                "No data file was given.",
-                "A run needs rows to learn from.",
-                "--data examples/identity.jsonl",
-            ),
+        raise failure(
+            "no-data",
+            "No data file was given.",
+            "A run needs rows to learn from.",
+            "--data examples/identity.jsonl",
             status=USAGE,
         )
     all_files: list[Source] = []

@@ -5,7 +5,7 @@ import shutil
 import textwrap
 
 from kit.options.option import Door, Option, groups_of, options_of
-from kit.support.errors import USAGE, KitError, did_you_mean, problem
+from kit.support.errors import USAGE, did_you_mean, failure
 
 MOST_LEFT = 28  # columns of an option and its value
 LEAST_WIDTH, MOST_WIDTH = 80, 110  # columns
@@ -21,13 +21,11 @@ def help_page(kind: type[Door], topic: str, typed: str) -> str:
         return _first_page(kind, groups, typed)
     if topic not in (*groups, "all"):
         names = [*groups, "all"]
-        raise KitError(
-            problem(
-                "unknown-group",
-                f"There is no group of options {topic}. {did_you_mean(topic, names)}".rstrip(),
-                f"The groups are {', '.join(names)}.",
-                f"{typed} --help GROUP",
-            ),
+        raise failure(
+            "unknown-group",
+            f"There is no group of options {topic}. {did_you_mean(topic, names)}".rstrip(),
+            f"The groups are {', '.join(names)}.",
+            f"{typed} --help GROUP",
             status=USAGE,
         )
     chosen = groups if topic == "all" else {topic: groups[topic]}

@@ -15,7 +15,7 @@ from kit.options import METHODS, DataCommand, Rows, Run, TrainCommand, command_l
 from kit.options.commands import RunDoor
 from kit.options.methods import IN_UNSLOTH
 from kit.options.option import Door
-from kit.support.errors import USAGE, KitError, did_you_mean, problem
+from kit.support.errors import USAGE, KitError, did_you_mean, failure, problem
 
 PRESETS = Path(__file__).parent / "presets"
 CARDS = PRESETS / "cards.toml"
@@ -56,14 +56,12 @@ def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
     if command.vram_gib:
         option = f"--vram-gib {command.vram_gib:g}"
     if option and not command.plan:
-        raise KitError(
-            problem(
-                "needs-plan",
-                f"{option} only says what would fit, it trains nothing.",
-                "A run takes this machine's own card, and what the plan chooses for it.",
-                f"{option} --plan",
-                "the same without it",
-            ),
+        raise failure(
+            "needs-plan",
+            f"{option} only says what would fit, it trains nothing.",
+            "A run takes this machine's own card, and what the plan chooses for it.",
+            f"{option} --plan",
+            "the same without it",
             status=USAGE,
         )
     if command.vram_gib is None:
@@ -92,14 +90,12 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     chosen = settings.choose(facts)
     on_card = settings.best_card(facts) is not None
     if run.device == "cuda" and not on_card:
-        raise KitError(
-            problem(
-                "no-usable-gpu",
-                "The run asks for a graphics card and none can be used here.",
-                "No NVIDIA card was found, or it is hidden from this program.",
-                "python -m envcheck           (says what is wrong with the card)",
-                "--preset cpu                 (trains on the CPU)",
-            )
+        raise failure(
+            "no-usable-gpu",
+            "The run asks for a graphics card and none can be used here.",
+            "No NVIDIA card was found, or it is hidden from this program.",
+            "python -m envcheck           (says what is wrong with the card)",
+            "--preset cpu                 (trains on the CPU)",
         )
     auto = {
         "device": ("cuda" if on_card else "cpu", "an NVIDIA card is there" if on_card else "no usable NVIDIA card"),
@@ -244,13 +240,11 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and where each is from: the preset's own over those of the class it names."""
     if name not in preset_names():
         names = ["auto", *preset_names()]
-        raise KitError(
-            problem(
-                "unknown-preset",
-                f"There is no preset {name}. {did_you_mean(name, names)}".rstrip(),
-                f"The presets are {', '.join(names)}.",
-                *(f"--preset {known}" for known in names),
-            ),
+        raise failure(
+            "unknown-preset",
+            f"There is no preset {name}. {did_you_mean(name, names)}".rstrip(),
+            f"The presets are {', '.join(names)}.",
+            *(f"--preset {known}" for known in names),
             status=USAGE,
         )
     own = dict(cards()[name]) if name in cards() else _read_file(PRESETS / f"{name}.toml")
@@ -268,9 +262,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise KitError(
-            problem("config-unreadable", f"The options file {path} cannot be read.", str(error), "--config FILE"),
-            status=USAGE,
+        raise failure(
+            "config-unreadable", f"The options file {path} cannot be read.", str(error), "--config FILE", status=USAGE
         ) from None
     try:
         if path.suffix in (".yaml", ".yml"):
@@ -280,23 +273,19 @@ def _read_file(path: Path) -> dict[str, Any]:
         else:
             values = tomllib.loads(text)
     except Exception as error:  # each parser has its own kind; both name the line
-        raise KitError(
-            problem(
-                "config-does-not-parse",
-                f"The options file {path} does not parse.",
-                str(error),
-                f"mend the line, or start from a copy of {PRESETS / 'cpu.toml'}",
-            ),
+        raise failure(
+            "config-does-not-parse",
+            f"The options file {path} does not parse.",
+            str(error),
+            f"mend the line, or start from a copy of {PRESETS / 'cpu.toml'}",
             status=USAGE,
         ) from None
     if not isinstance(values, dict):
-        raise KitError(
-            problem(
-                "config-does-not-parse",
-                f"{path} holds no options.",
-                "A file holds lines of `name = value`.",
-                f"start from a copy of {PRESETS / 'cpu.toml'}",
-            ),
+        raise failure(
+            "config-does-not-parse",
+            f"{path} holds no options.",
+            "A file holds lines of `name = value`.",
+            f"start from a copy of {PRESETS / 'cpu.toml'}",
             status=USAGE,
         )
     return {str(key).replace("-", "_"): value for key, value in values.items()}

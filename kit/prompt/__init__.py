@@ -9,13 +9,4 @@ from kit.prompt.templates import template_names, templates_folder
 from kit.prompt.tokenizer_files import load
 from kit.prompt.tokens import Segment
 
-__all__ = [
-    "IGNORED",
-    "ChatFormat",
-    "Sample",
-    "Segment",
-    "TemplateError",
-    "load",
-    "template_names",
-    "templates_folder",
-]
+__all__ = ["IGNORED", "ChatFormat", "Sample", "Segment", "TemplateError", "load", "template_names", "templates_folder"]

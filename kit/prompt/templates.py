@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from kit.support.errors import KitError, did_you_mean, problem
+from kit.support.errors import did_you_mean, failure
 
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
 MODELS_OWN_END_TOKEN = "the model's own"
@@ -23,13 +23,11 @@ def read_template(name: str) -> tuple[str, str]:
     """Text and origin of a template of the kit. Raises KitError."""
     names = template_names()
     if name not in names:
-        raise KitError(
-            problem(
-                "unknown-template",
-                f"There is no template {name}. {did_you_mean(name, names)}".rstrip(),
-                "Templates are the files in templates/.",
-                *(f"--template {known}" for known in ("auto", *names)),
-            )
+        raise failure(
+            "unknown-template",
+            f"There is no template {name}. {did_you_mean(name, names)}".rstrip(),
+            "Templates are the files in templates/.",
+            *(f"--template {known}" for known in ("auto", *names)),
         )
     return (templates_folder() / f"{name}.jinja").read_text("utf-8"), f"templates/{name}.jinja"
 

@@ -10,7 +10,7 @@ from kit.models import Model, read_json
 from kit.prompt.chat_format import ChatFormat
 from kit.prompt.findings import check, fitting_templates
 from kit.prompt.templates import read_template
-from kit.support.errors import KitError, problem, stop_on_errors
+from kit.support.errors import KitError, failure, problem, stop_on_errors
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -49,13 +49,11 @@ def _tokenizer(model: Model) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(model.files["tokenizer.json"]))
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise KitError(
-            problem(
-                "tokenizer-unreadable",
-                f"The tokenizer of {model.name} cannot be read.",
-                str(error),
-                "download tokenizer.json again",
-            )
+        raise failure(
+            "tokenizer-unreadable",
+            f"The tokenizer of {model.name} cannot be read.",
+            str(error),
+            "download tokenizer.json again",
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()

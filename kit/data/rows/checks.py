@@ -184,7 +184,4 @@ ERRORS: dict[str, Check] = {
     "data-lone-surrogate": lone_surrogate,
     "data-tool-schema": tool_schema,
 }
-WARNINGS: dict[str, Check] = {
-    "data-trailing-turn": trailing_turn,
-    "data-tools-not-listed": tools_not_listed,
-}
+WARNINGS: dict[str, Check] = {"data-trailing-turn": trailing_turn, "data-tools-not-listed": tools_not_listed}

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from envcheck.facts import Finding
-from kit.support.errors import KitError, problem
+from kit.support.errors import failure, problem
 
 GUESSED_BYTES = 1 << 16
 BROKEN_LINES = 2
@@ -59,15 +59,13 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
         guess = _guess(b"\n".join(lines[number - 1] for number in wrong))
     else:
         return
-    raise KitError(
-        problem(
-            "data-not-utf8",
-            f"{name} is not UTF-8.",
-            "Its text would become other characters, so it must be converted first.",
-            *_conversions(path, guess or UNKNOWN),
-            *([] if guess else [f"(with the file's real encoding in place of {UNKNOWN})"]),
-            details={"first in": place, "looks like": guess or "no known encoding"},
-        )
+    raise failure(
+        "data-not-utf8",
+        f"{name} is not UTF-8.",
+        "Its text would become other characters, so it must be converted first.",
+        *_conversions(path, guess or UNKNOWN),
+        *([] if guess else [f"(with the file's real encoding in place of {UNKNOWN})"]),
+        details={"first in": place, "looks like": guess or "no known encoding"},
     )
 
 

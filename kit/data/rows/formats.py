@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kit.support.errors import USAGE, KitError, RowError, did_you_mean, problem
+from kit.support.errors import USAGE, KitError, RowError, did_you_mean, failure
 
 SAMPLE_ROWS = 100
 DEEPEST_LEVELS = 50  # of tools and their arguments; deeper JSON is broken, and templates that walk it run out of stack
@@ -62,13 +62,11 @@ def by_name(name: str) -> Format:
     known = {form.option: form for form in FORMATS}
     if name in known:
         return known[name]
-    raise KitError(
-        problem(
-            "unknown-format",
-            f"There is no format {name}. {did_you_mean(name, known)}".rstrip(),
-            "A format says which keys of a row are the question and the answer.",
-            *(f"--data-format {option:<18}({form.shape})" for option, form in known.items()),
-        ),
+    raise failure(
+        "unknown-format",
+        f"There is no format {name}. {did_you_mean(name, known)}".rstrip(),
+        "A format says which keys of a row are the question and the answer.",
+        *(f"--data-format {option:<18}({form.shape})" for option, form in known.items()),
         status=USAGE,
     )
 
@@ -78,13 +76,11 @@ def check_columns(columns: Mapping[str, str]) -> None:
     known = {key for form in FORMATS for key in form.keys} | OPTIONAL_KEYS
     for key, column in columns.items():
         if key not in known:
-            raise KitError(
-                problem(
-                    "data-column-unknown",
-                    f"No format has a key {key}. {did_you_mean(key, known)}".rstrip(),
-                    f"--data-columns {key}={column} reads ours=theirs, and {key} is none of ours.",
-                    f"our keys: {', '.join(sorted(known))}",
-                ),
+            raise failure(
+                "data-column-unknown",
+                f"No format has a key {key}. {did_you_mean(key, known)}".rstrip(),
+                f"--data-columns {key}={column} reads ours=theirs, and {key} is none of ours.",
+                f"our keys: {', '.join(sorted(known))}",
                 status=USAGE,
             )
 
@@ -116,15 +112,13 @@ def _unknown_format(sample: Sequence[Any], origin: str) -> KitError:
     first = sample[0] if sample else None
     keys = ", ".join(map(str, first))[:200] if isinstance(first, dict) else _kind(first)
     keys = keys.encode(errors="backslashreplace").decode()  # a lone surrogate could not be printed
-    return KitError(
-        problem(
-            "data-format-unknown",
-            f"The rows of {origin} are in no known format.",
-            "Their keys say what is the question and what the answer, and none of the sets of keys below fits.",
-            "--data-columns question=COLUMN answer=COLUMN     (the file's names of the two columns)",
-            *(f"{form.name}: {{{form.shape}}}" for form in FORMATS),
-            details={"the first row has": keys if sample else "nothing that can be read"},
-        )
+    return failure(
+        "data-format-unknown",
+        f"The rows of {origin} are in no known format.",
+        "Their keys say what is the question and what the answer, and none of the sets of keys below fits.",
+        "--data-columns question=COLUMN answer=COLUMN     (the file's names of the two columns)",
+        *(f"{form.name}: {{{form.shape}}}" for form in FORMATS),
+        details={"the first row has": keys if sample else "nothing that can be read"},
     )
 
 

@@ -26,7 +26,7 @@ from kit.data.rows.readers import (
     start_of,
 )
 from kit.data.rows.spreadsheet import open_sheet
-from kit.support.errors import KitError, RowError, did_you_mean, problem
+from kit.support.errors import KitError, RowError, did_you_mean, failure, problem
 
 __all__ = ["RawRow", "Source", "find_files", "read_rows", "sha256"]
 
@@ -154,14 +154,12 @@ def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
             files.append((f"{name.rstrip('/')}/{inside.as_posix()}", path))
     if files:
         return files
-    raise KitError(
-        problem(
-            "data-file-missing",
-            f"There is no data file in the folder {name}.",
-            f"{READ_FROM} Hidden files and those such as README.txt and config.json are passed over.",
-            f"--data {name.rstrip('/')}/FILE",
-            details={"files there": _listed(path.name for path in folder.iterdir())},
-        )
+    raise failure(
+        "data-file-missing",
+        f"There is no data file in the folder {name}.",
+        f"{READ_FROM} Hidden files and those such as README.txt and config.json are passed over.",
+        f"--data {name.rstrip('/')}/FILE",
+        details={"files there": _listed(path.name for path in folder.iterdir())},
     )
 
 
@@ -202,9 +200,7 @@ def _unreadable(name: str, error: Exception | str, *fix: str) -> Finding:
 
 
 def _empty(name: str, what: str) -> KitError:
-    return KitError(
-        problem("data-file-empty", f"{name} {what}.", "There is nothing to learn from.", "make the file again")
-    )
+    return failure("data-file-empty", f"{name} {what}.", "There is nothing to learn from.", "make the file again")
 
 
 def _source(name: str, path: Path) -> Source:
@@ -235,7 +231,7 @@ def _refuse_no_data(name: str, ending: str, head: bytes) -> None:
     known = next((known for known in NO_DATA if ending in known.endings), None)
     known = known or next((known for known in NO_DATA if head.startswith(known.magic)), None)
     if known:
-        raise KitError(problem("data-file-unknown", f"{name} is {known.what}.", READ_FROM, known.fix))
+        raise failure("data-file-unknown", f"{name} is {known.what}.", READ_FROM, known.fix)
 
 
 def _with_a_row(source: Source) -> Source:
@@ -263,14 +259,12 @@ def _text_source(source: Source, head: bytes) -> Source:
         return _objects(source, text, whole)
     if source.kind:
         return source
-    raise KitError(
-        problem(
-            "data-file-unknown",
-            f"{source.name} has no ending of a data file, and its content does not tell what it is.",
-            READ_FROM,
-            "give it the ending of its kind: .txt for plain text",
-            details={"it begins with": start_of(text)},
-        )
+    raise failure(
+        "data-file-unknown",
+        f"{source.name} has no ending of a data file, and its content does not tell what it is.",
+        READ_FROM,
+        "give it the ending of its kind: .txt for plain text",
+        details={"it begins with": start_of(text)},
     )
 
 
@@ -372,13 +366,11 @@ def _check_header(source: Source, names: list[str]) -> None:
     if names and not odd:
         return
     writer = "to_excel" if source.kind == "spreadsheet" else "to_csv"
-    raise KitError(
-        problem(
-            "data-csv-header",
-            f"The first row of {source.name} does not name the columns.",
-            "Rows are read by the names of their columns: each needs one of its own.",
-            "write the names into the first row, such as question,answer",
-            f"df.{writer}(FILE, index=False)        (pandas writes its index as a column without a name)",
-            details={"missing or twice": ", ".join(odd) or "all: a quote in the first row is not closed"},
-        )
+    raise failure(
+        "data-csv-header",
+        f"The first row of {source.name} does not name the columns.",
+        "Rows are read by the names of their columns: each needs one of its own.",
+        "write the names into the first row, such as question,answer",
+        f"df.{writer}(FILE, index=False)        (pandas writes its index as a column without a name)",
+        details={"missing or twice": ", ".join(odd) or "all: a quote in the first row is not closed"},
     )
