@@ -28,8 +28,7 @@ def help_page(kind: type[Door], topic: str, typed: str) -> str:
             f"{typed} --help GROUP",
             status=USAGE,
         )
-    chosen = groups if topic == "all" else {topic: groups[topic]}
-    return "\n\n".join(_group(kind, name, heading) for name, heading in chosen.items())
+    return "\n\n".join(_group(kind, name, groups[name]) for name in (groups if topic == "all" else [topic]))
 
 
 def _first_page(kind: type[Door], groups: dict[str, str], typed: str) -> str:

@@ -5,9 +5,10 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 LONGEST_LITERALS = 18  # characters; longer lists stand in the text only
 
@@ -34,6 +35,13 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     group: ClassVar[str] = ""  # the word after --help that tells of these
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object, info: ValidationInfo) -> object:
+        """What is given in Python for an option that takes several may be one alone: prompts="Who are you?"."""
+        takes_several = get_origin(cls.model_fields[info.field_name or ""].annotation) is tuple
+        return (value,) if takes_several and isinstance(value, str | Path | int | float) else value
 
 
 class Door(Options):

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from kit.options.methods import HELP, LORA, METHODS
 from kit.options.option import Options, Typed
@@ -47,11 +47,6 @@ class Rows(Options):
     seed: int = 3407
     """Of the adapter's start, the order of the rows and the choice of the held-out ones."""
 
-    @field_validator("data", "eval_data", "data_columns", "data_weights", mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, value: object) -> object:
-        return (value,) if isinstance(value, str | Path | int | float) else value
-
     @model_validator(mode="after")
     def _matching_lists(self) -> "Rows":
         if self.data_weights and len(self.data_weights) != len(self.data):
@@ -92,11 +87,6 @@ class MethodOptions(Options):
     adapter_precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of what is trained (the adapter; with --method full all weights), of its gradients and optimiser
     states; bf16 halves them and rounds every update."""
-
-    @field_validator("rank_pattern", mode="before")
-    @classmethod
-    def _one_is_a_pattern_of_one(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _ranks_are_numbers(self) -> "MethodOptions":

@@ -14,7 +14,7 @@ from kit.export.options import MergeCommand
 from kit.options import DataCommand, Run, TrainCommand, resolve
 from kit.options.command_line import flags_of, parse, read, typed_as
 from kit.options.help_page import help_page
-from kit.options.option import Door, groups_of, options_of
+from kit.options.option import Door, Options, groups_of, options_of
 from kit.options.words import WORDS
 from kit.report.options import ReportCommand
 from kit.support.errors import USAGE, KitError, near_name
@@ -39,6 +39,21 @@ sample temperature top-p top-k seed max-tokens serve port json",
     "merge": "source output base base-precision add weight combine density to quant precision shard-gib json",
     "report": "runs output list json",
     "sweep": f"{RUN} over trials pruner into json",
+}
+
+
+LIST_OPTIONS = [
+    (kind, option.name)
+    for kind in (Run, *DOORS)
+    for option in options_of(kind).values()
+    if option.is_list and option.name in kind.model_fields
+]
+LIST_VALUES = {
+    "data_weights": 0.5,
+    "data_columns": "question=prompt",
+    "rank_pattern": "q_proj=8",
+    "add": "name=folder",
+    "to": "gguf",
 }
 
 
@@ -81,6 +96,14 @@ class TestOptions:
         options = options_of(TrainCommand)
         assert {options[name].group for name in Run.model_fields} == {"data", "method", "training", "memory", "record"}
         assert {options[name].group for name in ("config", "plan", "fit", "fresh", "json_output")} == {"command"}
+
+    @pytest.mark.parametrize(("kind", "name"), LIST_OPTIONS)
+    def test_one_value_in_python_is_a_list_of_one(self, kind: type[Options], name: str) -> None:
+        one = LIST_VALUES.get(name, "x")
+        needed = {Run: {"data": "a.jsonl"}, MergeCommand: {"source": Path("a"), "output": Path("b")}}.get(kind, {})
+        command = kind(**{**needed, name: one})
+        assert command == kind(**{**needed, name: [one]})
+        assert [str(value) for value in getattr(command, name)] == [str(one)]
 
 
 class TestReading:
