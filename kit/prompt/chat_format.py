@@ -7,11 +7,11 @@ begins a sample of its own.
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -19,7 +19,7 @@ import tokenizers
 from tokenizers import Tokenizer
 
 from envcheck.facts import Finding
-from kit.prompt.rendering import ChatTemplate, TemplateError
+from kit.prompt.rendering import TemplateError, render
 from kit.prompt.templates import end_token_of
 from kit.prompt.tokens import Encoder, Segment
 
@@ -85,23 +85,17 @@ class ChatFormat:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with everything but the code that decides ids and labels: tokenizer, template, special tokens."""
-        parts = (
-            self.tokenizer.to_str(),
-            self.template_text,
-            json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__]),
-        )
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        small = json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__])
+        return hashlib.sha256("\0".join([self.tokenizer.to_str(), self.template_text, small]).encode()).hexdigest()
 
     # rendering
-
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        return ChatTemplate(self.template_text)
 
     def render(self, messages: list[Message], tools: list | None = None, **variables: object) -> str:
         """The conversation as text. Raises TemplateError."""
         try:
-            return self._template.render(messages=messages, tools=tools, **self.special_tokens, **variables)
+            return render(
+                self.template_text, {"messages": messages, "tools": tools, **self.special_tokens, **variables}
+            )
         except TemplateError as error:
             raise TemplateError(self.encoder.restore_special_tokens(str(error))) from None
 
@@ -152,7 +146,7 @@ class ChatFormat:
 
     def _stay_apart(self, pieces: list[str]) -> bool:
         """Whether pieces encoded one by one have the ids of the whole, as far as the characters at each seam tell."""
-        seams = ((left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]) for left, right in itertools.pairwise(pieces))
+        seams = ((left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]) for left, right in pairwise(pieces))
         return all(self._ids(left + right) == self._ids(left) + self._ids(right) for left, right in seams)
 
     def _ids(self, text: str) -> list[int]:

@@ -21,14 +21,12 @@ def check(chat: ChatFormat) -> tuple[Finding, ...]:
 
 def fitting_templates(tokenizer: Tokenizer, special_tokens: dict[str, str]) -> list[str]:
     """Names of the kit's templates whose tokens the tokenizer has."""
-    chats = {
-        name: ChatFormat.from_template(tokenizer, *read_template(name), special_tokens) for name in template_names()
-    }
-    return [
-        name
-        for name, chat in chats.items()
-        if all(_is_one_token(chat, token) for token in (*_written_tokens(chat), chat.end_token))
-    ]
+    names = []
+    for name in template_names():
+        chat = ChatFormat.from_template(tokenizer, *read_template(name), special_tokens)
+        if all(_is_one_token(chat, token) for token in (*_written_tokens(chat), chat.end_token)):
+            names.append(name)
+    return names
 
 
 def _written_tokens(chat: ChatFormat) -> list[str]:

@@ -3,9 +3,10 @@
 It runs in a sandbox, and whatever goes wrong in it is a TemplateError of one row.
 """
 
+import functools
 import json
+from collections.abc import Mapping
 from datetime import date
-from functools import cached_property
 from types import BuiltinMethodType
 from typing import Any
 
@@ -32,31 +33,26 @@ class TemplateError(RowError):
         super().__init__("data-template", text)
 
 
-class ChatTemplate:
-    """A template, compiled when it is first rendered."""
+def render(template_text: str, variables: Mapping[str, object]) -> str:
+    """The template's text for messages and whatever else it names. Raises TemplateError."""
+    try:
+        template, known = _compiled(template_text)
+        return "".join(template.root_render_func(template.new_context({**known, **variables}, shared=True)))
+    except jinja2.TemplateError as error:
+        raise TemplateError(str(error)) from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise TemplateError(f"the template does not take such messages ({error})") from None
 
-    def __init__(self, text: str):
-        self.text = text
 
-    def render(self, **variables: object) -> str:
-        """Raises TemplateError."""
-        try:
-            template, known = self._compiled
-            return "".join(template.root_render_func(template.new_context({**known, **variables}, shared=True)))
-        except jinja2.TemplateError as error:
-            raise TemplateError(str(error)) from None
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise TemplateError(f"the template does not take such messages ({error})") from None
-
-    @cached_property
-    def _compiled(self) -> tuple[jinja2.Template, dict[str, Any]]:
-        """The template, and what it may name besides the messages."""
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _raise_exception, "strftime_now": TODAY.strftime}
-        return environment.from_string(self.text), dict(environment.globals)
+@functools.lru_cache  # a template is rendered for every row, and loaded again for every trial of a sweep
+def _compiled(text: str) -> tuple[jinja2.Template, dict[str, Any]]:
+    """The template, and what it may name besides the messages."""
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": TODAY.strftime}
+    return environment.from_string(text), dict(environment.globals)
 
 
 class _Environment(ImmutableSandboxedEnvironment):

@@ -5,12 +5,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from envcheck.facts import Finding
 from kit.models import Model, read_json
 from kit.prompt.chat_format import ChatFormat
 from kit.prompt.findings import check, fitting_templates
 from kit.prompt.templates import read_template
-from kit.support.errors import KitError, failure, problem, stop_on_errors
+from kit.support.errors import failure, stop_on_errors
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -28,7 +27,12 @@ def load(model: Model, template: str) -> ChatFormat:
     elif own := _own_template(model, settings):
         text, origin = own, f"{model.name}'s own"
     else:
-        raise KitError(_no_template(model, fitting_templates(tokenizer, special_tokens)))
+        raise failure(
+            "model-has-no-chat-template",
+            f"{model.name} has no chat template.",
+            "It is a base model: how questions and answers are marked is your choice.",
+            *(f"--template {name}" for name in fitting_templates(tokenizer, special_tokens)),
+        )
     chat = ChatFormat.from_template(tokenizer, text, origin, special_tokens)
     chat = replace(chat, findings=check(chat))
     stop_on_errors(chat.findings)
@@ -64,12 +68,3 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
     """bos_token, eos_token, ... as text; a config may give text or a table."""
     tokens = {name: settings.get(name) for name in SPECIAL_TOKENS}
     return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items() if token}
-
-
-def _no_template(model: Model, fitting: list[str]) -> Finding:
-    return problem(
-        "model-has-no-chat-template",
-        f"{model.name} has no chat template.",
-        "It is a base model: how questions and answers are marked is your choice.",
-        *(f"--template {name}" for name in fitting),
-    )

@@ -91,10 +91,8 @@ class Encoder:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            character = repr(text[error.start])
-            raise RowError(
-                "data-lone-surrogate", f"{character} is half of a character: no tokenizer takes it"
-            ) from None
+            what = f"{text[error.start]!r} is half of a character: no tokenizer takes it"
+            raise RowError("data-lone-surrogate", what) from None
         if NONCE not in text:
             return Segment(text, trained)
         other = self._name_of | self._special_of
@@ -102,7 +100,7 @@ class Encoder:
         return Segment(self.restore_special_tokens(text), trained, swapped)
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
+        """As ChatFormat.encode."""
         texts = [segment.text for segment in segments if segment.swapped is None]
         encodings = iter(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         return [next(encodings).ids if segment.swapped is None else self.encode_one(segment) for segment in segments]
