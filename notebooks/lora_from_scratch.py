@@ -15,6 +15,7 @@ from torch import nn
 
 from kit.models import adapters
 from kit.options import LINEAR_LAYERS
+from kit.run.tuned import find_adapter
 from kit.support.errors import KitError, problem
 
 START = {"kaiming": partial(nn.init.kaiming_uniform_, a=math.sqrt(5)), "normal": partial(nn.init.normal_, std=0.02)}
@@ -129,7 +130,7 @@ def save(model: nn.Module, folder: Path | str, name: str = "lora") -> None:
 def load(model: nn.Module, folder: Path | str, name: str = "lora") -> None:
     """An adapter that `save` or PEFT wrote, under that name, and active. Raises KitError: it is broken, of another
     model, or has more than one rank and one alpha."""
-    adapter = adapters.find(folder)
+    adapter = find_adapter(folder)
     pairs, others = adapters.read_parts(adapter)
     has_patterns = adapter.config.get("rank_pattern") or adapter.config.get("alpha_pattern")
     if adapter.method.name != "lora" or others or has_patterns:

@@ -25,7 +25,7 @@ class Steps:
     def on_step(self, step, metrics): self.losses.append(metrics["loss"])
     def stop_requested(self): return False
     def on_begin(self): pass
-    def on_event(self, *told, **facts): pass
+def ignore(kind, text, **facts): pass
 model = models.find("tiny")
 chat = prompt.load(model, run.template)
 rows = data.read(run, chat)
@@ -36,7 +36,8 @@ quantised = sum(type(module).__module__.startswith("bitsandbytes") for module in
 start = {name: value for name, value in loaded.model.state_dict().items() if "lora_" in name}
 digest = float(sum(value.double().abs().sum() for value in start.values()))
 trained = sum(value.numel() for value in loaded.model.parameters() if value.requires_grad)
-trainer = backend.trainer(loaded, run, rows.train, Path(sys.argv[2]) / "scratch", Steps())
+trainer = backend.trainer(loaded, run, rows.train, Path(sys.argv[2]) / "scratch", ignore)
+backend.listen(trainer, Steps())
 if sys.argv[3] == "evaluate-first":
     backend.held_out_loss(trainer, rows.held_out, lambda *_: None)
 parts, seen = [], []
