@@ -2,22 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 WINDOW_BATCHES = 64  # samples are sorted within so many batches: enough for equal lengths, few enough to stay random
 MEASURED_BATCHES = 2000
 
 
-def epoch_order(lengths: "np.ndarray", batch_size: int, seed: int, epoch: int) -> "np.ndarray":
+def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """Every sample's number once; each `batch_size` in a row are one optimiser step, a shorter rest comes last.
 
     The samples are shuffled, sorted by length within windows of WINDOW_BATCHES batches, and the batches shuffled again.
     """
-    import numpy as np
-
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     window = WINDOW_BATCHES * batch_size
@@ -41,12 +37,12 @@ def micro_batches(lengths: Sequence[int], budget_tokens: int) -> Iterator[list[i
         yield together
 
 
-def budget_tokens(lengths: "np.ndarray", micro_batch_size: int) -> int:
+def budget_tokens(lengths: np.ndarray, micro_batch_size: int) -> int:
     """Tokens that may be in memory at once, padding included: so many samples of the longest length."""
     return micro_batch_size * int(lengths.max())
 
 
-def padding_share(lengths: "np.ndarray", batch_size: int, budget_tokens: int, seed: int) -> float:
+def padding_share(lengths: np.ndarray, batch_size: int, budget_tokens: int, seed: int) -> float:
     """Share of padding among all tokens computed in the first epoch (its first MEASURED_BATCHES steps)."""
     order = epoch_order(lengths, batch_size, seed, 0)[: MEASURED_BATCHES * batch_size]
     computed = real = 0
@@ -61,7 +57,7 @@ def padding_share(lengths: "np.ndarray", batch_size: int, budget_tokens: int, se
 class EpochSampler:
     """`epoch_order` in the form torch's data loader takes; the trainer calls set_epoch before each pass."""
 
-    lengths: "np.ndarray"
+    lengths: np.ndarray
     batch_size: int
     seed: int
     epoch: int = 0

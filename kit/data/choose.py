@@ -64,9 +64,15 @@ class RowTable:
         rows = self.stored.rows
         return rows["detail"][row].as_py() or (rows["asked"][row].as_py() or "")[:DETAIL_CHARACTERS]
 
-    def first_places(self, rows: np.ndarray) -> list[tuple[Place, str]]:
-        """The first rows of a mask, with what is wrong with them."""
-        return [(self.place(row), self.detail(row)) for row in np.flatnonzero(rows)[:PLACES_SHOWN].tolist()]
+    def findings(
+        self, code: str, rows: np.ndarray, severity: str = "warning", what: str = "", fix: str = ""
+    ) -> list[Finding]:
+        """One finding on the rows of a mask; none where there are none."""
+        count = int(rows.sum())
+        if not count:
+            return []
+        places = [(self.place(row), self.detail(row)) for row in _first(rows)]
+        return [finding_on_rows(code, count, places, severity, fix, what)]
 
 
 @dataclass(frozen=True)
@@ -110,11 +116,13 @@ def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> 
     kept = kept & ~not_drawn
     held_out = kept & evaluation if evaluation.any() else _held_out(table, kept, options)
     repeated = later_copies(table.content, kept & ~held_out)
+    leak_text = f"{_counted(leaked, 'training row asks', 'training rows ask')} what an evaluation row asks too."
+    copy_text = f"{_counted(repeated, 'row repeats', 'rows repeat')} an earlier one word for word."
     findings = [
         *_error_findings(table, codes, errors, options),
-        *_leak_findings(table, leaked, options),
+        *table.findings(LEAK, leaked, "warning" if options.data_on_error == "skip" else "error", leak_text),
         *fitted.findings,
-        *_copy_findings(table, repeated),
+        *table.findings(DUPLICATES, repeated, "warning", copy_text),
         *_warnings(table, kept),
     ]
     reasons = {LEAK: skipped, fitted.code: fitted.left_out, NOT_DRAWN: not_drawn}
@@ -125,6 +133,17 @@ def choose(stored: Stored, options: Rows, files: tuple[dict[str, Any], ...]) -> 
     return selection, _repeat(samples, train * times[samples.row]), _repeat(samples, measured)
 
 
+def _first(rows: np.ndarray) -> list[int]:
+    """The first rows of a mask."""
+    return np.flatnonzero(rows)[:PLACES_SHOWN].tolist()
+
+
+def _counted(rows: np.ndarray, one: str, several: str) -> str:
+    """How many rows of a mask, with the words for one or several."""
+    count = int(rows.sum())
+    return f"{count} {one if count == 1 else several}"
+
+
 def _repeat(samples: Samples, times: np.ndarray) -> Samples:
     """The samples, each so many times."""
     return samples.take(np.repeat(np.arange(len(samples)), times.astype(np.int64)))
@@ -132,26 +151,17 @@ def _repeat(samples: Samples, times: np.ndarray) -> Samples:
 
 def _error_findings(table: RowTable, codes: list[str], errors: np.ndarray, options: Rows) -> list[Finding]:
     """On rows that could not be encoded: errors, or with --data-on-error skip a warning each."""
-    severity = "error" if options.data_on_error == "stop" else "warning"
-    fix = "--data-on-error skip        (leaves them out and writes them down)" if severity == "error" else ""
-    findings = []
+    findings: list[Finding] = []
     for index, code in enumerate(codes):
         rows = errors == index
-        if not code or code == BAD_ANSWER or not rows.any():
+        if not code or code == BAD_ANSWER:
             continue
-        count = int(rows.sum())
-        what = "" if severity == "error" else f"{count} {'rows are' if count > 1 else 'row is'} left out."
-        findings.append(finding_on_rows(code, count, table.first_places(rows), severity, fix, what))
+        if options.data_on_error == "stop":
+            fix = "--data-on-error skip        (leaves them out and writes them down)"
+            findings += table.findings(code, rows, "error", fix=fix)
+        else:
+            findings += table.findings(code, rows, what=f"{_counted(rows, 'row is', 'rows are')} left out.")
     return findings
-
-
-def _leak_findings(table: RowTable, leaked: np.ndarray, options: Rows) -> list[Finding]:
-    count = int(leaked.sum())
-    if not count:
-        return []
-    severity = "warning" if options.data_on_error == "skip" else "error"
-    what = f"{count} training {'rows ask' if count > 1 else 'row asks'} what an evaluation row asks too."
-    return [finding_on_rows(LEAK, count, table.first_places(leaked), severity, "", what)]
 
 
 class Fitted(NamedTuple):
@@ -189,7 +199,7 @@ def _too_long(table: RowTable, longest: np.ndarray, too_long: np.ndarray, option
     details = {
         "too long": f"{count} of {len(longest)} rows ({share_pct:.1f} %)",
         "longest row": f"{longest.max()} tokens",
-        "first rows": ", ".join(str(place.number) for place, _ in table.first_places(too_long)),
+        "first rows": ", ".join(str(table.place(row).number) for row in _first(too_long)),
     }
     enough = int(np.quantile(longest, 0.99, method="inverted_cdf"))
     if share_pct > LONG_ROWS_PCT and options.long_rows == "stop":
@@ -204,7 +214,7 @@ def _too_long(table: RowTable, longest: np.ndarray, too_long: np.ndarray, option
         )
     return problem(
         "data-rows-left-out",
-        f"{count} {'rows are' if count > 1 else 'row is'} longer than {limit} tokens and left out.",
+        f"{_counted(too_long, 'row is', 'rows are')} longer than {limit} tokens and left out.",
         "Nothing is cut; left_out.jsonl in the run folder names each.",
         f"--max-length-tokens {longest.max()}",
         details=details,
@@ -223,21 +233,16 @@ def _cut(table: RowTable, whole: Samples, too_long: np.ndarray, limit: int) -> F
     samples = Samples(table.stored, repeated.number, start, np.minimum(start + limit, repeated.stop), repeated.row)
     without = too_long & (np.bincount(samples.row, minlength=len(too_long)) == 0)
     cut = too_long & ~without
-    count, lost = int(cut.sum()), int((pieces == 0).sum())
-    findings = []
-    if count:
-        findings.append(
-            problem(
-                "data-rows-cut",
-                f"{count} {'rows are' if count > 1 else 'row is'} cut to samples of {limit} tokens.",
-                "--long-rows cut says so: answers lose their end, plain text goes on in a further sample.",
-                f"--max-length-tokens {int(whole.stop.max())}        (cuts nothing)",
-                details={"answers cut away whole": lost} if lost else None,
-                severity="warning",
-            )
-        )
-    if without.any():
-        findings.append(finding_on_rows(CUT_AWAY, int(without.sum()), table.first_places(without), "warning"))
+    lost = int((pieces == 0).sum())
+    cut_rows = problem(
+        "data-rows-cut",
+        f"{_counted(cut, 'row is', 'rows are')} cut to samples of {limit} tokens.",
+        "--long-rows cut says so: answers lose their end, plain text goes on in a further sample.",
+        f"--max-length-tokens {int(whole.stop.max())}        (cuts nothing)",
+        details={"answers cut away whole": lost} if lost else None,
+        severity="warning",
+    )
+    findings = [*([cut_rows] if cut.any() else []), *table.findings(CUT_AWAY, without)]
     return Fitted(samples, CUT_AWAY, without, cut, findings)
 
 
@@ -285,15 +290,6 @@ def later_copies(content: np.ndarray, among: np.ndarray) -> np.ndarray:
     mask = among.copy()
     mask[rows[first]] = False
     return mask
-
-
-def _copy_findings(table: RowTable, repeated: np.ndarray) -> list[Finding]:
-    """On rows that are token for token the same as an earlier one; they are trained as they are."""
-    count = int(repeated.sum())
-    if not count:
-        return []
-    what = f"{count} {'rows repeat' if count > 1 else 'row repeats'} an earlier one word for word."
-    return [finding_on_rows(DUPLICATES, count, table.first_places(repeated), "warning", "", what)]
 
 
 def _warnings(table: RowTable, kept: np.ndarray) -> list[Finding]:

@@ -10,6 +10,7 @@ A row that fails on the way keeps its line, with the code and the text of what i
 while the worker tokenises those before.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,6 +23,8 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import kit
 from kit.data import store
 from kit.data.rows import checks, formats, sources
@@ -33,7 +36,6 @@ from kit.support.errors import RowError, failure
 from kit.support.progress import OnProgress
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 # A change of these makes older entries unknown.
@@ -43,6 +45,7 @@ WAITING_CHUNKS = 2
 DETECTED_ROWS = 100
 QUIET_S = 1.0  # no progress is reported before
 BAD_ANSWER = "data-marked-bad"  # no error: the row says itself that its answer is not to be learnt
+ROW_COLUMNS = ("source", "number", "line", "question", "asked", "code", "detail", "warnings")  # as a ParsedRow has them
 Batches = tuple["pa.RecordBatch", "pa.RecordBatch"]  # of samples, of rows
 
 
@@ -80,11 +83,8 @@ def encode(
     """Every row of the files, encoded or with the reason why not. Raises KitError for a file in no known format."""
     progress = _Progress(files, on_progress)
     with store.new_folder(key) as folder:
-        writer = store.StoreWriter(folder)
-        try:
+        with contextlib.closing(store.StoreWriter(folder)) as writer:
             head = [_encode_file(rows, index, file, chat, writer, progress) for index, file in enumerate(files)]
-        finally:
-            writer.close()
         (folder / store.HEAD).write_text(json.dumps({"files": head}), encoding="utf-8")
     stored = store.load(key)
     if stored is None:
@@ -99,7 +99,10 @@ def _encode_file(
     """Write the file's rows; returns what its content turned out to be."""
     raws = sources.read_rows(file, progress.on_bytes)
     first = list(islice(raws, DETECTED_ROWS))
-    form, reason = _format(rows, file, first)
+    if rows.data_format == "auto":
+        form, reason = formats.detect([raw.value for raw in first], rows.columns, file.name)
+    else:
+        form, reason = formats.by_name(rows.data_format), "named by --data-format"
     parsed = (_parse(index, raw, form, rows.columns, chat) for raw in chain(first, raws))
     count = 0
     for samples, table in _tokenised(parsed, chat):
@@ -127,7 +130,8 @@ def _parse(source: int, raw: RawRow, form: Format, columns: dict[str, str], chat
             row.code = BAD_ANSWER
         row.warnings = list(chain.from_iterable(warnings)) or None
     except RowError as error:
-        row.code, row.detail, row.samples = error.code, str(error), []
+        detail = str(error).encode("utf-8", "replace").decode("utf-8")  # JSON may hold half of a character
+        row.code, row.detail, row.samples = error.code, detail, []
     return row
 
 
@@ -145,7 +149,6 @@ def _tokenised(parsed: Iterable[ParsedRow], chat: ChatFormat) -> Iterator[Batche
 
 def _tokenise(chunk: list[ParsedRow], chat: ChatFormat) -> Batches:
     """Token ids and trained spans of the samples of a chunk, and the lines of its rows."""
-    import numpy as np
     import pyarrow as pa
 
     samples = [sample for row in chunk for sample in row.samples]
@@ -154,17 +157,9 @@ def _tokenise(chunk: list[ParsedRow], chat: ChatFormat) -> Batches:
     ids, id_ends = _flatten([ids for ids, _ in tokens])
     spans, span_ends = _flatten([spans for _, spans in tokens])
     row_ends = id_ends[np.cumsum([0, *(len(row.samples) for row in chunk)])].tolist()
-    columns = {
-        "source": [row.source for row in chunk],
-        "number": [row.number for row in chunk],
-        "line": [row.line for row in chunk],
+    columns = {name: [getattr(row, name) for row in chunk] for name in ROW_COLUMNS} | {
         "samples": [len(row.samples) for row in chunk],
-        "question": [row.question for row in chunk],
         "content": [_hash(ids[begin:end].tobytes()) for begin, end in pairwise(row_ends)],
-        "asked": [_storable(row.asked) for row in chunk],
-        "code": [row.code for row in chunk],
-        "detail": [_storable(row.detail) for row in chunk],
-        "warnings": [row.warnings for row in chunk],
     }
     lists = [pa.ListArray.from_arrays(pa.array(id_ends), ids), pa.ListArray.from_arrays(pa.array(span_ends), spans)]
     schema = store.rows_schema()
@@ -184,10 +179,8 @@ def _join(sample: list[Segment], encoded: Iterator[list[int]]) -> tuple[list[int
     return ids, spans
 
 
-def _flatten(lists: Sequence[list[int]]) -> tuple["np.ndarray", "np.ndarray"]:
+def _flatten(lists: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """All numbers in one array, and where each list ends, after a 0."""
-    import numpy as np
-
     ends = np.cumsum([0, *map(len, lists)], dtype=np.int32)
     return np.fromiter(chain.from_iterable(lists), np.int32, count=int(ends[-1])), ends
 
@@ -215,12 +208,6 @@ class _Progress:
         self.bytes_before += self.file_bytes
         self.rows_before += rows
         self.file_bytes = 0
-
-
-def _format(rows: Rows, file: Source, first: list[RawRow]) -> tuple[Format, str]:
-    if rows.data_format != "auto":
-        return formats.by_name(rows.data_format), "named by --data-format"
-    return formats.detect([raw.value for raw in first], rows.columns, file.name)
 
 
 def _check(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
@@ -287,8 +274,3 @@ def _asked(example: Example) -> str:
 
 def _hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-def _storable(text: str | None) -> str | None:
-    """Without lone surrogates, which JSON may hold and UTF-8 cannot."""
-    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")

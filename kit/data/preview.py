@@ -37,22 +37,17 @@ class Preview:
         return f"{place}: {len(sample.ids)} tokens, {sample.trained_tokens} trained"
 
     def __rich__(self) -> Group:
-        parts = []
-        for sample in self.samples():
-            text = Text().append(self.title(sample) + "\n", style="bold")
-            for piece, trained in stretches(sample, self.chat):
-                text.append(f"{OPEN}{piece}{CLOSE}" if trained else piece, style=TRAINED if trained else OTHER)
-            parts.append(text.append("\n"))
-        return Group(*parts)
+        return Group(*map(self._text, self.samples()))
 
     def __repr__(self) -> str:
         """Where HTML is not shown; it names no folder of this machine."""
-        lines = []
-        for sample in self.samples():
-            pieces = stretches(sample, self.chat)
-            words = "".join(f"{OPEN}{piece}{CLOSE}" if trained else piece for piece, trained in pieces)
-            lines.append(f"{self.title(sample)}\n{words}\n")
-        return "\n".join(lines)
+        return "\n".join(self._text(sample).plain for sample in self.samples())
+
+    def _text(self, sample: Sample) -> Text:
+        text = Text().append(self.title(sample) + "\n", style="bold")
+        for piece, trained in stretches(sample, self.chat):
+            text.append(f"{OPEN}{piece}{CLOSE}" if trained else piece, style=TRAINED if trained else OTHER)
+        return text.append("\n")
 
     def _repr_html_(self) -> str:
         return "".join(self._card(sample) for sample in self.samples())

@@ -4,10 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from envcheck.facts import Finding
 from kit.data import encode, store
+from kit.data.choose import Selection, choose
 from kit.data.report import DataReport
 from kit.data.rows import formats, sources
 from kit.data.rows.sources import Source
@@ -16,11 +19,6 @@ from kit.options import Rows
 from kit.prompt import ChatFormat
 from kit.support.errors import USAGE, KitError, failure, problem, stop_on_errors
 from kit.support.progress import OnProgress
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from kit.data.choose import Selection
 
 QUESTIONS = 3
 HISTOGRAM_BINS = 12
@@ -43,7 +41,7 @@ class Data:
     questions: tuple[Question, ...]
     report: DataReport
     findings: tuple[Finding, ...]
-    selection: "Selection"
+    selection: Selection
 
     def left_out(self) -> Iterator[dict[str, Any]]:
         """Every row that is in neither, with its place and the reason."""
@@ -66,18 +64,22 @@ def read(rows: Rows, chat: ChatFormat, on_progress: OnProgress | None = None) ->
 
 def look(rows: Rows, chat: ChatFormat, on_progress: OnProgress | None = None) -> Data:
     """The same, with every problem of a row among `findings` instead of raised."""
-    from kit.data.choose import choose  # it needs numpy, which the help of the commands does not
-
     formats.check_columns(rows.columns)
     files, weights = _files(rows)
     hashes = [sources.sha256(file) for file in files]
     key = encode.key_of(rows, files, hashes, chat)
     stored = store.load(key) or encode.encode(rows, files, chat, key, on_progress)
-    named = zip(files, weights, hashes, stored.head["files"], strict=True)
-    selection, train, held_out = choose(stored, rows, tuple(_description(*item) for item in named))
+    described = tuple(
+        {"name": file.name, "kind": file.kind, "kind_reason": file.reason, "sha256": sha256, "weight": weight} | content
+        for file, weight, sha256, content in zip(files, weights, hashes, stored.head["files"], strict=True)
+    )
+    selection, train, held_out = choose(stored, rows, described)
     findings = [*chat.findings, *(finding for file in files for finding in file.findings), *selection.findings]
     if not len(train) and not any(finding.severity == "error" for finding in findings):
-        findings.append(_nothing(selection))
+        what = "The data leaves no row to train on."
+        why = "Every row was left out." if len(selection.left_out) else "The files hold no rows."
+        fix = "give other data, or a larger --max-length-tokens"
+        findings.append(problem("data-nothing-to-train", what, why, fix, details=selection.counts()))
     questions = _questions(stored, held_out if len(held_out) else train)
     report = _report(chat, selection, train, held_out)
     return Data(train, held_out, questions, report, tuple(findings), selection)
@@ -86,13 +88,8 @@ def look(rows: Rows, chat: ChatFormat, on_progress: OnProgress | None = None) ->
 def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
     """All files with the weight of each: those to train on, then those to measure on (weight 0)."""
     if not rows.data:
-        raise failure(
-            "no-data",
-            "No data file was given.",
-            "A run needs rows to learn from.",
-            "--data examples/identity.jsonl",
-            status=USAGE,
-        )
+        fix = "--data examples/identity.jsonl"
+        raise failure("no-data", "No data file was given.", "A run needs rows to learn from.", fix, status=USAGE)
     all_files: list[Source] = []
     weights: list[float] = []
     problems: list[Finding] = []
@@ -110,22 +107,6 @@ def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
     return all_files, tuple(weights)
 
 
-def _description(file: Source, weight: float, sha256: str, content: dict[str, Any]) -> dict[str, Any]:
-    """What data.json says of a file."""
-    named = {"name": file.name, "kind": file.kind, "kind_reason": file.reason, "sha256": sha256, "weight": weight}
-    return named | content
-
-
-def _nothing(selection: "Selection") -> Finding:
-    return problem(
-        "data-nothing-to-train",
-        "The data leaves no row to train on.",
-        "Every row was left out." if len(selection.left_out) else "The files hold no rows.",
-        "give other data, or a larger --max-length-tokens",
-        details=selection.counts(),
-    )
-
-
 def _questions(stored: Stored, samples: Samples) -> tuple[Question, ...]:
     """What the first rows ask that ask something."""
     questions: dict[int, Question] = {}
@@ -139,9 +120,7 @@ def _questions(stored: Stored, samples: Samples) -> tuple[Question, ...]:
     return tuple(questions.values())
 
 
-def _report(chat: ChatFormat, selection: "Selection", train: Samples, held_out: Samples) -> DataReport:
-    import numpy as np
-
+def _report(chat: ChatFormat, selection: Selection, train: Samples, held_out: Samples) -> DataReport:
     files = selection.table.files
     lengths = np.concatenate([train.lengths, held_out.lengths])
     used = [[file["sha256"], file["weight"]] for file in files]
@@ -166,10 +145,8 @@ def _report(chat: ChatFormat, selection: "Selection", train: Samples, held_out: 
     )
 
 
-def _histogram(lengths: "np.ndarray") -> tuple[tuple[int, int], ...]:
+def _histogram(lengths: np.ndarray) -> tuple[tuple[int, int], ...]:
     """(longest length of the bin, samples in it), bins of equal width."""
-    import numpy as np
-
     if not len(lengths):
         return ()
     width = max(1, -(-int(lengths.max()) // HISTOGRAM_BINS))

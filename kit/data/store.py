@@ -18,12 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envcheck.facts import Finding
+import numpy as np
+
 from kit.prompt import IGNORED, Sample
-from kit.support.errors import KitError, describe_error, problem
+from kit.support.errors import describe_error, failure
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 SAMPLES, ROWS, HEAD = "samples.arrow", "rows.arrow", "head.json"
@@ -66,10 +66,8 @@ def rows_schema() -> "pa.Schema":
     )
 
 
-def to_numpy(numbers: "pa.Array | pa.ChunkedArray") -> "np.ndarray":
+def to_numpy(numbers: "pa.Array | pa.ChunkedArray") -> np.ndarray:
     """Numbers without nulls, not copied where they lie in one piece. pyarrow's own way imports pandas: 0.3 s."""
-    import numpy as np
-
     if hasattr(numbers, "chunks"):
         parts = [to_numpy(chunk) for chunk in numbers.chunks]
         return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, str(numbers.type)), *parts])
@@ -114,21 +112,17 @@ def new_folder(key: str) -> Iterator[Path]:
     except OSError as error:
         if folder and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise  # of the data's files, most likely
-        raise KitError(_cannot_store(cache, error)) from error
+        raise failure(
+            "cache-cannot-be-written",
+            f"Encoded data cannot be kept in {cache}.",
+            describe_error(error),
+            f"free some room on the disk of {cache}",
+            "KIT_CACHE=FOLDER python -m kit.train ...       (a folder of yours on another disk)",
+        ) from error
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
     keep_within(cache, CACHE_LIMIT_BYTES, cache / key)
-
-
-def _cannot_store(cache: Path, error: OSError) -> Finding:
-    return problem(
-        "cache-cannot-be-written",
-        f"Encoded data cannot be kept in {cache}.",
-        describe_error(error),
-        f"free some room on the disk of {cache}",
-        "KIT_CACHE=FOLDER python -m kit.train ...       (a folder of yours on another disk)",
-    )
 
 
 def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
@@ -164,31 +158,21 @@ def folder_size_bytes(folder: Path) -> int:
 
 def load(key: str) -> "Stored | None":
     """The data set of that key, if it is in the cache and can be read."""
+    import pyarrow as pa
+
     folder = cache_folder() / key
     try:
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
-        stored = Stored(folder, head, _read_rows(folder / ROWS), _read_samples(folder / SAMPLES))
+        with pa.memory_map(str(folder / ROWS)) as rows_file, pa.memory_map(str(folder / SAMPLES)) as samples_file:
+            rows = pa.ipc.open_file(rows_file).read_all()
+            reader = pa.ipc.open_file(samples_file)
+            pairs = [reader.get_batch(number).columns for number in range(reader.num_record_batches)]
     except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):  # a cache that may only be read is one, too
         os.utime(folder)
-    return stored
-
-
-def _read_rows(path: Path) -> "pa.Table":
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
-
-
-def _read_samples(path: Path) -> list[tuple["np.ndarray", ...]]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as file:
-        reader = pa.ipc.open_file(file)
-        columns = [reader.get_batch(number).columns for number in range(reader.num_record_batches)]
-    return [tuple(to_numpy(part) for column in pair for part in (column.offsets, column.values)) for pair in columns]
+    parts = ((part for column in pair for part in (column.offsets, column.values)) for pair in pairs)
+    return Stored(folder, head, rows, [tuple(map(to_numpy, batch)) for batch in parts])
 
 
 @dataclass(frozen=True)
@@ -202,7 +186,7 @@ class Stored:
     folder: Path
     head: dict[str, Any]
     rows: "pa.Table"
-    batches: list[tuple["np.ndarray", ...]]
+    batches: list[tuple[np.ndarray, ...]]
 
     @cached_property
     def first_of_batch(self) -> list[int]:
@@ -213,13 +197,11 @@ class Stored:
         return firsts
 
     @cached_property
-    def lengths(self) -> "np.ndarray":
+    def lengths(self) -> np.ndarray:
         """Tokens of each sample."""
-        import numpy as np
-
         return np.concatenate([np.diff(offsets) for offsets, *_ in self.batches] or [np.zeros(0, np.int32)])
 
-    def sample(self, number: int) -> tuple["np.ndarray", "np.ndarray"]:
+    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids, spans as [start, stop] pairs) of a sample."""
         batch = bisect_right(self.first_of_batch, number) - 1
         place = number - self.first_of_batch[batch]
@@ -228,17 +210,13 @@ class Stored:
         return ids[id_offsets[place] : id_offsets[place + 1]], pairs
 
     @cached_property
-    def first_trained(self) -> "np.ndarray":
+    def first_trained(self) -> np.ndarray:
         """Place of the first trained token of each sample."""
-        import numpy as np
-
         return np.concatenate([spans[offsets[:-1]] for _, _, offsets, spans in self.batches] or [np.zeros(0, np.int32)])
 
     @cached_property
-    def trained(self) -> "np.ndarray":
+    def trained(self) -> np.ndarray:
         """Trained tokens of each sample."""
-        import numpy as np
-
         counts = []
         for _, _, offsets, spans in self.batches:
             ends = np.concatenate([[0], np.cumsum(spans[1::2] - spans[0::2])])
@@ -254,19 +232,19 @@ class Samples:
     """
 
     stored: Stored
-    number: "np.ndarray"
-    start: "np.ndarray"
-    stop: "np.ndarray"
-    row: "np.ndarray"
+    number: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    row: np.ndarray
 
     @property
-    def lengths(self) -> "np.ndarray":
+    def lengths(self) -> np.ndarray:
         return self.stop - self.start
 
     def __len__(self) -> int:
         return len(self.number)
 
-    def take(self, index: "np.ndarray | list[int]") -> "Samples":
+    def take(self, index: np.ndarray | list[int]) -> "Samples":
         """Those at these places, in this order."""
         return Samples(self.stored, *(column[index] for column in (self.number, self.start, self.stop, self.row)))
 
@@ -274,8 +252,6 @@ class Samples:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Sample:
-        import numpy as np
-
         start, stop = self.start[index], self.stop[index]
         ids, spans = self.stored.sample(int(self.number[index]))
         labels = np.full(len(ids), IGNORED, np.int64)
@@ -285,8 +261,6 @@ class Samples:
 
     def trained_tokens(self) -> int:
         """Trained tokens of all of them."""
-        import numpy as np
-
         total = int(self.stored.trained[self.number].sum())
         shortened = np.flatnonzero(self.lengths != self.stored.lengths[self.number])
         for index in shortened:  # few: the rows that were cut
