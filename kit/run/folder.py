@@ -96,21 +96,15 @@ class RunFolder:
             self._release()
 
     def _lock(self) -> None:
-        from filelock import FileLock, Timeout
-
+        in_use = failure(
+            "output-in-use",
+            f"Another process is training in {self.path}.",
+            "Two would overwrite each other's checkpoints.",
+            "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
+            f"--output {free_name(self.path)}",
+        )
         with self._writing(LOCK):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.hold.lock = FileLock(self.path / LOCK)
-            try:
-                self.hold.lock.acquire(timeout=0)
-            except Timeout:
-                raise failure(
-                    "output-in-use",
-                    f"Another process is training in {self.path}.",
-                    "Two would overwrite each other's checkpoints.",
-                    "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
-                    f"--output {free_name(self.path)}",
-                ) from None
+            self.hold.lock = lock_folder(self.path, in_use)
             self.hold.lock_file = self._lock_file()
 
     def _release(self) -> None:
@@ -233,6 +227,22 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+
+
+def lock_folder(folder: Path, in_use: KitError) -> "FileLock":
+    """The folder, made where it is missing, is this process's until the lock is released.
+
+    Raises in_use: it is another's; OSError: it cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise in_use from None
+    return lock
 
 
 def cannot_write(path: Path, error: Exception) -> Finding:

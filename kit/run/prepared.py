@@ -15,6 +15,12 @@ if TYPE_CHECKING:  # a plan without data is there before these are imported
     from kit.prompt import ChatFormat
 
 
+def default_name(run: Run, model: Model) -> str:
+    """Of the folder of what is trained on these data, where none is named."""
+    data = Path(run.data[0]).stem if run.data else "run"
+    return f"{data}-{Path(model.name).name}"
+
+
 @dataclass(frozen=True)
 class Planned:
     """run: with each `auto` settled, and for what was settled the reasons. plan: None where the planner does not know
@@ -31,13 +37,7 @@ class Planned:
     @property
     def output(self) -> Path:
         """The run folder."""
-        return self.run.output or self.default_output
-
-    @property
-    def default_output(self) -> Path:
-        """The run folder where none is named."""
-        data = Path(self.run.data[0]).stem if self.run.data else "run"
-        return Path("runs") / f"{data}-{Path(self.model.name).name}"
+        return self.run.output or Path("runs") / default_name(self.run, self.model)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from envcheck import report
 from envcheck.facts import Finding
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 LEAST_PREFIX = 3  # letters that may stand for a longer name
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class KitError(Exception):
@@ -44,6 +47,21 @@ def stop_on_errors(findings: Iterable[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise KitError(*errors)
+
+
+def for_each(call: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """call(item) of each. Raises one KitError with the findings of all items that raise one, each said once."""
+    made: list[Made] = []
+    errors: list[KitError] = []
+    for item in items:
+        try:
+            made.append(call(item))
+        except KitError as error:
+            errors.append(error)
+    if errors:
+        findings = dict.fromkeys(finding for error in errors for finding in error.findings)
+        raise KitError(*findings, status=max(error.status for error in errors))
+    return made
 
 
 def first_line(error: BaseException) -> str:

@@ -41,14 +41,12 @@ def show_plans(command: SweepCommand, plans: trials.Plans) -> None:
         return
     rows = []
     for trial in plans.trials:
-        plan = trial.plan
-        params, room = ("unknown", "unknown")
-        if plan:
-            params, room = f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}"
-        steps = f"{trial.steps:,}" if trial.steps else "–"
-        rows.append([*trial.point.values.values(), params, steps, room, plan.verdict if plan else "unknown"])
-    names = [*plans.trials[0].point.values, "trained weights", "steps", "GiB", "verdict"]
-    showing.show_table(console.stdout, names, rows)
+        cells = ["unknown"] * 3
+        if plan := trial.plan:
+            cells = [f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}", plan.verdict]
+        rows.append([*trial.point.values.values(), f"{trial.steps:,}" if trial.steps else "–", *cells])
+    names = [*plans.space, "steps", "trained weights", "GiB", "verdict"]
+    showing.show_table(console.stdout, names, rows, [False] * len(rows))
     for note in plans.notes:
         console.note(note)
 

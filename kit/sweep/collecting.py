@@ -9,9 +9,8 @@ from kit.run import reading
 from kit.run.folder import FREE
 from kit.run.reading import RunRecord, read
 from kit.support.untrusted import finite_number
-from kit.sweep.points import identity
 from kit.sweep.results import Status, Sweep, Trial, in_order
-from kit.sweep.space import SAME_ROWS, SEED, value_text
+from kit.sweep.space import SAME_ROWS, value_text
 from kit.sweep.trials import PlannedTrial, Plans
 
 
@@ -26,14 +25,13 @@ class Decisions:
 
 def collect(plans: Plans, decisions: Decisions) -> Sweep:
     """The record of all folders: of this command's trials and of those that earlier ones left."""
-    others = [(path, run) for path in plans.others if (run := reading.options(path))]
-    trials = [_of_plan(trial, decisions) for trial in plans.trials]
-    trials += [_of_other(path, run) for path, run in others]
-    runs = [trial.command.run for trial in plans.trials] + [run for _, run in others]
-    varied = _varied(plans.trials[0].point.values, runs)
+    runs = {trial.folder: trial.command.run for trial in plans.trials}
+    others = {path: run for path in plans.others if (run := reading.options(path))}
+    varied = _varied(plans.trials[0].point.values, [*runs.values(), *others.values()])
+    trials = [_of_plan(trial, decisions) for trial in plans.trials] + [_of_other(path) for path in others]
     named = [
         replace(trial, values={name: value_text(name, getattr(run, name)) for name in varied})
-        for trial, run in zip(trials, runs, strict=True)
+        for trial, run in zip(trials, [*runs.values(), *others.values()], strict=True)
     ]
     return Sweep(plans.folder, varied, tuple(in_order(named, varied)), (*plans.notes, *decisions.notes))
 
@@ -47,43 +45,42 @@ def _varied(of_plan: Iterable[str], runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _of_plan(planned: PlannedTrial, decisions: Decisions) -> Trial:
     params = planned.plan.trained_params if planned.plan else None
-    blank = Trial(planned.point.values, planned.point.setting, planned.folder, "waiting", params, steps=planned.steps)
-    if not planned.fits:
-        return replace(blank, status="left out", words="the plan says that it will not fit")
-    record = read(planned.folder)
     status, words = decisions.ended.get(planned.folder, ("unfinished", ""))
-    if status == "failed":
-        return replace(_of_record(record, blank, status), status=status, loss=None, words=words)
+    trial = Trial({}, planned.folder, status, params, steps=planned.steps, words=words)
+    if not planned.fits:
+        return replace(trial, status="left out", words="the plan says that it will not fit")
+    record = read(planned.folder)
     if status == "left out" and record.status != "finished":
-        return replace(blank, status=status, words=words)
-    return blank if record.status == "unknown" else _of_record(record, blank, status)
+        return trial
+    if status == "unfinished" and record.status == "unknown":
+        return replace(trial, status="waiting")
+    return _of_record(record, trial)
 
 
-def _of_other(path: Path, run: Run) -> Trial:
+def _of_other(path: Path) -> Trial:
     """Of an earlier command. One that was interrupted where its loss was measured was stopped there."""
     record = read(path)
     params = finite_number(record.plan.get("trained_params"))
-    blank = Trial({}, identity(run, SEED), path, "waiting", None if params is None else int(params))
     measured = bool(record.losses) and 0 < record.last_step == record.losses[-1][0]
-    made = _of_record(record, blank, "stopped" if measured else "unfinished")
-    return replace(made, steps=record.planned_steps)
+    trial = Trial({}, path, "stopped" if measured else "unfinished", None if params is None else int(params))
+    return replace(_of_record(record, trial), steps=record.planned_steps)
 
 
-def _of_record(record: RunRecord, blank: Trial, if_not_over: Status) -> Trial:
-    """The trial with what its folder says of it."""
+def _of_record(record: RunRecord, trial: Trial) -> Trial:
+    """The trial with what its folder says of it; its own status is that of a run that neither finished nor failed."""
+    status = trial.status
+    if record.status == "failed":
+        status = "failed"
+    elif record.status == "finished" and status != "failed":
+        status = "finished"
     step, loss = record.losses[-1] if record.losses and record.losses[-1][0] else (record.last_step, None)
-    status, words = if_not_over, ""
-    if record.status == "finished":
-        status, loss, step = "finished", record.loss_after, record.last_step
-    elif record.status == "failed":
-        status, loss, step, words = "failed", None, record.last_step, record.failure
     last = record.steps[-1] if record.steps else {}
     return replace(
-        blank,
+        trial,
         status=status,
-        loss=loss,
-        step=int(step),
+        loss=None if status == "failed" else loss,
+        step=record.last_step if status == "failed" else step,
         seconds=finite_number(record.result.get("train_s")) or last.get("elapsed_s"),
         peak_memory_bytes=int(max((line.get("memory_bytes", 0) for line in record.steps), default=0)) or None,
-        words=words,
+        words=(trial.words or record.failure) if status == "failed" else "",
     )

@@ -1,13 +1,11 @@
 """The record of a sweep -> its plot: the loss against the first number that varies."""
 
 import math
-import re
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.sweep.results import Setting, Sweep, as_number
+from kit.sweep.results import Setting, Sweep, are_numbers, places_of
 from kit.sweep.space import SEED
 from kit.sweep.trials import name_of
 
@@ -18,30 +16,18 @@ TITLE = "Held-out loss, nats a token"
 LINES = ("-", "--", ":")
 MEASURED = ("finished", "stopped")
 CHARACTER = 0.022  # of a tick's label, as a share of the axis; about
-INCHES_A_LINE = 0.2  # of the legend
+LEGEND_LINE_IN = 0.2
 
 
 def plot(sweep: Sweep) -> str:
-    """The plot as a file of its own: with its name space and the page's colours, light and dark."""
-    from kit.report import plots  # here, not above: it imports matplotlib
+    """The plot as a file of its own, with the page's colours, light and dark; "" where nothing is known."""
+    from kit.report import page  # here, not above: it imports matplotlib
 
-    def nothing_yet(axes: "Axes") -> None:
-        axes.set(xlabel="no trial has a loss yet")
-
-    text = drawn(sweep) or plots.svg(TITLE, nothing_yet)
-    style = f"<style>{_colours()}</style>"
-    head, rest = text.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg" style="background: var(--paper)">{style}{rest}'
-
-
-@cache
-def _colours() -> str:
-    """The variables of the page's style sheet."""
-    from kit import report
-
-    text = (Path(report.__path__[0]) / "base.html.jinja").read_text(encoding="utf-8")
-    root = re.search(r":root \{.*?\}\n@media \(prefers-color-scheme: dark\) \{.*?\}\n\}", text, re.DOTALL)
-    return root[0].replace(":root", "svg") if root else ""
+    style = Path(page.__file__).with_name("base.html.jinja").read_text(encoding="utf-8")
+    colours = style[style.index(":root") : style.index("* {")]
+    head, end, rest = drawn(sweep).partition(">")
+    own = f' xmlns="http://www.w3.org/2000/svg" style="background: var(--paper)"><style>{colours}</style>'
+    return f"{head}{own}{rest}" if end else ""
 
 
 def drawn(sweep: Sweep) -> str:
@@ -52,20 +38,28 @@ def drawn(sweep: Sweep) -> str:
     from kit.report import plots
 
     measured = [setting for setting in sweep.settings if setting.status in MEASURED and setting.loss is not None]
-    if not measured:
-        return ""
     across = _across(sweep)
-    places = _places(measured, across)
+    places = places_of(setting.values.get(across, "") for setting in measured)
     lines = _lines(measured, across)
 
     def draw(axes: "Axes") -> None:
-        for number, (name, group) in enumerate(lines.items()):
-            _draw_line(axes, number, name, [(places[one.values.get(across, "")], one) for one in group], sweep.plotted)
+        for number, (name, settings) in enumerate(lines.items()):
+            points = [(places[one.values.get(across, "")], *sweep.plotted(one), one.status) for one in settings]
+            line = LINES[number // len(plots.COLOURS) % len(LINES)] if name else "none"
+            _draw_line(axes, f" {name}", points, line, plots.COLOURS[number % len(plots.COLOURS)])
         _scale(axes, across, places)
         if len(lines) > 1:
             axes.figure.legend(loc="outside upper left", ncols=1)
 
-    return plots.svg(TITLE, draw, plots.HEIGHT_IN + INCHES_A_LINE * (len(lines) if len(lines) > 1 else 0))
+    height_in = plots.HEIGHT_IN + (LEGEND_LINE_IN * len(lines) if len(lines) > 1 else 0)
+    return plots.svg(TITLE, draw, height_in) if measured else ""
+
+
+def _across(sweep: Sweep) -> str:
+    """The first option whose values are numbers; else the first one; "" of a sweep over seeds alone."""
+    values = {name: {setting.values[name] for setting in sweep.settings} for name in sweep.varied if name != SEED}
+    several = [name for name in values if len(values[name]) > 1] or [*values, ""]
+    return next((name for name in several if are_numbers(values.get(name, ()))), several[0])
 
 
 def _lines(settings: Sequence[Setting], across: str) -> dict[str, list[Setting]]:
@@ -75,14 +69,14 @@ def _lines(settings: Sequence[Setting], across: str) -> dict[str, list[Setting]]
     by_rank = across == "lora_rank" and _alpha_follows_rank(settings)
     for setting in settings:
         values = setting.values | ({"lora_alpha": _multiple(setting)} if by_rank else {})
-        rest = {name: value for name, value in values.items() if name != across}
-        lines.setdefault(name_of(rest) if rest else across, []).append(setting)
+        name = name_of(values, across) if values.keys() - {across} else across
+        lines.setdefault(name, []).append(setting)
     return lines if len(lines) == 1 or len(lines) < len(settings) else {"": list(settings)}
 
 
 def _alpha_follows_rank(settings: Sequence[Setting]) -> bool:
     """Alpha is shown as a multiple of the rank, where that makes fewer lines."""
-    if not all({"lora_rank", "lora_alpha"} <= setting.values.keys() for setting in settings):
+    if not all("lora_alpha" in setting.values for setting in settings):
         return False
     return len(set(map(_multiple, settings))) < len({setting.values["lora_alpha"] for setting in settings})
 
@@ -92,66 +86,31 @@ def _multiple(setting: Setting) -> str:
 
 
 def _draw_line(
-    axes: "Axes",
-    number: int,
-    name: str,
-    points: Sequence[tuple[float, Setting]],
-    plotted: Callable[[Setting], tuple[float | None, float]],
+    axes: "Axes", label: str | None, points: Sequence[tuple[float, float | None, float, str]], line: str, colour: str
 ) -> None:
-    from kit.report.plots import COLOURS
-
-    colour = COLOURS[number % len(COLOURS)]
-    line = LINES[number // len(COLOURS) % len(LINES)] if name else "none"
-    label: str | None = f" {name}"  # a label that begins with _ is left out
-    ordered = sorted((place, *plotted(setting), setting.status) for place, setting in points)
-    full = [(place, loss, bar) for place, loss, bar, status in ordered if status == "finished"]
-    hollow = [(place, loss) for place, loss, _, status in ordered if status != "finished"]
-    if full:
-        places, losses, bars = zip(*full, strict=True)
-        axes.errorbar(
-            places, losses, bars if any(bars) else None, linestyle=line, capsize=3, label=label, color=colour,
-            markersize=5, marker="o",
-        )  # fmt: skip
-        label = None
-    if hollow:
-        places, losses = zip(*hollow, strict=True)
-        axes.plot(
-            places, losses, linestyle="none", label=label, color=colour, markersize=5, marker="o",
-            markerfacecolor="none",
-        )  # fmt: skip
-
-
-def _across(sweep: Sweep) -> str:
-    """The first option whose values are numbers; else the first one; "" of a sweep over seeds alone."""
-    names = [name for name in sweep.varied if name != SEED]
-    values = {name: {setting.values[name] for setting in sweep.settings} for name in names}
-    many = [name for name in names if len(values[name]) > 1] or names
-    return next((name for name in many if None not in map(as_number, values[name])), many[0] if many else "")
-
-
-def _places(settings: Sequence[Setting], across: str) -> dict[str, float]:
-    """Value -> where it stands on the axis: the number itself, or a word's turn."""
-    values = list(dict.fromkeys(setting.values.get(across, "") for setting in settings))
-    numbers = {value: as_number(value) for value in values}
-    known = {value: number for value, number in numbers.items() if number is not None}
-    return known if len(known) == len(values) else {value: float(turn) for turn, value in enumerate(values)}
+    """points: (place, loss, bar, status). A label begins with a blank, as one that begins with _ is left out."""
+    for status in MEASURED:
+        if own := sorted(point[:3] for point in points if point[3] == status):
+            places, losses, bars = zip(*own, strict=True)
+            finished = status == "finished"
+            axes.errorbar(
+                places, losses, bars if any(bars) else None, linestyle=line if finished else "none", capsize=3,
+                label=label, color=colour, markersize=5, marker="o", markerfacecolor=colour if finished else "none",
+            )  # fmt: skip
+            label = None
 
 
 def _scale(axes: "Axes", across: str, places: dict[str, float]) -> None:
     """By powers of two, where all are above zero; numbers that are too near for their labels share one."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     ticks = sorted(places.values())
-    names = {place: value for value, place in places.items()}
-    if across and all(as_number(value) is not None for value in places):
+    if are_numbers(places):
         is_log = ticks[0] > 0
         if is_log:
             axes.set_xscale("log", base=2)
         ticks = _apart(ticks, CHARACTER * max(map(len, places)), is_log)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: next(
-        (name for known, name in names.items() if math.isclose(known, place)), "")))  # fmt: skip
+    names = {place: value for value, place in places.items()}
+    axes.set_xticks(ticks, [names[tick] for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set(xlabel=f"{across}; hollow: stopped early, at the loss it had" if across else "")
 
 

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from pydantic import TypeAdapter
+
 from kit.run.layout import OPTIONS
 from kit.support.files import write_whole
 from kit.support.html_table import html_table
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 JSON, CSV = "results.json", "results.csv"
+COLUMNS = ("trained_params", "loss", "step", "steps", "status", "seconds", "peak_memory_bytes", "folder", "words")
 Status = Literal["failed", "unfinished", "waiting", "stopped", "finished", "left out"]
 
 
@@ -29,15 +32,13 @@ Status = Literal["failed", "unfinished", "waiting", "stopped", "finished", "left
 class Trial:
     """One run of the sweep.
 
-    values: what sets it apart. setting: equal for trials that differ in their seed only. loss: of the held-out rows
-    after `step`, in nats a trained token; only of a finished trial that is the end of the run. status stopped: other
-    settings were better at that step; left out: it does not fit, or its setting was given up with another seed.
-    seconds: of training. peak_memory_bytes: the most that was taken at the end of a step. words: why it failed or was
-    left out.
+    values: what sets it apart. loss: of the held-out rows after `step`, in nats a trained token; only of a finished
+    trial that is the end of the run. status stopped: other settings were better at that step; left out: it does not
+    fit, or its setting was given up with another seed. seconds: of training. peak_memory_bytes: the most that was taken
+    at the end of a step. words: why it failed or was left out.
     """
 
     values: dict[str, str]
-    setting: str
     folder: Path
     status: Status
     trained_params: int | None = None
@@ -48,61 +49,54 @@ class Trial:
     peak_memory_bytes: int | None = None
     words: str = ""
 
-    @property
-    def seed(self) -> str:
-        return self.values.get(SEED, "")
-
-    def row(self) -> dict[str, Any]:
-        """Of results.csv."""
-        names = ("trained_params", "loss", "step", "steps", "status", "seconds", "peak_memory_bytes", "folder", "words")
-        figures = {"held_out_loss" if name == "loss" else name: getattr(self, name) for name in names}
-        return self.values | figures | {"folder": str(self.folder)}
-
 
 @dataclass(frozen=True)
 class Setting:
-    """The trials that differ in their seed only. loss: their mean; spread: its standard deviation over the seeds.
-    Trials that were left out count for nothing."""
+    """The trials that differ in their seed only. values: without the seed."""
 
     values: dict[str, str]
     trials: tuple[Trial, ...]
 
     @property
-    def counted(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.status != "left out"]
+    def name(self) -> str:
+        return name_of(self.values)
 
     @property
     def status(self) -> Status:
         return min((trial.status for trial in self.trials), key=get_args(Status).index)
 
     @property
-    def loss(self) -> float | None:
-        """None too where the seeds are at different points of their runs."""
-        if self.status != "finished" and len({(trial.status, trial.step) for trial in self.counted}) > 1:
-            return None
-        return mean_loss(trial.loss for trial in self.counted)
+    def counted(self) -> list[Trial]:
+        """Trials that were left out count for nothing."""
+        return [trial for trial in self.trials if trial.status != "left out"]
+
+    @property
+    def losses(self) -> dict[str, float | None]:
+        """Seed -> loss; the seed "" where none varies."""
+        return {trial.values.get(SEED, ""): trial.loss for trial in self.counted}
 
     @property
     def seeds(self) -> set[str]:
-        return {trial.seed for trial in self.counted}
+        return set(self.losses)
 
     def loss_of(self, seeds: set[str]) -> float | None:
         """The mean over these seeds alone."""
-        return mean_loss(trial.loss for trial in self.counted if trial.seed in seeds)
+        return mean_loss(loss for seed, loss in self.losses.items() if seed in seeds)
+
+    @property
+    def loss(self) -> float | None:
+        """The mean; None too where the seeds are at different points of their runs."""
+        points = {(trial.status, trial.step) for trial in self.counted}
+        return self.loss_of(self.seeds) if self.status == "finished" or len(points) == 1 else None
 
     @property
     def spread(self) -> float | None:
-        losses = [trial.loss for trial in self.counted if trial.loss is not None]
-        return statistics.stdev(losses) if self.loss is not None and len(losses) > 1 else None
-
-    @property
-    def name(self) -> str:
-        return name_of(self.values)
+        """The standard deviation over the seeds."""
+        return None if self.loss is None else _deviation(loss for loss in self.losses.values() if loss is not None)
 
     def above(self, other: "Setting") -> list[float]:
         """How much higher its loss is, for each seed in common: a seed also chooses the rows that are measured on."""
-        theirs = {trial.seed: trial.loss for trial in other.counted}
-        pairs = [(trial.loss, theirs.get(trial.seed)) for trial in self.counted]
+        pairs = [(loss, other.losses.get(seed)) for seed, loss in self.losses.items()]
         return [own - their for own, their in pairs if own is not None and their is not None]
 
     def is_within_spread_of(self, other: "Setting") -> bool:
@@ -124,11 +118,19 @@ class Sweep:
     def settings(self) -> tuple[Setting, ...]:
         groups: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            groups.setdefault(trial.setting, []).append(trial)
+            groups.setdefault(name_of(trial.values, SEED), []).append(trial)
         return tuple(
-            Setting({name: value for name, value in group[0].values.items() if name != SEED}, tuple(group))
-            for group in groups.values()
+            Setting({name: value for name, value in trials[0].values.items() if name != SEED}, tuple(trials))
+            for trials in groups.values()
         )
+
+    @property
+    def finished(self) -> list[Setting]:
+        return [setting for setting in self.settings if setting.status == "finished" and setting.loss is not None]
+
+    @property
+    def common_seeds(self) -> set[str]:
+        return set.intersection(*(setting.seeds for setting in self.finished)) if self.finished else set()
 
     @property
     def best(self) -> Setting | None:
@@ -139,12 +141,10 @@ class Sweep:
         return min(known, key=lambda pair: pair[0])[1] if known else None
 
     @property
-    def finished(self) -> list[Setting]:
-        return [setting for setting in self.settings if setting.status == "finished" and setting.loss is not None]
-
-    @property
-    def common_seeds(self) -> set[str]:
-        return set.intersection(*(setting.seeds for setting in self.finished)) if self.finished else set()
+    def best_command(self) -> str | None:
+        """Trains the best setting once more; the trial's own folder is that run already."""
+        best = self.best
+        return f"python -m kit.train --config {best.trials[0].folder / OPTIONS} --output runs/best" if best else None
 
     def plotted(self, setting: Setting) -> tuple[float | None, float]:
         """(mean, bar) of a setting beside the others: over the seeds that all have, where there are any.
@@ -155,16 +155,9 @@ class Sweep:
         seeds = setting.seeds & self.common_seeds or setting.seeds
         apart = []
         for seed in seeds if setting.status == "finished" else ():
-            own, middle = setting.loss_of({seed}), mean_loss(other.loss_of({seed}) for other in self.finished)
+            own, middle = setting.losses[seed], mean_loss(other.loss_of({seed}) for other in self.finished)
             apart += [own - middle] if own is not None and middle is not None else []
-        return setting.loss_of(seeds), statistics.stdev(apart) if len(apart) > 1 else 0.0
-
-    @property
-    def best_command(self) -> str | None:
-        """Trains the best setting once more; the trial's own folder is that run already."""
-        if self.best is None:
-            return None
-        return f"python -m kit.train --config {self.best.trials[0].folder / OPTIONS} --output runs/best"
+        return setting.loss_of(seeds), _deviation(apart) or 0.0
 
     def outcome(self) -> list[str]:
         """The outcome in sentences."""
@@ -174,34 +167,30 @@ class Sweep:
         others = [setting for setting in self.finished if setting is not best]
         close = [setting.name for setting in others if setting.is_within_spread_of(best)]
         over = f" (± {best.spread:.3f} over {len(best.trials)} seeds)" if best.spread is not None else ""
+        others_seeds = [setting for setting in self.finished if setting.seeds != common]
+        stopped = [setting for setting in self.settings if setting.status == "stopped"]
         sentences = [
-            f"Best: {best.name}: held-out loss {best.loss:.3f}{over}.",
-            f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}",
+            (best, f"Best: {best.name}: held-out loss {best.loss:.3f}{over}."),
+            (best, f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}"),
+            (
+                not common,
+                "No seed is common to all settings, and each holds out other rows: losses are hardly comparable.",
+            ),
+            (common and others_seeds, f"Compared by what all settings have: seed {', '.join(sorted(common))}."),
+            (close, f"Within the spread of the seeds, so not told apart from it: {'; '.join(close)}."),
+            (
+                others and not close and best.spread is None,
+                "One seed each: how much of a difference is chance is not known; --over seed=1,2,3 shows it.",
+            ),
+            (stopped, "The loss of a stopped trial is that of the step where it stopped, not of the end of its run."),
         ]
-        if not common:
-            sentences.append(
-                "No seed is common to all settings, and each holds out other rows: losses are hardly comparable."
-            )
-        elif any(setting.seeds != common for setting in self.finished):
-            sentences.append(f"Compared by what all settings have: seed {', '.join(sorted(common))}.")
-        if close:
-            sentences.append(f"Within the spread of the seeds, so not told apart from it: {'; '.join(close)}.")
-        elif others and best.spread is None:
-            sentences.append(
-                "One seed each: how much of a difference is chance is not known; --over seed=1,2,3 shows it."
-            )
-        if any(setting.status == "stopped" for setting in self.settings):
-            sentences.append(
-                "The loss of a stopped trial is that of the step where it stopped, not of the end of its run."
-            )
-        return sentences
+        return [sentence for is_so, sentence in sentences if is_so]
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """(names of the columns, a row for each setting), as text."""
-        names = [name for name in self.varied if name != SEED]
         figures = ("trained weights", "held-out loss", "vs best", "step", "seconds", "GiB", "status")
-        rows = [[setting.values[name] for name in names] + self._figures(setting) for setting in self.settings]
-        return [*names, *figures], rows
+        rows = [[*setting.values.values(), *self._figures(setting)] for setting in self.settings]
+        return [*(name for name in self.varied if name != SEED), *figures], rows
 
     def _figures(self, setting: Setting) -> list[str]:
         trials = setting.counted or list(setting.trials)
@@ -226,7 +215,7 @@ class Sweep:
             return ""
         if not (apart := setting.above(best)):
             return "other seeds"
-        spread = f" ± {statistics.stdev(apart):.3f}" if len(apart) > 1 else ""
+        spread = f" ± {_deviation(apart):.3f}" if len(apart) > 1 else ""
         within = " (within the spread)" if setting.is_within_spread_of(best) else ""
         return f"{statistics.mean(apart):+.3f}{spread}{within}"
 
@@ -238,22 +227,24 @@ class Sweep:
 
     def html_table(self) -> str:
         """The cells as HTML, the best setting marked."""
-        head, rows = self.cells()
-        marked = {index for index, setting in enumerate(self.settings) if setting is self.best}
-        return html_table(head, rows, marked)
+        return html_table(*self.cells(), {index for index, one in enumerate(self.settings) if one is self.best})
 
-    def _repr_html_(self) -> str:
-        return self.html_table()
+    _repr_html_ = html_table
+
+    def to_csv(self) -> str:
+        """A line for each trial."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*self.varied, *("held_out_loss" if name == "loss" else name for name in COLUMNS)])
+        for trial in self.trials:
+            writer.writerow([*trial.values.values(), *(getattr(trial, name) for name in COLUMNS)])
+        return text.getvalue()
 
     def table(self) -> "pandas.DataFrame":
-        """A row for each trial; numbers as numbers."""
+        """The same; numbers as numbers."""
         import pandas
 
-        frame = pandas.DataFrame([trial.row() for trial in self.trials])
-        for name in self.varied:
-            numbers = pandas.to_numeric(frame[name], errors="coerce")
-            frame[name] = frame[name] if numbers.isna().any() else numbers
-        return frame
+        return pandas.read_csv(io.StringIO(self.to_csv()))
 
     def to_json(self) -> dict[str, Any]:
         best = self.best
@@ -276,19 +267,19 @@ class Sweep:
             "outcome": self.outcome(),
             "notes": self.notes,
             "settings": settings,
-            "trials": [
-                {name: value for name, value in asdict(trial).items() if name != "setting"} for trial in self.trials
-            ],
+            "trials": [asdict(trial) for trial in self.trials],
         }
 
     def save(self) -> None:
         """results.json and results.csv in the sweep's folder. Raises OSError: the disk does not take them."""
-        text, rows = io.StringIO(), [trial.row() for trial in self.trials]
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.folder / CSV, [text.getvalue()])
+        write_whole(self.folder / CSV, [self.to_csv()])
         write_whole(self.folder / JSON, [json.dumps(self.to_json(), indent=1, ensure_ascii=False, default=str) + "\n"])
+
+
+def _deviation(numbers: Iterable[float]) -> float | None:
+    """The standard deviation; None of fewer than two."""
+    known = list(numbers)
+    return statistics.stdev(known) if len(known) > 1 else None
 
 
 def mean_loss(losses: Iterable[float | None]) -> float | None:
@@ -299,31 +290,27 @@ def mean_loss(losses: Iterable[float | None]) -> float | None:
 
 def recorded(trials: Sequence[Mapping[str, Any]]) -> Sweep:
     """The sweep whose results.json had these trials, or only their values and losses at the end of their runs."""
-    blank = {"folder": "", "status": "finished"}
-    made = []
-    for trial in trials:
-        setting = name_of({name: value for name, value in trial["values"].items() if name != SEED})
-        fields = blank | dict(trial) | {"setting": setting}
-        made.append(Trial(**fields | {"folder": Path(fields["folder"])}))
-    return Sweep(Path(), tuple(made[0].values), tuple(in_order(made, tuple(made[0].values))))
+    whole = [{"folder": "", "status": "finished", **trial} for trial in trials]
+    made = TypeAdapter(list[Trial]).validate_python(whole)
+    varied = tuple(made[0].values)
+    return Sweep(Path(), varied, tuple(in_order(made, varied)))
 
 
 def in_order(trials: Sequence[Trial], varied: Sequence[str]) -> list[Trial]:
     """By the values, one option after the other: numbers by size, words as they came first."""
-    places = {name: _places([trial.values[name] for trial in trials]) for name in varied}
+    places = {name: places_of(trial.values[name] for trial in trials) for name in varied}
     return sorted(trials, key=lambda trial: [places[name][trial.values[name]] for name in varied])
 
 
-def _places(values: Sequence[str]) -> dict[str, int]:
+def places_of(values: Iterable[str]) -> dict[str, float]:
+    """Value -> where it stands on an axis: the number itself or, where not all are numbers, its turn."""
     different = list(dict.fromkeys(values))
-    numbers = {value: as_number(value) for value in different}
-    if None not in numbers.values():
-        different.sort(key=float)
-    return {value: place for place, value in enumerate(different)}
+    turns = enumerate(different)
+    return {value: float(value) if are_numbers(different) else float(turn) for turn, value in turns}
 
 
-def as_number(value: str) -> float | None:
+def are_numbers(values: Iterable[str]) -> bool:
     try:
-        return float(value)
+        return bool([float(value) for value in values])
     except ValueError:
-        return None
+        return False

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envcheck import probe
 from envcheck.facts import Facts
-from kit.run.folder import cannot_write
-from kit.run.layout import LOCK
+from kit.run.folder import cannot_write, lock_folder
 from kit.run.reading import RunRecord, read
 from kit.support import console
 from kit.support.errors import KitError, explain_error, failure
@@ -21,7 +21,7 @@ from kit.sweep.collecting import Decisions, collect
 from kit.sweep.options import SweepCommand
 from kit.sweep.results import Status, Sweep, mean_loss
 from kit.sweep.space import SEED
-from kit.sweep.trials import PlannedTrial, Plans, check_any_fits, name_of, not_writable, plans
+from kit.sweep.trials import PlannedTrial, Plans, check_any_fits, name_of, plans
 from kit.train import prepare, train
 
 if TYPE_CHECKING:
@@ -55,13 +55,27 @@ def sweep(command: SweepCommand) -> Sweep:
     return done
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Raises KitError: another process sweeps in the folder, or it cannot be written to."""
+    fixes = "wait for it, or stop it with Ctrl-C: it keeps what is done", "--into another/folder"
+    what = f"Another process sweeps in {folder}."
+    try:
+        lock = lock_folder(folder, failure("sweep-in-use", what, "Two would train the same trials.", *fixes))
+    except OSError as error:
+        raise KitError(cannot_write(folder, error)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _train_all(planned: Plans, pruner: str, facts: Facts, decisions: Decisions) -> None:
     """Raises KitError: the study's record cannot be written."""
-    left = {trial.folder: _steps_left(trial) for trials in planned.settings for trial in trials}
     try:
         optuna_study = study.open_study(planned.folder, pruner)
         with console.progress() as on_progress:
-            work = Work(planned, optuna_study, facts, SweepProgress(on_progress, left), decisions)
+            work = Work(planned, optuna_study, facts, on_progress, decisions)
             for trials in planned.settings:
                 work.train_setting(trials)
     except OSError as error:  # of the journal: a trial's own errors are on its record
@@ -74,43 +88,24 @@ def train_trial(trial: PlannedTrial, facts: Facts, on_evaluation: "OnEvaluation"
 
 
 @dataclass
-class SweepProgress:
-    """One bar over the steps of all trials. left: folder of a trial -> steps that are still to do there."""
-
-    on_progress: OnProgress
-    left: dict[Path, int]
-    done: int = 0
-
-    def of_trial(self, trial: PlannedTrial) -> OnProgress:
-        """Hears how far the run is; only its steps count."""
-
-        def on_progress(stage: str, step: int, steps: int, detail: str) -> None:
-            if stage == "training":
-                self.done += 1
-                self.left[trial.folder] = steps - step
-                self._show(trial.name)
-
-        return on_progress
-
-    def end(self, trial: PlannedTrial) -> None:
-        """No more of its steps will be done."""
-        if self.left.pop(trial.folder, 0) and self.done:
-            self._show(trial.name)
-
-    def _show(self, detail: str) -> None:
-        self.on_progress("sweep", self.done, self.done + sum(self.left.values()), detail)
-
-
-@dataclass
 class Work:
-    """One command at work. losses: folder of a finished trial -> its held-out loss."""
+    """One command at work. steps_left: folder of a trial -> steps still to do there; losses: of a finished trial ->
+    its held-out loss."""
 
     plans: Plans
     optuna_study: "optuna.Study"
     facts: Facts
-    progress: SweepProgress
+    on_progress: OnProgress
     decisions: Decisions
+    steps_done: int = 0
+    steps_left: dict[Path, int] = field(default_factory=dict)
     losses: dict[Path, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for trial in (trial for trials in self.plans.settings for trial in trials):
+            record = read(trial.folder)
+            is_over = record.status == "finished"
+            self.steps_left[trial.folder] = 0 if is_over else max(0, (trial.steps or 0) - record.last_step)
 
     def train_setting(self, trials: Sequence[PlannedTrial]) -> None:
         """Its seeds one after the other. The first is judged at its evaluations against the same seed of the settings
@@ -123,7 +118,8 @@ class Work:
                 self.decisions.ended[trial.folder] = ("left out", f"its setting {last} with another seed")
             else:
                 last = self._train(trial, entry if trial is first else None)
-            self.progress.end(trial)
+            if self.steps_left.pop(trial.folder) and self.steps_done:
+                self._show_progress(trial.name)
         entry.end(last, mean_loss(self.losses.get(trial.folder) for trial in trials))
 
     def _train(self, trial: PlannedTrial, entry: study.Entry | None) -> Status | None:
@@ -160,14 +156,24 @@ class Work:
 
         try:
             with console.saying_to(console.QUIET):  # all of them would say the same; their records have it
-                train_trial(trial, self.facts, on_evaluation, self.progress.of_trial(trial))
+                train_trial(trial, self.facts, on_evaluation, partial(self._on_trial_progress, trial))
         except Exception as error:
             self.decisions.ended[trial.folder] = ("failed", explain_error(error))
         backend.free_memory()  # outside of `except`: the error holds on to the trial's tensors
 
+    def _on_trial_progress(self, trial: PlannedTrial, stage: str, step: int, steps: int, detail: str) -> None:
+        """One bar over the steps of all trials."""
+        if stage == "training":
+            self.steps_done += 1
+            self.steps_left[trial.folder] = steps - step
+            self._show_progress(trial.name)
+
+    def _show_progress(self, detail: str) -> None:
+        self.on_progress("sweep", self.steps_done, self.steps_done + sum(self.steps_left.values()), detail)
+
     def _stop(self, trial: PlannedTrial, entry: study.Entry, step: int, loss: float) -> None:
         losses = entry.losses_there(step)
-        setting = name_of({name: value for name, value in trial.point.values.items() if name != SEED})
+        setting = name_of(trial.point.values, SEED)
         text = f"{setting}: stopped at step {step} of {trial.steps} with a held-out loss of {loss:.3f}"
         self.decisions.ended[trial.folder] = ("stopped", "")
         self.decisions.notes.append(f"{text}; the best of {len(losses)} settings there has {min(losses):.3f}")
@@ -181,33 +187,3 @@ class Work:
             best = f"; best before it {min(self.losses.values()):.3f}" if self.losses else ""
             text = f"{trial.name}: {status} at step {step} of {trial.steps}, held-out loss {loss:.3f}{best}"
             console.say(f"{text}  ({clock(seconds)})")
-
-
-def _steps_left(trial: PlannedTrial) -> int:
-    record = read(trial.folder)
-    return 0 if record.status == "finished" else max(0, (trial.steps or 0) - record.last_step)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Raises KitError: another process sweeps in the folder, or it cannot be written to."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise failure(
-            "sweep-in-use",
-            f"Another process sweeps in {folder}.",
-            "Two would train the same trials.",
-            "wait for it, or stop it with Ctrl-C: it keeps what is done",
-            "--into another/folder",
-        ) from None
-    except OSError as error:
-        raise not_writable(folder, str(error)) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,4 +1,4 @@
-"""The record of a sweep -> terminal and page."""
+"""The record of a sweep -> terminal, files and page."""
 
 from pathlib import Path
 
@@ -19,12 +19,13 @@ LEFT = {"vs best", "status", "verdict", "target_modules"}  # columns of words
 
 
 def save(sweep: Sweep) -> None:
-    """Every file of the sweep's folder. Raises KitError: the disk does not take them."""
+    """Every file of the sweep's folder; the plot once there is a loss. Raises KitError: the disk does not take them."""
     from kit.report import page  # here, not above: it imports matplotlib
 
     try:
         sweep.save()
-        write_whole(sweep.folder / PLOT, [plotting.plot(sweep)])
+        if plot := plotting.plot(sweep):
+            write_whole(sweep.folder / PLOT, [plot])
     except OSError as error:
         raise KitError(cannot_write(Path(error.filename or sweep.folder), error)) from error
     page.save(sweep.folder / PAGE, page_of(sweep))
@@ -32,18 +33,16 @@ def save(sweep: Sweep) -> None:
 
 def show(console: Console, sweep: Sweep) -> None:
     """A row for each setting, the best one bold."""
-    head, rows = sweep.cells()
-    best = [setting is sweep.best for setting in sweep.settings]
-    show_table(console, head, rows, best)
+    show_table(console, *sweep.cells(), [setting is sweep.best for setting in sweep.settings])
 
 
-def show_table(console: Console, head: list[str], rows: list[list[str]], bold: list[bool] | None = None) -> None:
+def show_table(console: Console, head: list[str], rows: list[list[str]], bold: list[bool]) -> None:
     """Where no terminal limits it, as wide as it is; in a narrow one the names break, the figures do not."""
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(head):
         width = None if name in ("status", "verdict") else max(len(row[place]) for row in rows)
         table.add_column(name, justify="left" if name in LEFT else "right", overflow="fold", min_width=width)
-    for row, is_bold in zip(rows, bold or [False] * len(rows), strict=True):
+    for row, is_bold in zip(rows, bold, strict=True):
         table.add_row(*map(Text, row), style="bold" if is_bold else "")
     if not console.is_terminal:
         console = Console(file=console.file, width=FILE_WIDTH, highlight=False)

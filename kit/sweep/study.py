@@ -8,10 +8,9 @@ Optuna reaches a network or the terminal.
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kit.support.version import stamp
-from kit.sweep.space import Choices, Range, Space
 
 if TYPE_CHECKING:
     import optuna
@@ -23,6 +22,7 @@ JOURNAL = "study.jsonl"
 JOURNAL_LOCK = "study.jsonl.lock"  # as Optuna calls it
 DRAWS = 10  # settings, where a range has no end of them
 DIGITS = 3  # of a number that is drawn: it is the name of a folder too
+Space = dict[str, "BaseDistribution"]  # option -> its values as they were typed, or its range; in the order of --over
 Params = dict[str, str | float]
 
 
@@ -35,18 +35,26 @@ def draw(space: Space, seed: int, count: int | None) -> list[Params]:
     if not space:
         return [{}]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ranges = {name: choices for name, choices in space.items() if isinstance(choices, Range)}
-    lists = {name: choices for name, choices in space.items() if not isinstance(choices, Range)}
+    kind = optuna.distributions.CategoricalDistribution
+    lists = {name: choices.choices for name, choices in space.items() if isinstance(choices, kind)}
     combinations = math.prod(map(len, lists.values()))
     sampler: BaseSampler
-    if ranges:
+    if len(lists) < len(space):
         sampler, count = optuna.samplers.RandomSampler(seed), count or DRAWS
     else:
         sampler, count = optuna.samplers.GridSampler(lists, seed), min(count or combinations, combinations)
     study = optuna.create_study(sampler=sampler)
-    distributions = {name: _distribution(choices) for name, choices in space.items()}
-    drawn = [study.ask(distributions).params for _ in range(count)]
+    drawn = [study.ask(space).params for _ in range(count)]
     return [{name: _short(space[name], value) for name, value in params.items()} for params in drawn]
+
+
+def _short(choices: "BaseDistribution", value: Any) -> str | float:
+    """A number of few digits that is in its range still; a value of a list as it is."""
+    from optuna.distributions import FloatDistribution
+
+    if not isinstance(choices, FloatDistribution):
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), choices.low), choices.high)
 
 
 def open_study(folder: Path, pruner: str) -> "optuna.Study":
@@ -65,6 +73,14 @@ def open_study(folder: Path, pruner: str) -> "optuna.Study":
     for name, value in stamp().items():
         study.set_user_attr(name, value)
     return study
+
+
+def _pruner(name: str) -> "BasePruner":
+    from optuna import pruners
+
+    if name == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    return pruners.MedianPruner(n_startup_trials=1) if name == "median" else pruners.NopPruner()
 
 
 @dataclass
@@ -99,10 +115,8 @@ class Entry:
         """why: stopped, or failed; None: it is trained in full, with its loss there."""
         from optuna.trial import TrialState
 
-        if why == "stopped":
-            self.study.tell(self.trial, state=TrialState.PRUNED)
-        elif why or loss is None:
-            self.study.tell(self.trial, state=TrialState.FAIL)
+        if why or loss is None:
+            self.study.tell(self.trial, state=TrialState.PRUNED if why == "stopped" else TrialState.FAIL)
         else:
             self.study.tell(self.trial, loss)
 
@@ -113,29 +127,4 @@ class Entry:
 def enter(study: "optuna.Study", space: Space, drawn: Params, steps: int, evaluations: int) -> Entry:
     """The next setting, with the values that were drawn for it."""
     study.enqueue_trial(drawn)
-    trial = study.ask({name: _distribution(space[name]) for name in drawn})
-    return Entry(study, trial, steps, evaluations)
-
-
-def _pruner(name: str) -> "BasePruner":
-    from optuna import pruners
-
-    if name == "halving":
-        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-    return pruners.MedianPruner(n_startup_trials=1) if name == "median" else pruners.NopPruner()
-
-
-def _distribution(choices: Choices) -> "BaseDistribution":
-    from optuna import distributions
-
-    if not isinstance(choices, Range):
-        return distributions.CategoricalDistribution(choices)
-    if choices.is_whole:
-        return distributions.IntDistribution(int(choices.low), int(choices.high), log=choices.is_log)
-    return distributions.FloatDistribution(choices.low, choices.high, log=choices.is_log)
-
-
-def _short(choices: Choices, value: str | float) -> str | float:
-    if not isinstance(choices, Range) or choices.is_whole:
-        return value
-    return min(max(float(f"{value:.{DIGITS}g}"), choices.low), choices.high)
+    return Entry(study, study.ask({name: space[name] for name in drawn}), steps, evaluations)

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from optuna.distributions import CategoricalDistribution
 
 from envcheck.facts import Facts
 from kit import backend
@@ -21,7 +22,7 @@ from kit.options import LINEAR_LAYERS, Run, resolve
 from kit.support import console
 from kit.support.errors import KitError, problem
 from kit.support.version import stamp
-from kit.sweep import options, plotting, points, results, running, showing, space, study, trials
+from kit.sweep import options, plotting, results, running, showing, space, study, trials
 from kit.sweep.options import SweepCommand
 from tests.support.processes import run_kit
 from tests.support.results import losses_of
@@ -36,11 +37,11 @@ def command(*arguments: object) -> SweepCommand:
     return options.load(list(map(str, (*BASE, *arguments))), lambda: MACHINE)
 
 
-def of(*over: str, run: Run | None = None, trials: int | None = None) -> list[points.Point]:
-    return points.points(run or Run(), over, trials)[1]
+def of(*over: str, run: Run | None = None, trials: int | None = None) -> list[space.Point]:
+    return space.points(run or Run(), over, trials)[1]
 
 
-def name(point: points.Point) -> str:
+def name(point: space.Point) -> str:
     return ",".join(f"{option}={value}" for option, value in point.values.items())
 
 
@@ -136,7 +137,7 @@ class TestStudy:
     @staticmethod
     def ends(tmp_path: Path, losses: list[list[float]], pruner: str = "halving", evaluations: int = 3) -> list[int]:
         """The evaluation where each is stopped; 0: trained to the end."""
-        where: space.Space = {"lora_rank": tuple(map(str, range(len(losses))))}
+        where: study.Space = {"lora_rank": CategoricalDistribution([*map(str, range(len(losses)))])}
         record, ends = study.open_study(tmp_path, pruner), []
         for turn, of_setting in enumerate(losses):
             entry = study.enter(record, where, {"lora_rank": str(turn)}, 100, evaluations)
@@ -179,7 +180,7 @@ class TestStudy:
     def test_an_evaluation_is_judged_once(self, tmp_path) -> None:
         """A run that goes on from a checkpoint before it measures it again."""
         self.ends(tmp_path, [[1.0, 1.0, 1.0]])
-        where: space.Space = {"lora_rank": ("0",)}
+        where: study.Space = {"lora_rank": CategoricalDistribution(["0"])}
         record = study.open_study(tmp_path, "halving")
         entries = [study.enter(record, where, {"lora_rank": "0"}, 100, 3) for _ in range(3)]
         assert [entry.should_stop(25, loss) for entry, loss in zip(entries, (1.0, 2.0, 0.5), strict=True)] == [
@@ -239,7 +240,11 @@ BAD = {
     "a range of seeds": (["--over", "seed=1..3"], "sweep-wrong-range", "seed=1,2,3"),
     "a range without end": (["--over", "learning_rate=1e-5..inf"], "sweep-wrong-range", "inf"),
     "a range with a value beside it": (["--over", "lora_rank=4..8,16"], "sweep-wrong-range", "4..8,16"),
-    "a range and values": (["--over", "lora_rank=4..8", "--over", "lora_rank=16"], "sweep-wrong-range", "lora_rank=16"),
+    "a range and values": (
+        ["--over", "lora_rank=4..8", "--over", "lora_rank=16"],
+        "sweep-wrong-range",
+        "lora_rank=4..8,16",
+    ),
     "an end out of range": (["--over", "lora_dropout=0..2"], "wrong-value", "lora_dropout=2"),
     "an end that is no whole number": (["--over", "lora_rank=1.5..4"], "wrong-value", "lora_rank=1.5"),
 }
