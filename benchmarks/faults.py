@@ -34,7 +34,7 @@ DISK_MIB, SMALL_DISK_MIB = 40, 5
 
 
 @dataclass
-class Place:
+class FaultSite:
     """Where one fault strikes: a folder of its own, with the run folder, the data and the cache in it."""
 
     root: Path
@@ -104,64 +104,64 @@ class Fault:
     backend: str = "hf"
     options: tuple[Any, ...] = EACH_STEP
     disk_mib: int = 0
-    strike: Callable[[Place, "Fault"], measure.Done] | None = None
-    harm: Callable[[Place], None] = lambda place: None
-    mend: Callable[[Place], None] = lambda place: None
+    strike: Callable[[FaultSite, "Fault"], measure.Done] | None = None
+    harm: Callable[[FaultSite], None] = lambda place: None
+    mend: Callable[[FaultSite], None] = lambda place: None
 
 
-def newest(place: Place) -> Path:
+def newest(place: FaultSite) -> Path:
     return max((place.output / "checkpoints").glob("step-*"))
 
 
-def flip_bytes(place: Place) -> None:
+def flip_bytes(place: FaultSite) -> None:
     path = newest(place) / "trained_weights.safetensors"
     content = bytearray(path.read_bytes())
     content[-1000] ^= 0xFF
     path.write_bytes(content)
 
 
-def cut(place: Place) -> None:
+def cut(place: FaultSite) -> None:
     path = newest(place) / "trained_weights.safetensors"
     os.truncate(path, path.stat().st_size // 2)
 
 
-def take_files(place: Place) -> None:
+def take_files(place: FaultSite) -> None:
     for name in ("state.pt", checkpoints.ABOUT):
         (newest(place) / name).unlink()
 
 
-def break_all(place: Place) -> None:
+def break_all(place: FaultSite) -> None:
     for path in (place.output / "checkpoints").glob("step-*"):
         (path / "state.pt").write_bytes(b"broken")
 
 
-def free_disk(place: Place) -> None:
+def free_disk(place: FaultSite) -> None:
     (place.output.parent / "ballast").unlink(missing_ok=True)
 
 
-def give_rights(place: Place) -> None:
+def give_rights(place: FaultSite) -> None:
     for path in (place.output, *place.output.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def full_cache(place: Place, _: Fault) -> measure.Done:
+def full_cache(place: FaultSite, _: Fault) -> measure.Done:
     """The disk of $KIT_CACHE has room for a part of what is encoded."""
     (place.root / "cache").mkdir(exist_ok=True)
     with mounted(place.root / "cache", "16k"):
         return place.run()
 
 
-def unwritable_cache(place: Place, _: Fault) -> measure.Done:
+def unwritable_cache(place: FaultSite, _: Fault) -> measure.Done:
     return measure.run("-m", "kit.train", *place.arguments(), env={**place.environment(), "KIT_CACHE": "/proc/none"})
 
 
-def read_only_start(place: Place, fault: Fault) -> measure.Done:
+def read_only_start(place: FaultSite, fault: Fault) -> measure.Done:
     place.output.mkdir(parents=True)
     place.output.chmod(0o555)
     return place.run_with(fault.inject)
 
 
-def beside_another(place: Place, fault: Fault) -> measure.Done:
+def beside_another(place: FaultSite, fault: Fault) -> measure.Done:
     """The second process; the first one waits in a step until that has ended, then goes on to its own end."""
     command = [sys.executable, "-m", "benchmarks.inject", fault.inject, *place.arguments()]
     first = subprocess.Popen(command, cwd=measure.ROOT, env={**os.environ, **place.environment()},
@@ -251,9 +251,9 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
 
 
 @contextmanager
-def place_of(fault: Fault) -> Iterator[Place]:
+def place_of(fault: Fault) -> Iterator[FaultSite]:
     with tempfile.TemporaryDirectory() as scratch:
-        place = Place(Path(scratch), fault.backend, fault.options)
+        place = FaultSite(Path(scratch), fault.backend, fault.options)
         disk = place.output.parent
         disk.mkdir()
         shutil.copy(DATA, place.data)

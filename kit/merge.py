@@ -23,8 +23,8 @@ from kit.export.tuned_model import in_words
 from kit.export.verifying import verify
 from kit.options.command_line import from_call, parse
 from kit.support import console
+from kit.support.callable_module import make_callable
 from kit.support.errors import FAILED, KitError
-from kit.support.page import make_callable
 from kit.support.progress import OnProgress
 
 

@@ -27,8 +27,8 @@ from kit.run.notes import collect_notes
 from kit.run.prepared import Planned, Prepared
 from kit.run.record import Result
 from kit.support import console
+from kit.support.callable_module import make_callable
 from kit.support.errors import describe_error, failure, stop_on_errors
-from kit.support.page import make_callable
 from kit.support.progress import ProgressBars
 from kit.support.units import GIB
 

@@ -12,7 +12,7 @@ Nothing is cut or left out without being counted.
 May import: support, options, models, prompt.
 """
 
-from kit.data.reading import Data, Question, look, read
+from kit.data.pipeline import Data, Question, look, read
 from kit.data.report import DataReport
 
 __all__ = ["Data", "DataReport", "Question", "look", "read"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from kit.data.choose import DUPLICATES, NOT_DRAWN, TOO_LONG, RowTable, Selection
 from kit.data.encode import BAD_ANSWER
-from kit.data.reading import Data
+from kit.data.pipeline import Data
 from kit.data.rows import sources
 from kit.data.rows.sources import RawRow
 from kit.options import Rows

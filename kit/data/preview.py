@@ -9,7 +9,7 @@ import numpy
 from rich.console import Group
 from rich.text import Text
 
-from kit.data.reading import Data
+from kit.data.pipeline import Data
 from kit.prompt import IGNORED, ChatFormat, Sample
 
 TRAINED, OTHER = "bold green", "dim"

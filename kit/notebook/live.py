@@ -20,7 +20,7 @@ from kit.train import train as train_prepared
 REDRAW_S, REPLOT_S = 0.4, 2.0  # a plot costs about 0.1 s of the training
 
 
-class Sheet:
+class LiveOutput:
     """An output of the cell that is drawn again and again."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Live:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.sheet = Sheet()
+        self.output = LiveOutput()
         self.begun_s: dict[str, float] = {}
         self.drawn_s = self.plotted_s = 0.0
         self.plot = ""
@@ -52,12 +52,12 @@ class Live:
             self.plotted_s = now_s
             self._read_losses()
         words = "   ".join(filter(None, (f"{stage} {done}/{total}", detail, left)))
-        self.sheet.draw(words, done / max(1, total), self.plot)
+        self.output.draw(words, done / max(1, total), self.plot)
 
     def end(self, result: Result) -> None:
         self._read_losses()
         time_and_speed = f"{clock(result.train_s)}   {result.tokens_per_s:,.0f} tokens/s"
-        self.sheet.draw(f"trained {result.steps} steps   {time_and_speed}", 1, self.plot)
+        self.output.draw(f"trained {result.steps} steps   {time_and_speed}", 1, self.plot)
 
     def _read_losses(self) -> None:
         self.plot = plots.of_run(read(self.folder)).get(plots.LOSSES, "")
@@ -81,13 +81,13 @@ def train(prepared: Prepared) -> Result:
 
 def train_all(runs: Mapping[str, Prepared]) -> dict[str, Result]:
     """Several runs one after another: how far all are, and the losses of each in one plot."""
-    sheet = Sheet()
+    output = LiveOutput()
     results: dict[str, Result] = {}
     drawn_s = 0.0
 
     def draw(words: str, share: float) -> None:
         plot = plots.compared([(name, read(runs[name].output)) for name in results]) if results else ""
-        sheet.draw(words, share, plot)
+        output.draw(words, share, plot)
 
     @contextmanager
     def progress() -> Iterator[OnProgress]:

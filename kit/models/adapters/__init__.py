@@ -5,7 +5,7 @@ folder (is it an adapter) -> parts (what it changes in each layer) -> checking (
 """
 
 from kit.models.adapters.checking import broken_adapter, check, check_fit, no_such_layer, read_parts, read_tensors
-from kit.models.adapters.folder import (
+from kit.models.adapters.on_disk import (
     CONFIG,
     WEIGHTS,
     Adapter,

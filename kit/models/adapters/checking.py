@@ -7,7 +7,7 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.models import Model, headers
-from kit.models.adapters.folder import CONFIG, WEIGHTS, Adapter
+from kit.models.adapters.on_disk import CONFIG, WEIGHTS, Adapter
 from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, Pair, dimensions, parts_in
 from kit.models.families import head_dim, key_value_heads
 from kit.models.headers import Tensor

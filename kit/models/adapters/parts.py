@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kit.models.adapters.folder import CONFIG
+from kit.models.adapters.on_disk import CONFIG
 from kit.models.headers import Tensor
 
 LORA_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>A|B|magnitude_vector)(?P<weight>\.weight)?")

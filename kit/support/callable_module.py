@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 
-class Page(ModuleType):
+class CallableModule(ModuleType):
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.call(*arguments, **options)
 
@@ -14,5 +14,5 @@ class Page(ModuleType):
 def make_callable(module: str, call: Callable[..., Any]) -> None:
     """Calling the module of that name calls `call`."""
     page = sys.modules[module]
-    page.__class__ = Page
+    page.__class__ = CallableModule
     page.call = call  # type: ignore[attr-defined]
