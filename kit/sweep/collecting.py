@@ -1,13 +1,11 @@
 """Trial folders -> the record of the sweep. What a trial did is read from its own folder alone."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit.options import Run
 from kit.run import reading
 from kit.run.folder import FREE
-from kit.run.reading import RunRecord, read
 from kit.support.untrusted import finite_number
 from kit.sweep.results import Status, Sweep, Trial, in_order
 from kit.sweep.space import SAME_ROWS, value_text
@@ -24,63 +22,49 @@ class Decisions:
 
 
 def collect(plans: Plans, decisions: Decisions) -> Sweep:
-    """The record of all folders: of this command's trials and of those that earlier ones left."""
-    runs = {trial.folder: trial.command.run for trial in plans.trials}
-    others = {path: run for path in plans.others if (run := reading.options(path))}
-    varied = _varied(plans.trials[0].point.values, [*runs.values(), *others.values()])
-    trials = [_of_plan(trial, decisions) for trial in plans.trials] + [_of_other(path) for path in others]
-    named = [
-        replace(trial, values={name: value_text(name, getattr(run, name)) for name in varied})
-        for trial, run in zip(trials, [*runs.values(), *others.values()], strict=True)
-    ]
-    return Sweep(plans.folder, varied, tuple(in_order(named, varied)), (*plans.notes, *decisions.notes))
+    """The record of all folders: of this command's trials and of those that earlier ones left. What varies is what the
+    command names, and whatever else differs between them."""
+    planned = {trial.folder: trial for trial in plans.trials}
+    runs = {folder: trial.command.run for folder, trial in planned.items()} | plans.others
+    differ = [name for name in Run.model_fields if name not in FREE | SAME_ROWS
+              and len({value_text(name, getattr(run, name)) for run in runs.values()}) > 1]  # fmt: skip
+    varied = tuple(dict.fromkeys([*plans.space, *differ]))
+    trials = []
+    for folder, run in runs.items():
+        values = {name: value_text(name, getattr(run, name)) for name in varied}
+        trials.append(_trial(folder, values, decisions, planned.get(folder)))
+    return Sweep(plans.folder, varied, tuple(in_order(trials, varied)), (*plans.notes, *decisions.notes))
 
 
-def _varied(of_plan: Iterable[str], runs: Sequence[Run]) -> tuple[str, ...]:
-    """What the command names, and whatever else differs between the trials in the folder."""
-    others = [name for name in Run.model_fields if name not in FREE | SAME_ROWS
-              and len({value_text(name, getattr(run, name)) for run in runs}) > 1]  # fmt: skip
-    return tuple(dict.fromkeys([*of_plan, *others]))
-
-
-def _of_plan(planned: PlannedTrial, decisions: Decisions) -> Trial:
-    params = planned.plan.trained_params if planned.plan else None
-    status, words = decisions.ended.get(planned.folder, ("unfinished", ""))
-    trial = Trial({}, planned.folder, status, params, steps=planned.steps, words=words)
-    if not planned.fits:
-        return replace(trial, status="left out", words="the plan says that it will not fit")
-    record = read(planned.folder)
-    if status == "left out" and record.status != "finished":
-        return trial
-    if status == "unfinished" and record.status == "unknown":
-        return replace(trial, status="waiting")
-    return _of_record(record, trial)
-
-
-def _of_other(path: Path) -> Trial:
-    """Of an earlier command. One that was interrupted where its loss was measured was stopped there."""
-    record = read(path)
-    params = finite_number(record.plan.get("trained_params"))
-    measured = bool(record.losses) and 0 < record.last_step == record.losses[-1][0]
-    trial = Trial({}, path, "stopped" if measured else "unfinished", None if params is None else int(params))
-    return replace(_of_record(record, trial), steps=record.planned_steps)
-
-
-def _of_record(record: RunRecord, trial: Trial) -> Trial:
-    """The trial with what its folder says of it; its own status is that of a run that neither finished nor failed."""
-    status = trial.status
-    if record.status == "failed":
-        status = "failed"
-    elif record.status == "finished" and status != "failed":
-        status = "finished"
+def _trial(folder: Path, values: dict[str, str], decisions: Decisions, planned: PlannedTrial | None) -> Trial:
+    """planned: None for one of an earlier command; if it was interrupted where its loss was measured, it was stopped
+    there."""
+    record = reading.read(folder)
     step, loss = record.losses[-1] if record.losses and record.losses[-1][0] else (record.last_step, None)
-    last = record.steps[-1] if record.steps else {}
-    return replace(
-        trial,
-        status=status,
-        loss=None if status == "failed" else loss,
+    status, words = decisions.ended.get(folder, ("unfinished", ""))
+    if planned and not planned.fits:
+        status, words = "left out", "the plan says that it will not fit"
+    elif record.status == "finished" and status != "failed":
+        status, words = "finished", ""
+    elif record.status == "failed" and status == "unfinished":
+        status, words = "failed", record.failure
+    elif record.status == "unknown" and status == "unfinished":
+        status = "waiting"
+    elif planned is None and loss is not None and step == record.last_step:
+        status = "stopped"
+    params = finite_number(record.plan.get("trained_params"))
+    if planned:
+        params = planned.plan.trained_params if planned.plan else None
+    elapsed_s = record.steps[-1].get("elapsed_s") if record.steps else None
+    return Trial(
+        values,
+        folder,
+        status,
+        trained_params=None if params is None else int(params),
+        loss=None if status in ("failed", "left out") else loss,
         step=record.last_step if status == "failed" else step,
-        seconds=finite_number(record.result.get("train_s")) or last.get("elapsed_s"),
+        steps=planned.steps if planned else record.planned_steps,
+        seconds=finite_number(record.result.get("train_s")) or elapsed_s,
         peak_memory_bytes=int(max((line.get("memory_bytes", 0) for line in record.steps), default=0)) or None,
-        words=(trial.words or record.failure) if status == "failed" else "",
+        words=words,
     )

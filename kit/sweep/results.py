@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,38 +71,66 @@ class Setting:
         return [trial for trial in self.trials if trial.status != "left out"]
 
     @property
-    def losses(self) -> dict[str, float | None]:
-        """Seed -> loss; the seed "" where none varies."""
-        return {trial.values.get(SEED, ""): trial.loss for trial in self.counted}
+    def losses(self) -> dict[str, float]:
+        """Seed -> loss, where it is known; the seed "" where none varies."""
+        return {trial.values.get(SEED, ""): trial.loss for trial in self.counted if trial.loss is not None}
 
     @property
     def seeds(self) -> set[str]:
         return set(self.losses)
 
-    def loss_of(self, seeds: set[str]) -> float | None:
-        """The mean over these seeds alone."""
-        return mean_loss(loss for seed, loss in self.losses.items() if seed in seeds)
-
     @property
     def loss(self) -> float | None:
         """The mean; None too where the seeds are at different points of their runs."""
         points = {(trial.status, trial.step) for trial in self.counted}
-        return self.loss_of(self.seeds) if self.status == "finished" or len(points) == 1 else None
+        is_one = self.status == "finished" or len(points) == 1
+        return mean_loss(trial.loss for trial in self.counted) if is_one else None
 
     @property
     def spread(self) -> float | None:
         """The standard deviation over the seeds."""
-        return None if self.loss is None else _deviation(loss for loss in self.losses.values() if loss is not None)
+        return None if self.loss is None else _deviation(self.losses.values())
+
+    def loss_of(self, seeds: set[str]) -> float:
+        """The mean over these seeds alone."""
+        return statistics.fmean(self.losses[seed] for seed in seeds)
 
     def above(self, other: "Setting") -> list[float]:
         """How much higher its loss is, for each seed in common: a seed also chooses the rows that are measured on."""
-        pairs = [(loss, other.losses.get(seed)) for seed, loss in self.losses.items()]
-        return [own - their for own, their in pairs if own is not None and their is not None]
+        return [loss - other.losses[seed] for seed, loss in self.losses.items() if seed in other.losses]
 
     def is_within_spread_of(self, other: "Setting") -> bool:
         """The mean difference is no larger than its standard deviation over the seeds: it may be chance."""
         apart = self.above(other)
         return len(apart) > 1 and abs(statistics.mean(apart)) <= statistics.stdev(apart)
+
+    def figures(self, best: "Setting | None") -> list[str]:
+        """As text: of one trial what is equal for all, the earliest step, the mean time, the most memory."""
+        trials = self.counted or list(self.trials)
+        params, steps = trials[0].trained_params, trials[0].steps
+        peak_bytes = max(trial.peak_memory_bytes or 0 for trial in trials)
+        seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+        seeds = f", {len(self.trials)} seeds" if len(self.trials) > 1 else ""
+        words = dict.fromkeys(trial.words for trial in self.trials if trial.words)
+        status = f"{self.status}{', best' if self is best else ''}{seeds}"
+        return [
+            "–" if params is None else f"{params:,}",
+            "–" if self.loss is None else f"{self.loss:.3f}{_plus_minus(self.spread)}",
+            "" if best is None or self is best else self._difference(best),
+            f"{min(trial.step for trial in trials)}{f'/{steps}' if steps else ''}",
+            f"{statistics.mean(seconds):,.1f}" if seconds else "–",
+            gib(peak_bytes) if peak_bytes else "–",
+            f"{status}: {'; '.join(words)}" if words else status,
+        ]
+
+    def _difference(self, best: "Setting") -> str:
+        """Only of trials at the same point of their runs: at the end."""
+        if self.status != "finished" or self.loss is None:
+            return ""
+        if not (apart := self.above(best)):
+            return "other seeds"
+        within = " (within the spread)" if self.is_within_spread_of(best) else ""
+        return f"{statistics.mean(apart):+.3f}{_plus_minus(_deviation(apart))}{within}"
 
 
 @dataclass(frozen=True)
@@ -136,9 +164,7 @@ class Sweep:
     def best(self) -> Setting | None:
         """The lowest loss among the settings that were trained to their end, over the seeds that all of them have."""
         common = self.common_seeds
-        losses = [(setting.loss_of(common or setting.seeds), setting) for setting in self.finished]
-        known = [(loss, setting) for loss, setting in losses if loss is not None]
-        return min(known, key=lambda pair: pair[0])[1] if known else None
+        return min(self.finished, key=lambda setting: setting.loss_of(common or setting.seeds), default=None)
 
     @property
     def best_command(self) -> str | None:
@@ -146,18 +172,16 @@ class Sweep:
         best = self.best
         return f"python -m kit.train --config {best.trials[0].folder / OPTIONS} --output runs/best" if best else None
 
-    def plotted(self, setting: Setting) -> tuple[float | None, float]:
-        """(mean, bar) of a setting beside the others: over the seeds that all have, where there are any.
+    def plotted(self, setting: Setting) -> tuple[float, float]:
+        """(mean, bar) of a setting with a loss beside the others: over the seeds that all have, where there are any.
 
         bar: the standard deviation over the seeds of how far it is from the mean of all finished settings under that
         seed, as each seed has rows of its own (Cousineau 2005, doi:10.20982/tqmp.01.1.p042); 0 for a single seed.
         """
-        seeds = setting.seeds & self.common_seeds or setting.seeds
-        apart = []
-        for seed in seeds if setting.status == "finished" else ():
-            own, middle = setting.losses[seed], mean_loss(other.loss_of({seed}) for other in self.finished)
-            apart += [own - middle] if own is not None and middle is not None else []
-        return setting.loss_of(seeds), _deviation(apart) or 0.0
+        common = setting.seeds & self.common_seeds
+        middles = {seed: statistics.fmean(other.losses[seed] for other in self.finished) for seed in common}
+        apart = [setting.losses[seed] - middle for seed, middle in middles.items() if setting.status == "finished"]
+        return setting.loss_of(common or setting.seeds), _deviation(apart) or 0.0
 
     def outcome(self) -> list[str]:
         """The outcome in sentences."""
@@ -166,64 +190,28 @@ class Sweep:
             return ["No trial has finished."]
         others = [setting for setting in self.finished if setting is not best]
         close = [setting.name for setting in others if setting.is_within_spread_of(best)]
-        over = f" (± {best.spread:.3f} over {len(best.trials)} seeds)" if best.spread is not None else ""
-        others_seeds = [setting for setting in self.finished if setting.seeds != common]
-        stopped = [setting for setting in self.settings if setting.status == "stopped"]
+        over = f"{_plus_minus(best.spread)} over {len(best.trials)} seeds" if best.spread is not None else ""
         sentences = [
-            (best, f"Best: {best.name}: held-out loss {best.loss:.3f}{over}."),
-            (best, f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}"),
-            (
-                not common,
-                "No seed is common to all settings, and each holds out other rows: losses are hardly comparable.",
-            ),
-            (common and others_seeds, f"Compared by what all settings have: seed {', '.join(sorted(common))}."),
-            (close, f"Within the spread of the seeds, so not told apart from it: {'; '.join(close)}."),
-            (
-                others and not close and best.spread is None,
-                "One seed each: how much of a difference is chance is not known; --over seed=1,2,3 shows it.",
-            ),
-            (stopped, "The loss of a stopped trial is that of the step where it stopped, not of the end of its run."),
+            f"Best: {best.name}: held-out loss {best.loss:.3f}{over}.",
+            f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}",
         ]
-        return [sentence for is_so, sentence in sentences if is_so]
+        if not common:
+            sentences.append("No seed is common to all settings; each holds out other rows: losses hardly compare.")
+        elif any(setting.seeds != common for setting in self.finished):
+            sentences.append(f"Compared by what all settings have: seed {', '.join(sorted(common))}.")
+        if close:
+            sentences.append(f"Within the spread of the seeds, so not told apart from it: {'; '.join(close)}.")
+        elif others and best.spread is None:
+            sentences.append("One seed each: how much is chance is not known; --over seed=1,2,3 shows it.")
+        if any(setting.status == "stopped" for setting in self.settings):
+            sentences.append("The loss of a stopped trial is that of the step where it stopped, not of its run's end.")
+        return sentences
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """(names of the columns, a row for each setting), as text."""
         figures = ("trained weights", "held-out loss", "vs best", "step", "seconds", "GiB", "status")
-        rows = [[*setting.values.values(), *self._figures(setting)] for setting in self.settings]
+        rows = [[*setting.values.values(), *setting.figures(self.best)] for setting in self.settings]
         return [*(name for name in self.varied if name != SEED), *figures], rows
-
-    def _figures(self, setting: Setting) -> list[str]:
-        trials = setting.counted or list(setting.trials)
-        params, steps = trials[0].trained_params, trials[0].steps
-        peak_bytes = max(trial.peak_memory_bytes or 0 for trial in trials)
-        seconds = [trial.seconds for trial in trials if trial.seconds is not None]
-        spread = f" ± {setting.spread:.3f}" if setting.spread is not None else ""
-        return [
-            "–" if params is None else f"{params:,}",
-            "–" if setting.loss is None else f"{setting.loss:.3f}{spread}",
-            self._difference(setting),
-            f"{min(trial.step for trial in trials)}{f'/{steps}' if steps else ''}",
-            f"{statistics.mean(seconds):,.1f}" if seconds else "–",
-            gib(peak_bytes) if peak_bytes else "–",
-            self._status_text(setting),
-        ]
-
-    def _difference(self, setting: Setting) -> str:
-        """From the best; only of trials at the same point of their runs: at the end."""
-        best = self.best
-        if best is None or setting is best or setting.status != "finished" or setting.loss is None:
-            return ""
-        if not (apart := setting.above(best)):
-            return "other seeds"
-        spread = f" ± {_deviation(apart):.3f}" if len(apart) > 1 else ""
-        within = " (within the spread)" if setting.is_within_spread_of(best) else ""
-        return f"{statistics.mean(apart):+.3f}{spread}{within}"
-
-    def _status_text(self, setting: Setting) -> str:
-        words = "; ".join(dict.fromkeys(trial.words for trial in setting.trials if trial.words))
-        seeds = f", {len(setting.trials)} seeds" if len(setting.trials) > 1 else ""
-        status = "finished, best" if setting is self.best else setting.status
-        return f"{status}{seeds}" + (f": {words}" if words else "")
 
     def html_table(self) -> str:
         """The cells as HTML, the best setting marked."""
@@ -249,14 +237,9 @@ class Sweep:
     def to_json(self) -> dict[str, Any]:
         best = self.best
         settings = [
-            {
-                "values": setting.values,
-                "status": setting.status,
-                "loss": setting.loss,
-                "spread": setting.spread,
-                "seeds": len(setting.trials),
-                "is_within_spread_of_best": best not in (None, setting) and setting.is_within_spread_of(best),
-            }
+            {name: getattr(setting, name) for name in ("values", "status", "loss", "spread")}
+            | {"seeds": len(setting.trials)}
+            | {"is_within_spread_of_best": best not in (None, setting) and setting.is_within_spread_of(best)}
             for setting in self.settings
         ]
         return stamp() | {
@@ -276,10 +259,13 @@ class Sweep:
         write_whole(self.folder / JSON, [json.dumps(self.to_json(), indent=1, ensure_ascii=False, default=str) + "\n"])
 
 
-def _deviation(numbers: Iterable[float]) -> float | None:
+def _deviation(numbers: Collection[float]) -> float | None:
     """The standard deviation; None of fewer than two."""
-    known = list(numbers)
-    return statistics.stdev(known) if len(known) > 1 else None
+    return statistics.stdev(numbers) if len(numbers) > 1 else None
+
+
+def _plus_minus(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.3f}"
 
 
 def mean_loss(losses: Iterable[float | None]) -> float | None:

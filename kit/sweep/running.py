@@ -19,7 +19,7 @@ from kit.support.units import clock
 from kit.sweep import showing, study
 from kit.sweep.collecting import Decisions, collect
 from kit.sweep.options import SweepCommand
-from kit.sweep.results import Status, Sweep, mean_loss
+from kit.sweep.results import Sweep, mean_loss
 from kit.sweep.space import SEED
 from kit.sweep.trials import PlannedTrial, Plans, check_any_fits, name_of, plans
 from kit.train import prepare, train
@@ -41,18 +41,15 @@ def sweep(command: SweepCommand) -> Sweep:
     check_any_fits(planned)
     for note in planned.notes:
         console.note(note)
-    decisions, is_over = Decisions(), False
+    decisions = Decisions()
     with alone_in(planned.folder):
         try:
             _train_all(planned, command.pruner, facts, decisions)
-            is_over = True
-        finally:
-            done = collect(planned, decisions)
-            showing.save(done)
-            if not is_over:
-                showing.show(console.stderr, done)
-                console.note(f"{planned.folder} holds what is done; the same command goes on from there")
-    return done
+        except BaseException:
+            showing.show(console.stderr, showing.save(collect(planned, decisions)))
+            console.note(f"{planned.folder} holds what is done; the same command goes on from there")
+            raise
+        return showing.save(collect(planned, decisions))
 
 
 @contextmanager
@@ -110,21 +107,21 @@ class Work:
     def train_setting(self, trials: Sequence[PlannedTrial]) -> None:
         """Its seeds one after the other. The first is judged at its evaluations against the same seed of the settings
         before it; where it is stopped, or one of them fails, the rest are left out."""
-        first, last = trials[0], None
+        first, status = trials[0], None
         evaluations = first.command.run.evaluations
         entry = study.enter(self.optuna_study, self.plans.space, first.point.drawn, first.steps or 1, evaluations)
         for trial in trials:
-            if last:
-                self.decisions.ended[trial.folder] = ("left out", f"its setting {last} with another seed")
+            if status:
+                self.decisions.ended[trial.folder] = ("left out", f"its setting {status} with another seed")
             else:
-                last = self._train(trial, entry if trial is first else None)
+                self._train(trial, entry if trial is first else None)
+                status = self.decisions.ended.get(trial.folder, (None, ""))[0]
             if self.steps_left.pop(trial.folder) and self.steps_done:
                 self._show_progress(trial.name)
-        entry.end(last, mean_loss(self.losses.get(trial.folder) for trial in trials))
+        entry.end(status, mean_loss(self.losses.get(trial.folder) for trial in trials))
 
-    def _train(self, trial: PlannedTrial, entry: study.Entry | None) -> Status | None:
-        """From where it is; not at all where it is finished, or was to stop where it is. Returns stopped, failed, or
-        None: finished."""
+    def _train(self, trial: PlannedTrial, entry: study.Entry | None) -> None:
+        """From where it is; not at all where it is finished, or was to stop where it is."""
         record = read(trial.folder)
         if entry:
             self._repeat(record, trial, entry)
@@ -135,7 +132,6 @@ class Work:
             self._say_how_it_ended(trial, record, time.monotonic() - start_s)
         if record.status == "finished" and record.loss_after is not None:
             self.losses[trial.folder] = record.loss_after
-        return self.decisions.ended.get(trial.folder, (None, ""))[0]
 
     def _repeat(self, record: RunRecord, trial: PlannedTrial, entry: study.Entry) -> None:
         """The study hears what an earlier command measured. A run that went on after it was to stop may go on."""

@@ -48,13 +48,13 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Plans:
-    """All trials of a command, in the order of their values. others: folders of trials that an earlier command left in
-    the sweep's folder."""
+    """All trials of a command, in the order of their values. others: trials that an earlier command left in the
+    sweep's folder."""
 
     folder: Path
     space: Space
     trials: tuple[PlannedTrial, ...]
-    others: tuple[Path, ...]
+    others: dict[Path, Run]
     notes: tuple[str, ...]
 
     @property
@@ -87,8 +87,8 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
     trials = for_each(planned, found)
     if not command.plan:
         _check_comparable(folder, there, trials[0])
-    others = there.keys() - {trial.folder for trial in trials}
-    return Plans(folder, space, tuple(trials), tuple(sorted(others)), tuple(_notes(command, trials)))
+    others = {path: run for path, run in there.items() if path not in {trial.folder for trial in trials}}
+    return Plans(folder, space, tuple(trials), others, tuple(_notes(command, trials)))
 
 
 def _trial(command: SweepCommand, point: Point, path: Path, facts: Facts) -> PlannedTrial:

@@ -22,7 +22,7 @@ from kit.options import LINEAR_LAYERS, Run, resolve
 from kit.support import console
 from kit.support.errors import KitError, problem
 from kit.support.version import stamp
-from kit.sweep import options, plotting, results, running, showing, space, study, trials
+from kit.sweep import options, results, running, showing, space, study, trials
 from kit.sweep.options import SweepCommand
 from tests.support.processes import run_kit
 from tests.support.results import losses_of
@@ -415,7 +415,7 @@ def test_a_range_is_drawn_trained_and_gone_on_with(swept) -> None:
     again, machine = swept(loss, *over[:-1], 8)
     assert len(machine.asked) == 2
     assert {one.folder for one in done.trials} < {one.folder for one in again.trials}
-    ElementTree.fromstring(plotting.plot(again))
+    ElementTree.fromstring(showing.plot(again))
 
 
 def test_another_grid_adds_its_trials_and_takes_over_what_is_there(swept) -> None:
@@ -644,13 +644,13 @@ def test_the_plot_has_a_line_for_each_combination_and_hollow_marks(swept, tmp_pa
     assert all(name in text for name in ("target_modules attention", "target_modules all", ">8<", "--c1:"))
     full, _ = swept(by_rank, *RANKS, "--over", "target_modules=attention,all", *NO_PRUNER)
     hollow = re.compile(r'<use [^>]*style="fill-opacity: 0')
-    assert len(hollow.findall(plotting.drawn(done))) == sum(one.status == "stopped" for one in done.trials) > 0
-    assert not hollow.search(plotting.drawn(full))
+    assert len(hollow.findall(showing.drawn(done))) == sum(one.status == "stopped" for one in done.trials) > 0
+    assert not hollow.search(showing.drawn(full))
 
 
 def test_alpha_that_follows_the_rank_makes_one_line(swept) -> None:
     done, _ = swept(by_rank, "--over", "lora_rank=1,2,4", "--over", "lora_alpha=1r,2r", *NO_PRUNER)
-    text = plotting.drawn(done)
+    text = showing.drawn(done)
     assert [f"lora_alpha {value}<" in text for value in ("1r", "2r", "1", "2", "8")] == [
         True,
         True,
@@ -662,17 +662,17 @@ def test_alpha_that_follows_the_rank_makes_one_line(swept) -> None:
 
 def test_labels_of_near_numbers_do_not_stand_on_each_other() -> None:
     values = ("0.000656", "0.000729", "0.00188", "0.00537", "0.00633")
-    text = plotting.drawn(results.recorded([{"values": {"learning_rate": value}, "loss": 1.0} for value in values]))
+    text = showing.drawn(results.recorded([{"values": {"learning_rate": value}, "loss": 1.0} for value in values]))
     assert [f">{value}<" in text for value in values] == [True, False, True, True, False]
     ranks = [str(2**power) for power in range(8)]
-    text = plotting.drawn(results.recorded([{"values": {"lora_rank": value}, "loss": 1.0} for value in ranks]))
+    text = showing.drawn(results.recorded([{"values": {"lora_rank": value}, "loss": 1.0} for value in ranks]))
     assert all(f">{value}<" in text for value in ranks)
 
 
 @pytest.mark.parametrize("over", ["target_modules=attention,all", "seed=1,2", "lora_dropout=0,0.1", "lora_rank=4"])
 def test_the_plot_of_other_options(swept, over: str) -> None:
     done, _ = swept(by_rank, "--over", over, *NO_PRUNER)
-    ElementTree.fromstring(plotting.plot(done))
+    ElementTree.fromstring(showing.plot(done))
     showing.show(console.stderr, done)
 
 
