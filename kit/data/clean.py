@@ -28,15 +28,15 @@ def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:
     codes = _codes(data.selection, rows)
     try:
         write_whole(out, (_line(raw.value) for raw, code in zip(_raws(rows), codes, strict=True) if not code))
-        removals = zip(_raws(rows), codes, range(len(codes)), strict=True)
-        write_whole(removed, (_removal(table, *removal) for removal in removals if removal[1]))
+        removals = (
+            table.place(row).to_json() | {"code": code, "why": table.detail(row), "was": _was(raw)}
+            for row, (raw, code) in enumerate(zip(_raws(rows), codes, strict=True))
+            if code
+        )
+        write_whole(removed, map(_line, removals))
     except OSError as error:
-        raise failure(
-            "output-cannot-be-written",
-            f"{out} cannot be written.",
-            describe_error(error),
-            "--fix a/folder/with/room/clean.jsonl",
-        ) from error
+        fix = "--fix a/folder/with/room/clean.jsonl"
+        raise failure("output-cannot-be-written", f"{out} cannot be written.", describe_error(error), fix) from error
     return removed, codes.count(""), len(codes) - codes.count("")
 
 
@@ -75,6 +75,5 @@ def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str) + "\n"
 
 
-def _removal(table: RowTable, raw: RawRow, code: str, row: int) -> str:
-    value = None if isinstance(raw.value, RowError) else raw.value
-    return _line(table.place(row).to_json() | {"code": code, "why": table.detail(row), "was": value})
+def _was(raw: RawRow) -> Any:
+    return None if isinstance(raw.value, RowError) else raw.value

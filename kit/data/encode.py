@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,12 +264,9 @@ def _asked(example: Example) -> str:
     """What is asked first: the message before the first answer, or the plain text."""
     if example.text is not None:
         return example.text
-    before = ""
-    for message in example.conversations[0].messages:
-        if message["role"] == "assistant":
-            break
-        before = message["content"]
-    return before
+    messages = example.conversations[0].messages
+    before = list(takewhile(lambda message: message["role"] != "assistant", messages))
+    return before[-1]["content"] if before else ""
 
 
 def _hash(content: bytes) -> int:

@@ -17,7 +17,7 @@ from kit.data.rows.sources import Source
 from kit.data.store import Samples, Stored
 from kit.options import Rows
 from kit.prompt import ChatFormat
-from kit.support.errors import USAGE, KitError, failure, problem, stop_on_errors
+from kit.support.errors import USAGE, failure, for_each, problem, stop_on_errors
 from kit.support.progress import OnProgress
 
 QUESTIONS = 3
@@ -90,21 +90,10 @@ def _files(rows: Rows) -> tuple[list[Source], tuple[float, ...]]:
     if not rows.data:
         fix = "--data examples/identity.jsonl"
         raise failure("no-data", "No data file was given.", "A run needs rows to learn from.", fix, status=USAGE)
-    all_files: list[Source] = []
-    weights: list[float] = []
-    problems: list[Finding] = []
-    given = rows.data_weights or (1.0,) * len(rows.data)
-    for name, weight in [*zip(rows.data, given, strict=True), *((name, 0.0) for name in rows.eval_data)]:
-        try:
-            files = sources.find_files([name])
-        except KitError as error:
-            problems += error.findings
-            continue
-        all_files += files
-        weights += [weight] * len(files)
-    if problems:
-        raise KitError(*problems)
-    return all_files, tuple(weights)
+    given = (*(rows.data_weights or (1.0,) * len(rows.data)), *(0.0 for _ in rows.eval_data))
+    found = for_each(lambda name: sources.find_files([name]), (*rows.data, *rows.eval_data))
+    weights = tuple(weight for files, weight in zip(found, given, strict=True) for _ in files)
+    return [file for files in found for file in files], weights
 
 
 def _questions(stored: Stored, samples: Samples) -> tuple[Question, ...]:

@@ -130,20 +130,16 @@ def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
 
     Other processes may delete in the same folder at the same time.
     """
-    sizes_bytes = {folder: folder_size_bytes(folder) for folder in cache.iterdir() if folder != newest}
-    total_bytes = folder_size_bytes(newest) + sum(sizes_bytes.values())
-    for folder in sorted(sizes_bytes, key=_used_s):
+    others: list[tuple[float, Path, int]] = []  # when it was used last, the folder, its size
+    for folder in cache.iterdir():
+        with contextlib.suppress(OSError):
+            if folder != newest:
+                others.append((folder.stat().st_mtime, folder, folder_size_bytes(folder)))
+    total_bytes = folder_size_bytes(newest) + sum(size_bytes for *_, size_bytes in others)
+    for _, folder, size_bytes in sorted(others):
         if total_bytes > limit_bytes:
             shutil.rmtree(folder, ignore_errors=True)
-            total_bytes -= sizes_bytes[folder]
-
-
-def _used_s(folder: Path) -> float:
-    """When it was used last; 0 for one that is gone."""
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
+            total_bytes -= size_bytes
 
 
 def folder_size_bytes(folder: Path) -> int:

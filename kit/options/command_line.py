@@ -61,7 +61,8 @@ def read(kind: type[Door], argv: Sequence[str]) -> Given:
     positional = next((option for option in options.values() if option.typed.positional), None)
     given: Given = {}
     problems: list[Finding] = []
-    words, only_values = _parted(argv)
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it no word is an option
+    words, only_values = deque(argv[:end]), argv[end + 1 :]
     while words:
         word = words.popleft()
         if not FLAG.match(word):
@@ -81,12 +82,6 @@ def read(kind: type[Door], argv: Sequence[str]) -> Given:
     if problems:
         raise KitError(*problems, status=USAGE)
     return given
-
-
-def _parted(argv: Sequence[str]) -> tuple[deque[str], list[str]]:
-    """The words before and after a --, behind which none is an option."""
-    place = argv.index("--") if "--" in argv else len(argv)
-    return deque(argv[:place]), list(argv[place + 1 :])
 
 
 def _help_topic(argv: Sequence[str]) -> str | None:

@@ -52,9 +52,7 @@ def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
 
     Raises KitError (status 2): --vram-gib or --fit without --plan.
     """
-    option = f"--fit {command.fit}" if command.fit else ""
-    if command.vram_gib:
-        option = f"--vram-gib {command.vram_gib:g}"
+    option = f"--vram-gib {command.vram_gib:g}" if command.vram_gib else f"--fit {command.fit}" if command.fit else ""
     if option and not command.plan:
         raise failure(
             "needs-plan",
@@ -229,10 +227,8 @@ def _toml_value(value: Any) -> str:
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace(
-            "\x7f", "\\u007f"
-        )  # JSON's escapes are TOML's, but for DEL
+    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 
 

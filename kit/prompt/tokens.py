@@ -36,37 +36,19 @@ class Segment:
         return self.swapped is not None
 
 
-@dataclass(frozen=True)
 class Encoder:
     """A tokenizer that knows typed special tokens from real ones."""
 
-    tokenizer: Tokenizer
-
-    @cached_property
-    def _specials(self) -> dict[str, tuple[int, AddedToken]]:
-        added = self.tokenizer.get_added_tokens_decoder()
-        return {token.content: (id, token) for id, token in added.items() if token.special}
-
-    @cached_property
-    def _name_of(self) -> dict[str, str]:
-        """Special token -> its name; names are equally long, so that none begins another."""
-        return {special: f"{NONCE}{number:06}" for number, special in enumerate(self._specials)}
-
-    @cached_property
-    def _special_of(self) -> dict[str, str]:
-        return {name: special for special, name in self._name_of.items()}
-
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        return _any_of(self._name_of)
-
-    @cached_property
-    def _name_pattern(self) -> re.Pattern[str]:
-        return _any_of(self._special_of)
-
-    @cached_property
-    def _both_pattern(self) -> re.Pattern[str]:
-        return _any_of(self._name_of | self._special_of)
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._specials = {token.content: (id, token) for id, token in added.items() if token.special}
+        # Names are equally long, so that none begins another.
+        self._name_of = {special: f"{NONCE}{number:06}" for number, special in enumerate(self._specials)}
+        self._special_of = {name: special for special, name in self._name_of.items()}
+        self._other_of = self._name_of | self._special_of
+        self._special_pattern, self._name_pattern = _any_of(self._name_of), _any_of(self._special_of)
+        self._both_pattern = _any_of(self._other_of)
 
     def first_special_token(self, text: str) -> str:
         """The first special token typed in a text, "" if there is none."""
@@ -95,8 +77,7 @@ class Encoder:
             raise RowError("data-lone-surrogate", what) from None
         if NONCE not in text:
             return Segment(text, trained)
-        other = self._name_of | self._special_of
-        swapped = self._both_pattern.sub(lambda match: other[match[0]], text)
+        swapped = self._both_pattern.sub(lambda match: self._other_of[match[0]], text)
         return Segment(self.restore_special_tokens(text), trained, swapped)
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:

@@ -33,9 +33,8 @@ def check_text(text: str) -> None:
 
 
 def no_answer(conversation: Conversation) -> str | None:
-    if any(message["role"] == "assistant" for message in conversation.messages):
-        return None
-    return "no assistant turn"
+    has_answer = any(message["role"] == "assistant" for message in conversation.messages)
+    return None if has_answer else "no assistant turn"
 
 
 def system_not_first(conversation: Conversation) -> str | None:
@@ -95,15 +94,9 @@ def repeated_unit(text: str) -> str | None:
     if len(set(text[:HEAD_CHARACTERS])) > LONGEST_UNIT_CHARACTERS + KINDS_OF_SPACE:
         return None  # almost every text: the beginning tells
     whole = "".join(text.split())
-    period = _period(whole)
-    return whole[:period] if period else None
-
-
-def _period(text: str) -> int | None:
-    """The shortest unit length that the text repeats at least REPEATS times."""
     for length in range(1, LONGEST_UNIT_CHARACTERS + 1):
-        if len(text) >= max(REPEATED_CHARACTERS, REPEATS * length) and text[length:] == text[:-length]:
-            return length
+        if len(whole) >= max(REPEATED_CHARACTERS, REPEATS * length) and whole[length:] == whole[:-length]:
+            return whole[:length]
     return None
 
 
@@ -165,11 +158,8 @@ def _calls(conversation: Conversation) -> list[tuple[int, dict[str, Any]]]:
 
 
 def trailing_turn(conversation: Conversation) -> str | None:
-    roles = [message["role"] for message in conversation.messages]
-    after = roles[::-1].index("assistant")
-    if not after:
-        return None
-    return f"{after} turn{'s' if after > 1 else ''} after the last answer"
+    after = [message["role"] for message in reversed(conversation.messages)].index("assistant")
+    return f"{after} turn{'s' if after > 1 else ''} after the last answer" if after else None
 
 
 Check = Callable[[Conversation], str | None]

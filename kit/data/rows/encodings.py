@@ -55,8 +55,11 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
     if 4 * head.count(0) > len(head):  # every other byte of English text is 0 in UTF-16
         place, guess = "line 1 (bytes that are 0)", "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
     elif 2 * len(wrong) > len(others) and not len(wrong) <= BROKEN_LINES < len(lines) - len(wrong):
+        from charset_normalizer import from_bytes
+
         place = next(iter(wrong.values()))
-        guess = _guess(b"\n".join(lines[number - 1] for number in wrong))
+        best = from_bytes(b"\n".join(lines[number - 1] for number in wrong)[:GUESSED_BYTES]).best()
+        guess = best.encoding if best else None
     else:
         return
     raise failure(
@@ -67,13 +70,6 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
         *([] if guess else [f"(with the file's real encoding in place of {UNKNOWN})"]),
         details={"first in": place, "looks like": guess or "no known encoding"},
     )
-
-
-def _guess(text: bytes) -> str | None:
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(text[:GUESSED_BYTES]).best()
-    return best.encoding if best else None
 
 
 def _conversions(path: Path, encoding: str) -> tuple[str, ...]:

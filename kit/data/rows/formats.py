@@ -126,26 +126,16 @@ def convert(row: Any, format: Format, columns: Mapping[str, str]) -> Example:
     """What one row teaches; `columns` maps our key to the file's column. Raises RowError."""
     if not isinstance(row, dict):
         raise RowError("data-row-format", f"{_kind(row)} where an object should be")
-    if columns:
-        row = _renamed(row, columns)
-    missing = [key for key in format.keys if key not in row]
-    if missing:
-        raise _misfit(row, format, missing)
-    return format.convert(row)
-
-
-def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     for key, column in columns.items():
         if column not in row:
             raise RowError("data-field-missing", f"no {column} (the column mapped to {key})")
-    return row | {key: row[column] for key, column in columns.items()}
-
-
-def _misfit(row: dict[str, Any], format: Format, missing: list[str]) -> RowError:
-    other = next((form for form in FORMATS if form.fits(row)), None)
-    if other:
-        return RowError("data-mixed-formats", f"{other.name} ({other.shape}) among rows of {format.name}")
-    return RowError("data-field-missing", f"no {' and no '.join(missing)}")
+    row = row | {key: row[column] for key, column in columns.items()}
+    missing = [key for key in format.keys if key not in row]
+    if not missing:
+        return format.convert(row)
+    if other := next((form for form in FORMATS if form.fits(row)), None):
+        raise RowError("data-mixed-formats", f"{other.name} ({other.shape}) among rows of {format.name}")
+    raise RowError("data-field-missing", f"no {' and no '.join(missing)}")
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
@@ -362,9 +352,8 @@ def _after(question: list[dict[str, Any]], answer: list[dict[str, Any]]) -> list
 def _from_kto(row: dict[str, Any]) -> Example:
     form = next((form for form in ANSWERS if all(key in row for key in form.keys)), None)
     if form is None:
-        raise RowError(
-            "data-field-missing", f"a label without the keys of {' or '.join(form.name for form in ANSWERS)}"
-        )
+        names = " or ".join(form.name for form in ANSWERS)
+        raise RowError("data-field-missing", f"a label without the keys of {names}")
     label = row["label"]
     if isinstance(label, str):  # a cell of a table
         label = {"true": 1, "1": 1, "false": 0, "0": 0}.get(label.strip().lower(), label)

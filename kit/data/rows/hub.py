@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envcheck.facts import Finding
 from kit.models import HUB_TIMEOUT_S
-from kit.support.errors import KitError, did_you_mean, problem
+from kit.support.errors import KitError, did_you_mean, failure
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -26,7 +25,7 @@ def find_split(name: str) -> list[Path]:
     splits = list(builder.info.splits)
     if split not in splits:
         start = f"{repo}:{config}" if config else repo
-        raise KitError(_no_such("split", split, splits, repo, [f"--data {start}:{name}" for name in splits]))
+        raise _no_such("split", split, splits, repo, [f"--data {start}:{name}" for name in splits])
     return [Path(file["filename"]) for file in builder.as_dataset(split).cache_files]
 
 
@@ -45,14 +44,20 @@ def _ask(repo: str) -> None:
         if HfApi().dataset_info(repo, timeout=HUB_TIMEOUT_S).gated:
             HfApi().auth_check(repo, repo_type="dataset")
     except GatedRepoError:
-        raise KitError(_gated(repo)) from None
+        raise _gated(repo) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise KitError(_missing(repo)) from None
+        raise failure(
+            "data-hub-missing",
+            f"The hub has no data set {repo}, or it is not open to you. There is no such file or folder here either.",
+            "A name that does not exist and one that needs a login get the same answer.",
+            f"check the path, or the spelling on https://huggingface.co/datasets/{repo}",
+            "hf auth login        (if the data set is private)",
+        ) from None
     except HfHubHTTPError as error:
         refused = error.response.status_code in (401, 403)
-        raise KitError(_gated(repo) if refused else _unreachable(repo, error)) from None
+        raise _gated(repo) if refused else _unreachable(repo, error) from None
     except (OSError, httpx.HTTPError) as error:
-        raise KitError(_unreachable(repo, error)) from None
+        raise _unreachable(repo, error) from None
 
 
 def _built(repo: str, config: str | None) -> "DatasetBuilder":
@@ -64,39 +69,33 @@ def _built(repo: str, config: str | None) -> "DatasetBuilder":
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it would tell a server of every load
     try:
         if not constants.HF_HUB_OFFLINE:
-            _check_config(repo, config)
+            known = datasets.get_dataset_config_names(repo)
+            if (config or datasets.get_dataset_default_config_name(repo)) not in known:
+                raise _no_such("configuration", config, known, repo, [f"--data {repo}:{name}:train" for name in known])
         builder = datasets.load_dataset_builder(repo, config)
         builder.download_and_prepare()
     except (ConnectionError, httpx.HTTPError) as error:
-        raise KitError(_unreachable(repo, error)) from None
+        raise _unreachable(repo, error) from None
     except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError, TypeError) as error:
         if constants.HF_HUB_OFFLINE:  # what was not downloaded is missed in many ways
-            raise KitError(_unreachable(repo, error)) from None
-        raise KitError(_unreadable(repo, error.__cause__ or error)) from None
+            raise _unreachable(repo, error) from None
+        cause, folder = error.__cause__ or error, _local_folder(repo)
+        raise failure(
+            "data-hub-unreadable",
+            f"The rows of {repo} cannot be built.",
+            f"{type(cause).__name__}: {str(cause).strip()[:SHOWN_CHARACTERS]}",
+            f"hf download {repo} --repo-type dataset --local-dir {folder}",
+            f"--data {folder}        (its files as they are)",
+        ) from None
     return builder
 
 
-def _check_config(repo: str, config: str | None) -> None:
-    import datasets
-
-    known = datasets.get_dataset_config_names(repo)
-    if (config or datasets.get_dataset_default_config_name(repo)) not in known:
-        fix = [f"--data {repo}:{name}:train" for name in known]
-        raise KitError(_no_such("configuration", config, known, repo, fix))
+def _local_folder(repo: str) -> str:
+    return f"data/{repo.split('/')[1]}"
 
 
-def _missing(repo: str) -> Finding:
-    return problem(
-        "data-hub-missing",
-        f"The hub has no data set {repo}, or it is not open to you. There is no such file or folder here either.",
-        "A name that does not exist and one that needs a login get the same answer.",
-        f"check the path, or the spelling on https://huggingface.co/datasets/{repo}",
-        "hf auth login        (if the data set is private)",
-    )
-
-
-def _gated(repo: str) -> Finding:
-    return problem(
+def _gated(repo: str) -> KitError:
+    return failure(
         "data-hub-gated",
         f"The data set {repo} is not open to you.",
         "Its owners ask for a login, and some for consent to their terms.",
@@ -105,11 +104,11 @@ def _gated(repo: str) -> Finding:
     )
 
 
-def _unreachable(repo: str, error: Exception) -> Finding:
+def _unreachable(repo: str, error: Exception) -> KitError:
     from huggingface_hub import constants
 
-    folder = f"data/{repo.split('/')[1]}"
-    return problem(
+    folder = _local_folder(repo)
+    return failure(
         "data-hub-offline",
         f"{repo} is no file or folder here, and the hub cannot be asked for it.",
         "HF_HUB_OFFLINE is set, and the data set was not downloaded before."
@@ -121,8 +120,8 @@ def _unreachable(repo: str, error: Exception) -> Finding:
     )
 
 
-def _no_such(kind: str, name: str | None, known: list[str], repo: str, fix: list[str]) -> Finding:
-    return problem(
+def _no_such(kind: str, name: str | None, known: list[str], repo: str, fix: list[str]) -> KitError:
+    return failure(
         "data-hub-split",
         f"{repo} has no {kind} {name}. {did_you_mean(name, known)}".rstrip()
         if name
@@ -130,15 +129,4 @@ def _no_such(kind: str, name: str | None, known: list[str], repo: str, fix: list
         "Data sets on the hub are named owner/name, owner/name:split or owner/name:configuration:split.",
         *fix[:SHOWN_NAMES],
         details={f"{kind}s": ", ".join(known[:SHOWN_NAMES])},
-    )
-
-
-def _unreadable(repo: str, error: BaseException) -> Finding:
-    folder = f"data/{repo.split('/')[1]}"
-    return problem(
-        "data-hub-unreadable",
-        f"The rows of {repo} cannot be built.",
-        f"{type(error).__name__}: {str(error).strip()[:SHOWN_CHARACTERS]}",
-        f"hf download {repo} --repo-type dataset --local-dir {folder}",
-        f"--data {folder}        (its files as they are)",
     )

@@ -64,7 +64,7 @@ def read_rows(source: Source, on_bytes: OnBytes | None = None) -> Iterator[RawRo
     """Every row of the file in order. Raises nothing for bad content."""
     number = 0
     try:
-        rows = READERS[source.kind](source, on_bytes or _ignore)
+        rows = READERS[source.kind](source, on_bytes or (lambda read_bytes: None))
         for number, (line, value) in enumerate(rows, start=1):
             yield RawRow(number, line, value)
     except UnicodeDecodeError as error:
@@ -78,10 +78,6 @@ def sha256(source: Source) -> str:
     """Of the file's bytes, in hexadecimal digits."""
     with source.path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _ignore(read_bytes: int) -> None:
-    pass
 
 
 class _ReportingFile(io.FileIO):

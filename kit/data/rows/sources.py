@@ -9,10 +9,10 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from envcheck.facts import Finding
 from kit.data.rows import encodings, hub
 from kit.data.rows.readers import (
     UNREADABLE,
@@ -26,30 +26,22 @@ from kit.data.rows.readers import (
     start_of,
 )
 from kit.data.rows.spreadsheet import open_sheet
-from kit.support.errors import KitError, RowError, did_you_mean, failure, problem
+from kit.support.errors import KitError, RowError, did_you_mean, failure, for_each, problem
 
 __all__ = ["RawRow", "Source", "find_files", "read_rows", "sha256"]
 
 SAMPLE_BYTES = 1 << 20
 FIRST_ROWS = 20
-KINDS = {
-    ".jsonl": "json lines",
-    ".ndjson": "json lines",
-    ".json": "json lines",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".txt": "text",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".xlsx": "spreadsheet",
-    ".xlsm": "spreadsheet",
-    ".xlsb": "spreadsheet",
-    ".xls": "spreadsheet",
-    ".ods": "spreadsheet",
+ENDINGS = {
+    "json lines": ".jsonl .ndjson .json",
+    "csv": ".csv",
+    "tsv": ".tsv .tab",
+    "text": ".txt",
+    "parquet": ".parquet .pq",
+    "arrow": ".arrow .feather",
+    "spreadsheet": ".xlsx .xlsm .xlsb .xls .ods",
 }
+KINDS = {ending: kind for kind, endings in ENDINGS.items() for ending in endings.split()}
 TABLE_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
 SPREADSHEET_MAGIC = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 READ_FROM = f"Rows are read from {', '.join(KINDS)}."
@@ -65,29 +57,24 @@ class NoData(NamedTuple):
 
     what: str
     fix: str
-    endings: tuple[str, ...]
+    endings: str
     magic: tuple[bytes, ...]
 
 
 NO_DATA = (
-    NoData("a file of Office", "give it its own ending, such as .xls", (), (b"\xd0\xcf\x11\xe0",)),
-    NoData("a document", "save its text as .txt in UTF-8", (".pdf", ".docx", ".doc", ".odt", ".rtf"), (b"%PDF",)),
+    NoData("a file of Office", "give it its own ending, such as .xls", "", (b"\xd0\xcf\x11\xe0",)),
+    NoData("a document", "save its text as .txt in UTF-8", ".pdf .docx .doc .odt .rtf", (b"%PDF",)),
     NoData(
         "an archive",
         "unpack it and give the files inside",
-        (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z"),
+        ".zip .gz .tgz .tar .bz2 .xz .zst .7z",
         (b"PK\x03\x04", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ", b"(\xb5/\xfd", b"7z\xbc\xaf"),
     ),
+    NoData("an image", "give rows of text", ".png .jpg .jpeg .gif .webp", (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")),
+    NoData("a database", "export the table as CSV", ".db .sqlite", (b"SQLite format 3",)),
+    NoData("a Git-LFS pointer, not the data", "git lfs pull", "", (b"version https://git-lfs",)),
     NoData(
-        "an image",
-        "give rows of text",
-        (".png", ".jpg", ".jpeg", ".gif", ".webp"),
-        (b"\x89PNG", b"\xff\xd8\xff", b"GIF8"),
-    ),
-    NoData("a database", "export the table as CSV", (".db", ".sqlite"), (b"SQLite format 3",)),
-    NoData("a Git-LFS pointer, not the data", "git lfs pull", (), (b"version https://git-lfs",)),
-    NoData(
-        "a web page", "download the file itself, not the page that shows it", (), (b"<!DOCTYPE", b"<!doctype", b"<html")
+        "a web page", "download the file itself, not the page that shows it", "", (b"<!DOCTYPE", b"<!doctype", b"<html")
     ),
 )
 
@@ -98,22 +85,7 @@ def find_files(given: Sequence[str]) -> list[Source]:
     In a folder, hidden files and those of NOT_ROWS (README.txt, config.json) are no data. Raises one KitError with the
     problems of all names.
     """
-    sources: list[Source] = []
-    problems: list[Finding] = []
-    for name in given:
-        try:
-            files = _files(name)
-        except KitError as error:
-            problems += error.findings
-            continue
-        for label, path in files:
-            try:
-                sources.append(_source(label, path))
-            except KitError as error:
-                problems += error.findings
-    if problems:
-        raise KitError(*problems)
-    return sources
+    return list(chain.from_iterable(for_each(lambda name: for_each(_source, _files(name)), given)))
 
 
 def _files(name: str) -> list[tuple[str, Path]]:
@@ -129,9 +101,9 @@ def _files(name: str) -> list[tuple[str, Path]]:
         if HUB_NAME.fullmatch(name) and path.suffix.lower() not in KINDS:
             files = hub.find_split(name)
             return [(name if len(files) == 1 else f"{name}/{file.name}", file) for file in files]
-        raise KitError(_missing(name, path))
+        raise _missing(name, path)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
-        raise KitError(_unreadable(name, error)) from None
+        raise _unreadable(name, error) from None
 
 
 def _matches(name: str, path: Path) -> list[Path]:
@@ -168,11 +140,11 @@ def _is_data(name: str) -> bool:
     return Path(name).suffix.lower() in KINDS and not is_lock and not NOT_ROWS.fullmatch(name)
 
 
-def _missing(name: str, path: Path) -> Finding:
+def _missing(name: str, path: Path) -> KitError:
     folder = path.parent
     there = sorted(item.name for item in folder.iterdir() if _is_data(item.name)) if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, there) or there
-    return problem(
+    return failure(
         "data-file-missing",
         f"There is no file {name}. {did_you_mean(path.name, there)}".rstrip(),
         "The path is taken as it is typed, from the folder you are in."
@@ -189,8 +161,8 @@ def _listed(names: Iterable[str]) -> str:
     return (", ".join(names[:5]) or "none") + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _unreadable(name: str, error: Exception | str, *fix: str) -> Finding:
-    return problem(
+def _unreadable(name: str, error: Exception | str, *fix: str) -> KitError:
+    return failure(
         UNREADABLE,
         f"{name} cannot be read.",
         getattr(error, "strerror", None) or str(error),
@@ -203,7 +175,9 @@ def _empty(name: str, what: str) -> KitError:
     return failure("data-file-empty", f"{name} {what}.", "There is nothing to learn from.", "make the file again")
 
 
-def _source(name: str, path: Path) -> Source:
+def _source(named: tuple[str, Path]) -> Source:
+    """The file (name for messages, path) with its kind, by its first bytes, its ending and its text."""
+    name, path = named
     try:
         if not path.is_file():
             raise OSError("It is a pipe or a device, and the rows are read twice.")
@@ -211,7 +185,7 @@ def _source(name: str, path: Path) -> Source:
         with path.open("rb") as file:
             head = file.read(SAMPLE_BYTES)
     except OSError as error:
-        raise KitError(_unreadable(name, error)) from None
+        raise _unreadable(name, error) from None
     if not head:
         raise _empty(name, "is empty")
     ending = path.suffix.lower()
@@ -224,23 +198,19 @@ def _source(name: str, path: Path) -> Source:
         source = _sheet(source)
     elif not magic:
         source = _text_source(source, head)
-    return _with_a_row(source)
+    first = next(read_rows(source), None)
+    if first is None:
+        raise _empty(name, "holds no row")
+    if isinstance(first.value, RowError) and first.value.code == UNREADABLE:
+        raise _unreadable(name, str(first.value))
+    return source
 
 
 def _refuse_no_data(name: str, ending: str, head: bytes) -> None:
-    known = next((known for known in NO_DATA if ending in known.endings), None)
+    known = next((known for known in NO_DATA if ending and ending in known.endings.split()), None)
     known = known or next((known for known in NO_DATA if head.startswith(known.magic)), None)
     if known:
         raise failure("data-file-unknown", f"{name} is {known.what}.", READ_FROM, known.fix)
-
-
-def _with_a_row(source: Source) -> Source:
-    first = next(read_rows(source), None)
-    if first is None:
-        raise _empty(source.name, "holds no row")
-    if isinstance(first.value, RowError) and first.value.code == UNREADABLE:
-        raise KitError(_unreadable(source.name, str(first.value)))
-    return source
 
 
 def _text_source(source: Source, head: bytes) -> Source:
@@ -249,7 +219,9 @@ def _text_source(source: Source, head: bytes) -> Source:
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head, whole)
     source = replace(source, encoding=encoding, findings=findings)
     if source.kind == "text" and not SURELY_JSON.match(text):
-        return _paragraphs(source, text)
+        if "" in map(str.strip, text.strip().split("\n")):
+            return replace(source, separator="\n\n", reason="its ending; blank lines part the rows")
+        return replace(source, separator="\n", reason="its ending; there is no blank line, so every line is a row")
     if source.kind in ("csv", "tsv") and not SURELY_JSON.match(text):
         return _cells(source, text, whole)
     first = text.lstrip()[:1]
@@ -259,19 +231,17 @@ def _text_source(source: Source, head: bytes) -> Source:
         return _objects(source, text, whole)
     if source.kind:
         return source
-    raise failure(
-        "data-file-unknown",
-        f"{source.name} has no ending of a data file, and its content does not tell what it is.",
-        READ_FROM,
-        "give it the ending of its kind: .txt for plain text",
-        details={"it begins with": start_of(text)},
-    )
+    what = f"{source.name} has no ending of a data file, and its content does not tell what it is."
+    fix, details = "give it the ending of its kind: .txt for plain text", {"it begins with": start_of(text)}
+    raise failure("data-file-unknown", what, READ_FROM, fix, details=details)
 
 
 def _objects(source: Source, text: str, whole: bool) -> Source:
     """One object a line; or one object in all, which is a row or holds the list of them."""
     lines = replace(source, kind="json lines", reason="the first character is {")
-    if not _is_one_object(text, whole):
+    first, end, is_cut = decode_json(text, text.index("{"))
+    is_one = is_cut and not whole if isinstance(first, Exception) else not text[end:].strip()
+    if not is_one:
         return lines
     try:
         content = json.loads(source.path.read_text(source.encoding))
@@ -285,12 +255,6 @@ def _objects(source: Source, text: str, whole: bool) -> Source:
     return lines
 
 
-def _is_one_object(text: str, whole: bool) -> bool:
-    """Whether nothing follows the first object, or the text ends within it."""
-    value, end, is_cut = decode_json(text, text.index("{"))
-    return is_cut and not whole if isinstance(value, Exception) else not text[end:].strip()
-
-
 def _sheet(source: Source) -> Source:
     """With the sheet that is read, and a warning that names the others."""
     try:
@@ -298,7 +262,7 @@ def _sheet(source: Source) -> Source:
             _, names = next(sheet.rows) if sheet else (0, None)
     except OSError as error:
         fix = "open it and save it as CSV UTF-8, or as .xlsx without a password"
-        raise KitError(_unreadable(source.name, error, fix)) from None
+        raise _unreadable(source.name, error, fix) from None
     if not (sheet and names):
         raise _empty(source.name, "holds no row")
     _check_header(source, [name.strip() for name in names])
@@ -315,12 +279,6 @@ def _sheet(source: Source) -> Source:
         severity="warning",
     )
     return replace(source, findings=(warning,))
-
-
-def _paragraphs(source: Source, text: str) -> Source:
-    if "" in map(str.strip, text.strip().split("\n")):
-        return replace(source, separator="\n\n", reason="its ending; blank lines part the rows")
-    return replace(source, separator="\n", reason="its ending; there is no blank line, so every line is a row")
 
 
 def _cells(source: Source, text: str, whole: bool) -> Source:
