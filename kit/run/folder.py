@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FREE = {"micro_batch_size", "gradient_checkpointing", "pin_memory", "vram_limit_gib"} | (
     RecordOptions.model_fields.keys() - {"evaluations"}
 )
+MOST_DIFFERENCES = 6  # that are shown
 PROBE_BYTES = 1 << 16  # more than the small files of a run take
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -70,7 +71,7 @@ class RunFolder:
             _check_is_run(path, if_any=True)
             return cls(path)
         _check_is_run(path)
-        different = _differences(path, command.run, data_sha256)
+        different = dict(list(differences(path, command.run, data_sha256).items())[:MOST_DIFFERENCES])
         if different and not command.resume_anyway:
             raise failure(
                 "output-holds-another-run",
@@ -305,8 +306,8 @@ def _check_writable(path: Path) -> None:
         ) from None
 
 
-def _differences(path: Path, run: Run, data_sha256: str) -> dict[str, str]:
-    """Option -> "there, now" for each that differs; at most six."""
+def differences(path: Path, run: Run, data_sha256: str | None) -> dict[str, str]:
+    """Option -> "there, now" for each in which the run in the folder differs from this one, and so for the data."""
     begun_with, data_there = reading.options(path), reading.data_sha256(path)
     if begun_with is None or data_there is None:
         if any((path / CHECKPOINTS).glob("step-*")):
@@ -319,4 +320,4 @@ def _differences(path: Path, run: Run, data_sha256: str) -> dict[str, str]:
     }
     if data_there != data_sha256:
         different["content of the data file"] = "changed since"
-    return dict(list(different.items())[:6])
+    return different

@@ -57,11 +57,7 @@ def given(options: Mapping[str, Any], facts: Callable[[], Facts]) -> SweepComman
 
 def _checked(command: SweepCommand) -> SweepCommand:
     if command.origins.get("output") in ("flag", "call"):
-        raise failure(
-            "sweep-has-no-output",
-            "Each trial has a folder of its own, so --output is not for a sweep.",
-            "Two trials in one folder would overwrite each other.",
-            f"--into {command.run.output}        (the folder of the whole sweep)",
-            status=USAGE,
-        )
+        what = "Each trial has a folder of its own, so --output is not for a sweep."
+        fix = f"--into {command.run.output}        (the folder of the whole sweep)"
+        raise failure("sweep-has-no-output", what, "Two trials would overwrite each other.", fix, status=USAGE)
     return command

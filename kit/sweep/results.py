@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter
 
@@ -19,9 +19,6 @@ from kit.support.units import gib
 from kit.support.version import stamp
 from kit.sweep.space import SEED
 from kit.sweep.trials import name_of
-
-if TYPE_CHECKING:
-    import pandas
 
 JSON, CSV = "results.json", "results.csv"
 COLUMNS = ("trained_params", "loss", "step", "steps", "status", "seconds", "peak_memory_bytes", "folder", "words")
@@ -56,10 +53,6 @@ class Setting:
 
     values: dict[str, str]
     trials: tuple[Trial, ...]
-
-    @property
-    def name(self) -> str:
-        return name_of(self.values)
 
     @property
     def status(self) -> Status:
@@ -189,10 +182,10 @@ class Sweep:
         if best is None:
             return ["No trial has finished."]
         others = [setting for setting in self.finished if setting is not best]
-        close = [setting.name for setting in others if setting.is_within_spread_of(best)]
+        close = [name_of(setting.values) for setting in others if setting.is_within_spread_of(best)]
         over = f"{_plus_minus(best.spread)} over {len(best.trials)} seeds" if best.spread is not None else ""
         sentences = [
-            f"Best: {best.name}: held-out loss {best.loss:.3f}{over}.",
+            f"Best: {name_of(best.values)}: held-out loss {best.loss:.3f}{over}.",
             f"It is trained in full: {best.trials[0].folder} is that run. Once more: {self.best_command}",
         ]
         if not common:
@@ -219,21 +212,6 @@ class Sweep:
 
     _repr_html_ = html_table
 
-    def to_csv(self) -> str:
-        """A line for each trial."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*self.varied, *("held_out_loss" if name == "loss" else name for name in COLUMNS)])
-        for trial in self.trials:
-            writer.writerow([*trial.values.values(), *(getattr(trial, name) for name in COLUMNS)])
-        return text.getvalue()
-
-    def table(self) -> "pandas.DataFrame":
-        """The same; numbers as numbers."""
-        import pandas
-
-        return pandas.read_csv(io.StringIO(self.to_csv()))
-
     def to_json(self) -> dict[str, Any]:
         best = self.best
         settings = [
@@ -254,8 +232,12 @@ class Sweep:
         }
 
     def save(self) -> None:
-        """results.json and results.csv in the sweep's folder. Raises OSError: the disk does not take them."""
-        write_whole(self.folder / CSV, [self.to_csv()])
+        """results.json, and results.csv with a line for each trial. Raises OSError: the disk does not take them."""
+        head = [*self.varied, *("held_out_loss" if name == "loss" else name for name in COLUMNS)]
+        rows = [[*trial.values.values(), *(getattr(trial, name) for name in COLUMNS)] for trial in self.trials]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([head, *rows])
+        write_whole(self.folder / CSV, [text.getvalue()])
         write_whole(self.folder / JSON, [json.dumps(self.to_json(), indent=1, ensure_ascii=False, default=str) + "\n"])
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def sweep(command: SweepCommand) -> Sweep:
-    """Train every trial that fits, losers not to their end, and write results.json, results.csv, plot.svg, sweep.html.
+    """Train every trial that fits, losers not to their end, and write results.json, results.csv and sweep.html.
 
     The same command goes on with what is not finished. Raises KitError before the first trial for all that can be
     wrong; KeyboardInterrupt after Ctrl-C, when all that is done is in the files.

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from kit.run.folder import cannot_write
 from kit.support.errors import KitError
-from kit.support.files import write_whole
 from kit.sweep.results import Setting, Sweep, are_numbers, places_of
 from kit.sweep.space import SEED
 from kit.sweep.trials import name_of
@@ -19,7 +18,7 @@ from kit.sweep.trials import name_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAGE, PLOT = "sweep.html", "plot.svg"
+PAGE = "sweep.html"
 FILE_WIDTH = 200  # characters
 LEFT = {"vs best", "status", "verdict", "target_modules"}  # columns of words
 TITLE = "Held-out loss, nats a token"
@@ -30,13 +29,11 @@ LEGEND_LINE_IN = 0.2
 
 
 def save(sweep: Sweep) -> Sweep:
-    """Every file of its folder; the plot once there is a loss. Raises KitError: the disk does not take them."""
+    """Every file of its folder. Raises KitError: the disk does not take them."""
     from kit.report import page  # here, not above: it imports matplotlib
 
     try:
         sweep.save()
-        if picture := plot(sweep):
-            write_whole(sweep.folder / PLOT, [picture])
     except OSError as error:
         raise KitError(cannot_write(Path(error.filename or sweep.folder), error)) from error
     page.save(sweep.folder / PAGE, page_of(sweep))
@@ -75,17 +72,6 @@ def page_of(sweep: Sweep) -> str:
         plot=drawn(sweep),
         trials=[(name_of(trial.values), trial) for trial in sweep.trials],
     )
-
-
-def plot(sweep: Sweep) -> str:
-    """The plot as a file of its own, with the page's colours, light and dark; "" where nothing is known."""
-    from kit.report import page  # here, not above: it imports matplotlib
-
-    style = Path(page.__file__).with_name("base.html.jinja").read_text(encoding="utf-8")
-    colours = style[style.index(":root") : style.index("* {")]
-    head, end, rest = drawn(sweep).partition(">")
-    own = f' xmlns="http://www.w3.org/2000/svg" style="background: var(--paper)"><style>{colours}</style>'
-    return f"{head}{own}{rest}" if end else ""
 
 
 def drawn(sweep: Sweep) -> str:

@@ -10,7 +10,7 @@ from kit.memory import Plan
 from kit.models.adapters import no_such_layer, read_tensors
 from kit.options import LINEAR_LAYERS, Run, TrainCommand
 from kit.run import reading
-from kit.run.folder import RunFolder
+from kit.run.folder import RunFolder, differences
 from kit.run.layout import DATA
 from kit.run.prepared import Planned, Prepared, default_name
 from kit.support.errors import USAGE, KitError, failure, for_each, stop_on_errors
@@ -103,13 +103,9 @@ def _trial(command: SweepCommand, point: Point, path: Path, facts: Facts) -> Pla
         return trial
     rows = planned.data
     if not len(rows.held_out):
-        raise failure(
-            "sweep-without-held-out-rows",
-            "No rows are held out, so there is nothing to compare the trials by.",
-            "A trial's loss on the rows it was trained on falls with every weight it may change.",
-            "--held-out-rows 64",
-            "--eval-data FILE",
-        )
+        what = "No rows are held out, so there is nothing to compare the trials by."
+        why = "A trial's loss on the rows it was trained on falls with every weight it may change."
+        raise failure("sweep-without-held-out-rows", what, why, "--held-out-rows 64", "--eval-data FILE")
     if not command.plan:
         _check_folder(path, own, rows.report.sha256)
     return replace(trial, steps=planned.run.steps(len(rows.train)), data_sha256=rows.report.sha256)
@@ -130,16 +126,12 @@ def _check_folder(path: Path, command: TrainCommand, data_sha256: str) -> None:
         raise KitError(replace(finding, fix=("--into another/folder", *vary[:2]))) from None
 
 
-def _check_comparable(folder: Path, there: Mapping[Path, Run], trial: PlannedTrial) -> None:
+def _check_comparable(folder: Path, there: Iterable[Path], trial: PlannedTrial) -> None:
     """The trials that are there were measured on the same rows, in the same tokens."""
-    run = trial.command.run
-    for path, other in there.items():
-        if not (path / DATA).is_file():
-            continue
-        names = sorted(name for name in SAME_ROWS if name != "data" and getattr(other, name) != getattr(run, name))
-        details = {name: f"{getattr(other, name)} there, {getattr(run, name)} now" for name in names}
-        if reading.data_sha256(path) != trial.data_sha256:
-            details["content of the data"] = "changed since"
+    for path in there:
+        different = differences(path, trial.command.run, trial.data_sha256) if (path / DATA).is_file() else {}
+        free = Run.model_fields.keys() - SAME_ROWS | {"data"}  # a file may have moved: its content counts
+        details = {name: text for name, text in different.items() if name not in free}
         if details:
             what = f"{folder} holds trials that were measured on other rows."
             why = "Their losses say nothing about these."
