@@ -263,7 +263,10 @@ def compare_text(path: Path, chat: ChatFormat, tokenizer: Any) -> Tally:
     tally = Tally()
     for number, example in examples(path, tally):
         segments = chat.text_segments(example.text)
-        ours, theirs = Sample.from_segments(0, segments, chat.encode(segments)), trl_text(tokenizer, example.text)
+        ours, theirs = (
+            Sample.from_segments(0, segments, chat.encoder.encode(segments)),
+            trl_text(tokenizer, example.text),
+        )
         tally.add(number, [ours], theirs, [], ours == theirs)
     return tally
 

@@ -3,9 +3,8 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from kit import data, models, prompt
@@ -30,7 +29,9 @@ def check(command: DataCommand) -> int:
     fit = not any(finding.severity == "error" for finding in checked.findings)
     preview = Preview(checked, chat, command.show)
     if command.json_output:
-        print(json.dumps(_to_json(checked, fit, preview), ensure_ascii=False, indent=1))
+        result = {"fit": fit, **checked.report.to_json(), "findings": list(map(asdict, checked.findings))}
+        result |= {"rows": preview.to_json()} if preview.rows else {}
+        print(json.dumps(result, ensure_ascii=False, indent=1))
     else:
         show(checked, rows.model, fit)
         if command.show:
@@ -61,9 +62,7 @@ def show(checked: data.Data, model: str, fit: bool) -> None:
 
 def _counts(checked: data.Data) -> Table:
     report = checked.report
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
+    table = Table("", Column(justify="right"), box=None, show_header=False, pad_edge=False)
     table.add_row("rows read", f"{report.rows_read:,}")
     table.add_row("= to train on", f"{report.rows_trained:,}")
     table.add_row("+ to measure on", f"{report.rows_held_out:,}")
@@ -83,18 +82,11 @@ def _lengths(report: data.DataReport) -> Table:
     """Samples by length, one bar a bin."""
     most = max(count for _, count in report.histogram)
     title = f"length in tokens (median {report.median_tokens:,}, longest {report.longest_tokens:,})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("up to", justify="right")
-    table.add_column("samples", justify="right")
-    table.add_column("")
+    columns = (Column("up to", justify="right"), Column("samples", justify="right"), "")
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
     for longest, count in report.histogram:
         table.add_row(f"{longest:,}", f"{count:,}", "█" * -(-BAR_CHARACTERS * count // most))
     return table
-
-
-def _to_json(checked: data.Data, fit: bool, preview: Preview) -> dict[str, Any]:
-    report = {"fit": fit, **checked.report.to_json(), "findings": [asdict(finding) for finding in checked.findings]}
-    return report | ({"rows": preview.to_json()} if preview.rows else {})
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def _tokenise(chunk: list[ParsedRow], chat: ChatFormat) -> Batches:
     import pyarrow as pa
 
     samples = [sample for row in chunk for sample in row.samples]
-    encoded = iter(chat.encode([piece for sample in samples for piece in sample]))
+    encoded = iter(chat.encoder.encode([piece for sample in samples for piece in sample]))
     tokens = [_join(sample, encoded) for sample in samples]
     ids, id_ends = _flatten([ids for ids, _ in tokens])
     spans, span_ends = _flatten([spans for _, spans in tokens])
@@ -217,7 +217,7 @@ def _check(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
         warnings += checks.check(conversation)
     if example.text is not None:
         checks.check_text(example.text)
-        if token := chat.first_special_token(example.text):
+        if token := chat.encoder.first_special_token(example.text):
             warnings.append(("data-text-with-markers", f"holds {token}"))
     return warnings
 
@@ -256,7 +256,7 @@ def _typed_special_tokens(
     """A warning where special tokens were typed into a row."""
     if not any(piece.has_typed_special_tokens for sample in samples for piece in sample):
         return []
-    tokens = (chat.first_special_token(str(conversation.messages)) for conversation in conversations)
+    tokens = (chat.encoder.first_special_token(str(conversation.messages)) for conversation in conversations)
     return [("data-special-token-typed", f"holds {next(filter(None, tokens), 'one')}")]
 
 

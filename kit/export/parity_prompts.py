@@ -82,7 +82,7 @@ def _takes(chat: ChatFormat, messages: Messages) -> bool:
         chat.question(messages)
     except ValueError:
         return False
-    return not any(chat.first_special_token(message["content"]) for message in messages)
+    return not any(chat.encoder.first_special_token(message["content"]) for message in messages)
 
 
 def _plain(adapter: Tuned) -> ParityPrompts:

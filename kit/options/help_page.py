@@ -21,13 +21,9 @@ def help_page(kind: type[Door], topic: str, typed: str) -> str:
         return _first_page(kind, groups, typed)
     if topic not in (*groups, "all"):
         names = [*groups, "all"]
-        raise failure(
-            "unknown-group",
-            f"There is no group of options {topic}. {did_you_mean(topic, names)}".rstrip(),
-            f"The groups are {', '.join(names)}.",
-            f"{typed} --help GROUP",
-            status=USAGE,
-        )
+        what = f"There is no group of options {topic}. {did_you_mean(topic, names)}".rstrip()
+        why = f"The groups are {', '.join(names)}."
+        raise failure("unknown-group", what, why, f"{typed} --help GROUP", status=USAGE)
     return "\n\n".join(_group(kind, name, groups[name]) for name in (groups if topic == "all" else [topic]))
 
 

@@ -54,14 +54,9 @@ def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
     """
     option = f"--vram-gib {command.vram_gib:g}" if command.vram_gib else f"--fit {command.fit}" if command.fit else ""
     if option and not command.plan:
-        raise failure(
-            "needs-plan",
-            f"{option} only says what would fit, it trains nothing.",
-            "A run takes this machine's own card, and what the plan chooses for it.",
-            f"{option} --plan",
-            "the same without it",
-            status=USAGE,
-        )
+        what = f"{option} only says what would fit, it trains nothing."
+        why = "A run takes this machine's own card, and what the plan chooses for it."
+        raise failure("needs-plan", what, why, f"{option} --plan", "the same without it", status=USAGE)
     if command.vram_gib is None:
         return command.run, facts
     return command.run.model_copy(update={"device": "cuda"}), with_card(facts, command.vram_gib)
@@ -255,12 +250,12 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     """The options in a TOML file, or a YAML one by its ending."""
+    id, template = "config-does-not-parse", PRESETS / "cpu.toml"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise failure(
-            "config-unreadable", f"The options file {path} cannot be read.", str(error), "--config FILE", status=USAGE
-        ) from None
+        what = f"The options file {path} cannot be read."
+        raise failure("config-unreadable", what, str(error), "--config FILE", status=USAGE) from None
     try:
         if path.suffix in (".yaml", ".yml"):
             import yaml
@@ -269,21 +264,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         else:
             values = tomllib.loads(text)
     except Exception as error:  # each parser has its own kind; both name the line
-        raise failure(
-            "config-does-not-parse",
-            f"The options file {path} does not parse.",
-            str(error),
-            f"mend the line, or start from a copy of {PRESETS / 'cpu.toml'}",
-            status=USAGE,
-        ) from None
+        what, fix = f"The options file {path} does not parse.", f"mend the line, or start from a copy of {template}"
+        raise failure(id, what, str(error), fix, status=USAGE) from None
     if not isinstance(values, dict):
-        raise failure(
-            "config-does-not-parse",
-            f"{path} holds no options.",
-            "A file holds lines of `name = value`.",
-            f"start from a copy of {PRESETS / 'cpu.toml'}",
-            status=USAGE,
-        )
+        why, fix = "A file holds lines of `name = value`.", f"start from a copy of {template}"
+        raise failure(id, f"{path} holds no options.", why, fix, status=USAGE)
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 

@@ -132,7 +132,7 @@ class ChatFormat:
         """A row of plain text: all of it is trained, up to an end token.
 
         Special tokens in it are real ones: such rows often are conversations that a template has rendered already.
-        `first_special_token` tells where that may be a surprise. Raises RowError.
+        `encoder.first_special_token` tells where that may be a surprise. Raises RowError.
         """
         start = self._start_of_text if not text.startswith(self._start_of_text) else ""
         end = self.end_token if not text.rstrip().endswith(self.end_token) else ""
@@ -161,14 +161,6 @@ class ChatFormat:
     def encoder(self) -> Encoder:
         return Encoder(self.tokenizer)
 
-    def first_special_token(self, text: str) -> str:
-        """The first special token typed in a text, "" if there is none."""
-        return self.encoder.first_special_token(text)
-
-    def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
-        return self.encoder.encode(segments)
-
     @cached_property
     def _start_of_text(self) -> str:
         """The token that the tokenizer itself puts before every text, if it is one of those that do."""
@@ -182,7 +174,9 @@ class ChatFormat:
 
     def samples(self, messages: list[Message], tools: list | None = None, row: int = 0) -> list[Sample]:
         """The samples of one conversation. Raises RowError."""
-        return [Sample.from_segments(row, pieces, self.encode(pieces)) for pieces in self.segments(messages, tools)]
+        return [
+            Sample.from_segments(row, pieces, self.encoder.encode(pieces)) for pieces in self.segments(messages, tools)
+        ]
 
 
 def _thinks(message: Message) -> bool:

@@ -1,6 +1,7 @@
 """What can be wrong with a tokenizer and a template together."""
 
 import re
+from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
@@ -14,19 +15,47 @@ TOKEN_LITERAL = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>")
 PROBE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
 
-def check(chat: ChatFormat) -> tuple[Finding, ...]:
-    findings = (_tokens_missing(chat), _end_token_missing(chat), _pad_equals_end(chat))
-    return tuple(finding for finding in findings if finding)
+def check(chat: ChatFormat) -> Iterator[Finding]:
+    """What is odd about them."""
+    if missing := [token for token in _written_tokens(chat) if not _is_one_token(chat, token)]:
+        ours = is_of_the_kit(chat.template_text)
+        yield problem(
+            "template-tokens-missing",
+            f"The template ({chat.template_origin}) writes tokens that the tokenizer does not have.",
+            "Each would be learnt as a handful of ordinary characters, with no sign where a turn ends."
+            if ours
+            else "It is the model's own template, so this may be meant: a turn is marked by ordinary characters.",
+            *fitting_templates(chat.tokenizer, chat.special_tokens),
+            details={"missing": " ".join(missing)},
+            severity="error" if ours else "warning",
+        )
+    if not chat.end_token or chat.end_id is None:
+        yield problem(
+            "end-token-missing",
+            f"The tokenizer has no token {chat.end_token}." if chat.end_token else "The model names no end token.",
+            "It closes every answer: without it the model never learns to stop.",
+            'name it in the model folder: tokenizer_config.json, "eos_token": "..."',
+            *fitting_templates(chat.tokenizer, chat.special_tokens),
+        )
+    if chat.pad_token and chat.pad_token == chat.end_token:
+        yield problem(
+            "pad-equals-end",
+            f"{chat.pad_token} is padding and end token at once.",
+            "Here padding is masked by its place, so the end of an answer is trained all the same. "
+            "Tools that mask every padding token never train it, and their models do not stop.",
+            'for such tools: tokenizer_config.json, "pad_token": a token that no text contains',
+            severity="warning",
+        )
 
 
 def fitting_templates(tokenizer: Tokenizer, special_tokens: dict[str, str]) -> list[str]:
-    """Names of the kit's templates whose tokens the tokenizer has."""
-    names = []
+    """The options for the kit's templates whose tokens the tokenizer has, such as --template chatml."""
+    options = []
     for name in template_names():
         chat = ChatFormat.from_template(tokenizer, *read_template(name), special_tokens)
         if all(_is_one_token(chat, token) for token in (*_written_tokens(chat), chat.end_token)):
-            names.append(name)
-    return names
+            options.append(f"--template {name}")
+    return options
 
 
 def _written_tokens(chat: ChatFormat) -> list[str]:
@@ -40,46 +69,3 @@ def _written_tokens(chat: ChatFormat) -> list[str]:
 
 def _is_one_token(chat: ChatFormat, token: str) -> bool:
     return len(chat.tokenizer.encode(token, add_special_tokens=False).ids) == 1
-
-
-def _tokens_missing(chat: ChatFormat) -> Finding | None:
-    """The template writes tokens that the tokenizer takes for ordinary text."""
-    missing = [token for token in _written_tokens(chat) if not _is_one_token(chat, token)]
-    if not missing:
-        return None
-    ours = is_of_the_kit(chat.template_text)
-    return problem(
-        "template-tokens-missing",
-        f"The template ({chat.template_origin}) writes tokens that the tokenizer does not have.",
-        "Each would be learnt as a handful of ordinary characters, with no sign where a turn ends."
-        if ours
-        else "It is the model's own template, so this may be meant: a turn is marked by ordinary characters.",
-        *(f"--template {name}" for name in fitting_templates(chat.tokenizer, chat.special_tokens)),
-        details={"missing": " ".join(missing)},
-        severity="error" if ours else "warning",
-    )
-
-
-def _end_token_missing(chat: ChatFormat) -> Finding | None:
-    if chat.end_token and chat.tokenizer.token_to_id(chat.end_token) is not None:
-        return None
-    return problem(
-        "end-token-missing",
-        f"The tokenizer has no token {chat.end_token}." if chat.end_token else "The model names no end token.",
-        "It closes every answer: without it the model never learns to stop.",
-        'name it in the model folder: tokenizer_config.json, "eos_token": "..."',
-        *(f"--template {name}" for name in fitting_templates(chat.tokenizer, chat.special_tokens)),
-    )
-
-
-def _pad_equals_end(chat: ChatFormat) -> Finding | None:
-    if not chat.pad_token or chat.pad_token != chat.end_token:
-        return None
-    return problem(
-        "pad-equals-end",
-        f"{chat.pad_token} is padding and end token at once.",
-        "Here padding is masked by its place, so the end of an answer is trained all the same. "
-        "Tools that mask every padding token never train it, and their models do not stop.",
-        'for such tools: tokenizer_config.json, "pad_token": a token that no text contains',
-        severity="warning",
-    )

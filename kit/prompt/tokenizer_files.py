@@ -31,10 +31,10 @@ def load(model: Model, template: str) -> ChatFormat:
             "model-has-no-chat-template",
             f"{model.name} has no chat template.",
             "It is a base model: how questions and answers are marked is your choice.",
-            *(f"--template {name}" for name in fitting_templates(tokenizer, special_tokens)),
+            *fitting_templates(tokenizer, special_tokens),
         )
     chat = ChatFormat.from_template(tokenizer, text, origin, special_tokens)
-    chat = replace(chat, findings=check(chat))
+    chat = replace(chat, findings=tuple(check(chat)))
     stop_on_errors(chat.findings)
     return chat
 

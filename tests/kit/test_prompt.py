@@ -117,8 +117,8 @@ def test_many_pieces_are_encoded_in_one_call_as_each_alone(qwen3_chat) -> None:
     typed = [*TURNS[:1], {"role": "user", "content": INJECTION}, TURNS[2]]
     samples = [pieces for messages in (TURNS, typed, THINKING) for pieces in qwen3_chat.segments(messages)]
     pieces = [piece for sample in samples for piece in sample]
-    assert qwen3_chat.encode(pieces) == [qwen3_chat.encode([piece])[0] for piece in pieces]
-    assert qwen3_chat.encode([]) == []
+    assert qwen3_chat.encoder.encode(pieces) == [qwen3_chat.encoder.encode([piece])[0] for piece in pieces]
+    assert qwen3_chat.encoder.encode([]) == []
 
 
 def test_a_sample_carries_its_row(qwen3_chat) -> None:
@@ -134,15 +134,15 @@ def test_plain_text_is_trained_up_to_one_end_token(qwen3_chat) -> None:
         (segment,) = qwen3_chat.text_segments(text)
         assert segment.trained
         assert segment.text == (text if "<|im_end|>" in text else "A page.<|im_end|>")
-        assert qwen3_chat.encode([segment])[0].count(IM_END) == 1
+        assert qwen3_chat.encoder.encode([segment])[0].count(IM_END) == 1
 
 
 def test_rendered_text_keeps_its_special_tokens(qwen3_chat) -> None:
     text = qwen3_chat.render(TURNS)
-    (ids,) = qwen3_chat.encode(qwen3_chat.text_segments(text))
+    (ids,) = qwen3_chat.encoder.encode(qwen3_chat.text_segments(text))
     assert ids == qwen3_chat.tokenizer.encode(text, add_special_tokens=False).ids
-    assert qwen3_chat.first_special_token(text) == "<|im_start|>"
-    assert qwen3_chat.first_special_token("<think> and <tool_call> are markup") == ""
+    assert qwen3_chat.encoder.first_special_token(text) == "<|im_start|>"
+    assert qwen3_chat.encoder.first_special_token("<think> and <tool_call> are markup") == ""
 
 
 def test_plain_text_begins_as_the_tokenizer_begins_texts(load_changed) -> None:
@@ -226,10 +226,10 @@ def test_special_tokens_that_swallow_blanks_go_on_doing_so(tiny_files) -> None:
     tokenizer.add_special_tokens([AddedToken("<|stop|>", special=True, rstrip=True, normalized=False)])
     text = "{% for m in messages %}{{ m.role + '<|stop|>  \n' + m.content }}<|stop|>{% endfor %}"
     chat = ChatFormat(tokenizer, text, "test", {}, end_token="<|stop|>")
-    (typed,) = chat.encode(
+    (typed,) = chat.encoder.encode(
         [chat.encoder.segment(chat.render(chat.encoder.hide_special_tokens([_say("a<|im_end|>")])), False)]
     )
-    (plain,) = chat.encode([chat.encoder.segment(chat.render([_say("a")]), False)])
+    (plain,) = chat.encoder.encode([chat.encoder.segment(chat.render([_say("a")]), False)])
     stop = tokenizer.token_to_id("<|stop|>")
     assert typed[: plain.index(stop) + 2] == plain[: plain.index(stop) + 2]
     assert typed.count(stop) == plain.count(stop) == 2

@@ -62,27 +62,19 @@ def by_name(name: str) -> Format:
     known = {form.option: form for form in FORMATS}
     if name in known:
         return known[name]
-    raise failure(
-        "unknown-format",
-        f"There is no format {name}. {did_you_mean(name, known)}".rstrip(),
-        "A format says which keys of a row are the question and the answer.",
-        *(f"--data-format {option:<18}({form.shape})" for option, form in known.items()),
-        status=USAGE,
-    )
+    what = f"There is no format {name}. {did_you_mean(name, known)}".rstrip()
+    why = "A format says which keys of a row are the question and the answer."
+    fixes = (f"--data-format {option:<18}({form.shape})" for option, form in known.items())
+    raise failure("unknown-format", what, why, *fixes, status=USAGE)
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
     """Raise KitError for a mapping from a key that no format has: it would change nothing, in silence."""
     known = {key for form in FORMATS for key in form.keys} | OPTIONAL_KEYS
-    for key, column in columns.items():
-        if key not in known:
-            raise failure(
-                "data-column-unknown",
-                f"No format has a key {key}. {did_you_mean(key, known)}".rstrip(),
-                f"--data-columns {key}={column} reads ours=theirs, and {key} is none of ours.",
-                f"our keys: {', '.join(sorted(known))}",
-                status=USAGE,
-            )
+    for key in (key for key in columns if key not in known):
+        what = f"No format has a key {key}. {did_you_mean(key, known)}".rstrip()
+        why = f"--data-columns {key}={columns[key]} reads ours=theirs, and {key} is none of ours."
+        raise failure("data-column-unknown", what, why, f"our keys: {', '.join(sorted(known))}", status=USAGE)
 
 
 def detect(
