@@ -362,7 +362,8 @@ class TestHelp:
         assert max(map(len, page)) <= max(80, int(columns))
 
     @EACH_DOOR
-    def test_it_names_the_door_as_it_was_called_and_every_group(self, kind: type[Door], capsys) -> None:
+    def test_it_names_the_door_as_it_was_called_and_every_group(self, kind: type[Door], capsys, monkeypatch) -> None:
+        monkeypatch.setenv("COLUMNS", "110")
         with pytest.raises(SystemExit) as stop:
             parse(kind, ["--help"])
         assert stop.value.code == 0
