@@ -71,6 +71,6 @@ class OneModel(ModelManager):
     def _load_model(self, *_: Any, **__: Any) -> "PreTrainedModel":
         return self.loaded.model
 
-    def get_gen_models(self) -> list[dict[str, Any]]:  # type: ignore[override] # a cached static method there
+    def get_gen_models(self) -> list[dict[str, Any]]:
         """GET /v1/models: not the whole cache of the hub, which this server would not load."""
         return [{"id": self.name, "object": "model", "created": 0, "owned_by": "kit"}]
