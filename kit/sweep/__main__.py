@@ -41,11 +41,13 @@ def show_plans(command: SweepCommand, plans: trials.Plans) -> None:
         return
     rows = []
     for trial in plans.trials:
-        cells = ["unknown"] * 3
+        params = room = verdict = "unknown"
         if plan := trial.plan:
-            cells = [f"{plan.trained_params:,}", f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}", plan.verdict]
-        rows.append([*trial.point.values.values(), f"{trial.steps:,}" if trial.steps else "–", *cells])
-    names = [*plans.space, "steps", "trained weights", "GiB", "verdict"]
+            params, verdict = f"{plan.trained_params:,}", plan.verdict
+            room = f"{gib(plan.low_bytes)} to {gib(plan.high_bytes)}"
+        steps = f"{trial.steps:,}" if trial.steps else "–"
+        rows.append([*trial.point.values.values(), params, steps, room, verdict])
+    names = [*plans.space, "trained weights", "steps", "GiB", "verdict"]
     showing.show_table(console.stdout, names, rows, [False] * len(rows))
     for note in plans.notes:
         console.note(note)

@@ -102,20 +102,34 @@ def _build(values: Mapping[str, Any]) -> Run:
 
 def parse(run: Run, over: Sequence[str]) -> study.Space:
     """What varies around a run. Raises KitError (status 2) with all that is wrong: options, values, ranges."""
-    texts: dict[str, list[str]] = {}
-    for name, values in for_each(_name_and_values, over):
-        texts[name] = list(dict.fromkeys([*texts.get(name, []), *values]))
-    return dict(for_each(lambda name: (name, _choices(run, name, texts[name])), texts))
+    texts: dict[str, dict[str, None]] = {}  # each value once, in the order given; "" for a line without one
+    for line in over:
+        name, _, text = line.partition("=")
+        values = [value.strip() for value in text.split(",") if value.strip()]
+        texts.setdefault(name.strip().removeprefix("--").replace("-", "_"), {}).update(dict.fromkeys(values or [""]))
+    return dict(for_each(lambda name: (name, _choices(run, name, list(texts[name]))), texts))
 
 
-def _name_and_values(line: str) -> tuple[str, list[str]]:
+def _choices(run: Run, name: str, texts: list[str]) -> "BaseDistribution":
+    """Raises KitError: wrong values, each by itself, so that it is said once; a multiple waits for its rank."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    _check_option(name, texts)
+    if not any(".." in text for text in texts):
+        for_each(lambda text: run_with(run, {name: text}), [text for text in texts if not MULTIPLE.fullmatch(text)])
+        return CategoricalDistribution(texts)
+    low, high = _ends(name, texts)
+    for_each(lambda end: run_with(run, {name: end.strip()}), texts[0].split(".."))
+    if int in _kinds(name):
+        return IntDistribution(int(low), int(high), log=low > 0)  # log: drawn evenly by factors
+    return FloatDistribution(low, high, log=low > 0)
+
+
+def _check_option(name: str, texts: Sequence[str]) -> None:
     """Raises KitError: no values, no option of a run, or one that may not vary."""
-    name, _, text = line.partition("=")
-    name = name.strip().removeprefix("--").replace("-", "_")
-    values = [value.strip() for value in text.split(",") if value.strip()]
-    if not values:
+    if "" in texts:
         why = "--over takes an option and its values, with commas between them and no spaces."
-        what = f"--over {line} names no values."
+        what = f"--over {name}= names no values."
         raise failure("sweep-without-values", what, why, LIST_EXAMPLE, RANGE_EXAMPLE, status=USAGE)
     known = [field for field in Run.model_fields if can_vary(field)]
     details = {"may vary": ", ".join(known)}
@@ -129,21 +143,6 @@ def _name_and_values(line: str) -> tuple[str, list[str]]:
         what, why = f"{name} may not vary in a sweep.", FIXED.get(name, "It takes a list of its own.")
         fix = f"--{name.replace('_', '-')} VALUE        (the same for all trials)"
         raise failure("option-may-not-vary", what, why, fix, details=details, status=USAGE)
-    return name, values
-
-
-def _choices(run: Run, name: str, texts: Sequence[str]) -> "BaseDistribution":
-    """Raises KitError: wrong values, each by itself, so that it is said once; a multiple waits for its rank."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if not any(".." in text for text in texts):
-        for_each(lambda text: run_with(run, {name: text}), [text for text in texts if not MULTIPLE.fullmatch(text)])
-        return CategoricalDistribution(texts)
-    low, high = _ends(name, texts)
-    for_each(lambda end: run_with(run, {name: end.strip()}), texts[0].split(".."))
-    if int in _kinds(name):
-        return IntDistribution(int(low), int(high), log=low > 0)  # log: drawn evenly by factors
-    return FloatDistribution(low, high, log=low > 0)
 
 
 def _ends(name: str, texts: Sequence[str]) -> tuple[float, float]:
