@@ -28,12 +28,12 @@ def collect(plans: Plans, decisions: Decisions) -> Sweep:
     runs = {folder: trial.command.run for folder, trial in planned.items()} | plans.others
     differ = [name for name in Run.model_fields if name not in FREE | SAME_ROWS
               and len({value_text(name, getattr(run, name)) for run in runs.values()}) > 1]  # fmt: skip
-    varied = tuple(dict.fromkeys([*plans.space, *differ]))
-    trials = []
-    for folder, run in runs.items():
-        values = {name: value_text(name, getattr(run, name)) for name in varied}
-        trials.append(_trial(folder, values, decisions, planned.get(folder)))
-    return Sweep(plans.folder, varied, tuple(in_order(trials, varied)), (*plans.notes, *decisions.notes))
+    varied = dict.fromkeys([*plans.space, *differ])
+    trials = [
+        _trial(folder, {name: value_text(name, getattr(run, name)) for name in varied}, decisions, planned.get(folder))
+        for folder, run in runs.items()
+    ]
+    return Sweep(plans.folder, in_order(trials), (*plans.notes, *decisions.notes))
 
 
 def _trial(folder: Path, values: dict[str, str], decisions: Decisions, planned: PlannedTrial | None) -> Trial:

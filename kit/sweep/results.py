@@ -131,9 +131,12 @@ class Sweep:
     """Every trial in the sweep's folder, those of earlier commands too. notes: what was decided, in words."""
 
     folder: Path
-    varied: tuple[str, ...]
     trials: tuple[Trial, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        return tuple(self.trials[0].values)
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
@@ -259,15 +262,13 @@ def mean_loss(losses: Iterable[float | None]) -> float | None:
 def recorded(trials: Sequence[Mapping[str, Any]]) -> Sweep:
     """The sweep whose results.json had these trials, or only their values and losses at the end of their runs."""
     whole = [{"folder": "", "status": "finished", **trial} for trial in trials]
-    made = TypeAdapter(list[Trial]).validate_python(whole)
-    varied = tuple(made[0].values)
-    return Sweep(Path(), varied, tuple(in_order(made, varied)))
+    return Sweep(Path(), in_order(TypeAdapter(list[Trial]).validate_python(whole)))
 
 
-def in_order(trials: Sequence[Trial], varied: Sequence[str]) -> list[Trial]:
+def in_order(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """By the values, one option after the other: numbers by size, words as they came first."""
-    places = {name: places_of(trial.values[name] for trial in trials) for name in varied}
-    return sorted(trials, key=lambda trial: [places[name][trial.values[name]] for name in varied])
+    places = {name: places_of(trial.values[name] for trial in trials) for name in trials[0].values}
+    return tuple(sorted(trials, key=lambda trial: [places[name][value] for name, value in trial.values.items()]))
 
 
 def places_of(values: Iterable[str]) -> dict[str, float]:

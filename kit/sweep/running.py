@@ -69,14 +69,20 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _train_all(planned: Plans, pruner: str, facts: Facts, decisions: Decisions) -> None:
     """Raises KitError: the study's record cannot be written."""
+    steps_left = {trial.folder: _steps_left(trial) for trials in planned.settings for trial in trials}
     try:
         optuna_study = study.open_study(planned.folder, pruner)
         with console.progress() as on_progress:
-            work = Work(planned, optuna_study, facts, on_progress, decisions)
+            work = Work(planned, optuna_study, facts, on_progress, decisions, steps_left)
             for trials in planned.settings:
                 work.train_setting(trials)
     except OSError as error:  # of the journal: a trial's own errors are on its record
         raise KitError(cannot_write(planned.folder / study.JOURNAL, error)) from error
+
+
+def _steps_left(trial: PlannedTrial) -> int:
+    record = read(trial.folder)
+    return 0 if record.status == "finished" else max(0, (trial.steps or 0) - record.last_step)
 
 
 def train_trial(trial: PlannedTrial, facts: Facts, on_evaluation: "OnEvaluation", on_progress: OnProgress) -> None:
@@ -94,15 +100,9 @@ class Work:
     facts: Facts
     on_progress: OnProgress
     decisions: Decisions
+    steps_left: dict[Path, int]
     steps_done: int = 0
-    steps_left: dict[Path, int] = field(default_factory=dict)
     losses: dict[Path, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for trial in (trial for trials in self.plans.settings for trial in trials):
-            record = read(trial.folder)
-            is_over = record.status == "finished"
-            self.steps_left[trial.folder] = 0 if is_over else max(0, (trial.steps or 0) - record.last_step)
 
     def train_setting(self, trials: Sequence[PlannedTrial]) -> None:
         """Its seeds one after the other. The first is judged at its evaluations against the same seed of the settings

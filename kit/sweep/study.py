@@ -15,8 +15,6 @@ from kit.support.version import stamp
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
 
 JOURNAL = "study.jsonl"
 JOURNAL_LOCK = "study.jsonl.lock"  # as Optuna calls it
@@ -38,7 +36,7 @@ def draw(space: Space, seed: int, count: int | None) -> list[Params]:
     kind = optuna.distributions.CategoricalDistribution
     lists = {name: choices.choices for name, choices in space.items() if isinstance(choices, kind)}
     combinations = math.prod(map(len, lists.values()))
-    sampler: BaseSampler
+    sampler: optuna.samplers.BaseSampler
     if len(lists) < len(space):
         sampler, count = optuna.samplers.RandomSampler(seed), count or DRAWS
     else:
@@ -75,7 +73,7 @@ def open_study(folder: Path, pruner: str) -> "optuna.Study":
     return study
 
 
-def _pruner(name: str) -> "BasePruner":
+def _pruner(name: str) -> "optuna.pruners.BasePruner":
     from optuna import pruners
 
     if name == "halving":

@@ -265,6 +265,15 @@ def test_bad_input_is_told_before_anything_is_written(name: str, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_all_that_is_wrong_with_the_lines_is_told_at_once() -> None:
+    with pytest.raises(KitError) as error:
+        of("lora_rnk=4", "lora_rank=0,4", "lora_rank=-1", "seed=1..2", "lora_dropout=")
+    assert [finding.id for finding in error.value.findings] == [
+        "unknown-option", "wrong-value", "wrong-value", "sweep-wrong-range", "sweep-without-values",
+    ]  # fmt: skip
+    assert error.value.status == 2
+
+
 @pytest.mark.parametrize("arguments", [("--trials", 0), ("--trials", "two"), ("--pruner", "best")])
 def test_a_wrong_number_is_told(arguments) -> None:
     with pytest.raises(KitError) as error:
