@@ -153,9 +153,9 @@ def _error_findings(table: RowTable, codes: list[str], errors: np.ndarray, optio
     """On rows that could not be encoded: errors, or with --data-on-error skip a warning each."""
     findings: list[Finding] = []
     for index, code in enumerate(codes):
-        rows = errors == index
-        if not code or code == BAD_ANSWER:
+        if code in ("", BAD_ANSWER):
             continue
+        rows = errors == index
         if options.data_on_error == "stop":
             fix = "--data-on-error skip        (leaves them out and writes them down)"
             findings += table.findings(code, rows, "error", fix=fix)

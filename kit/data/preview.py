@@ -50,7 +50,7 @@ class Preview:
         return text.append("\n")
 
     def _repr_html_(self) -> str:
-        return "".join(self._card(sample) for sample in self.samples())
+        return "".join(map(self._card, self.samples()))
 
     def _card(self, sample: Sample) -> str:
         words = "".join(
@@ -60,10 +60,8 @@ class Preview:
         return f'<div style="{CARD}"><b>{html.escape(self.title(sample))}</b>\n{words}</div>'
 
     def to_json(self) -> list[dict]:
-        return [
-            {"row": self.title(sample), "pieces": list(map(list, stretches(sample, self.chat)))}
-            for sample in self.samples()
-        ]
+        pieces = ((self.title(sample), stretches(sample, self.chat)) for sample in self.samples())
+        return [{"row": title, "pieces": list(map(list, parts))} for title, parts in pieces]
 
 
 def stretches(sample: Sample, chat: ChatFormat) -> Iterator[tuple[str, bool]]:

@@ -58,6 +58,7 @@ def read(kind: type[Door], argv: Sequence[str]) -> Given:
         print(help_page(kind, topic, typed_as(kind.door)))
         raise SystemExit(0)
     options, flags = options_of(kind), flags_of(kind)
+    keys = [flag[2:].replace("-", "_") for flag in [*flags, "--help"] if flag.startswith("--")]
     positional = next((option for option in options.values() if option.typed.positional), None)
     given: Given = {}
     problems: list[Finding] = []
@@ -71,7 +72,7 @@ def read(kind: type[Door], argv: Sequence[str]) -> Given:
         flag, equals, text = word.partition("=")
         option, value = flags.get(re.sub("[_.]", "-", flag), (None, None))
         if option is None:
-            problems.append(unknown("option", flag, _names(flags), kind.door))
+            problems.append(unknown("option", flag, keys, kind.door))
             _values(words)
         elif values := [text] if equals else [value] if value else _values_of(option, words):
             given[option.name] = [*given.get(option.name, []), *values] if option.is_list else values[-1]
@@ -103,11 +104,6 @@ def flags_of(kind: type[Door]) -> dict[str, tuple[Option, str | None]]:
         if option.is_switch:
             flags[f"--no-{option.flag[2:]}"] = (option, "off")
     return flags
-
-
-def _names(flags: Iterable[str]) -> list[str]:
-    """As keys are written."""
-    return [flag[2:].replace("-", "_") for flag in [*flags, "--help"] if flag.startswith("--")]
 
 
 def _values(words: deque[str]) -> list[str]:

@@ -231,13 +231,9 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and where each is from: the preset's own over those of the class it names."""
     if name not in preset_names():
         names = ["auto", *preset_names()]
-        raise failure(
-            "unknown-preset",
-            f"There is no preset {name}. {did_you_mean(name, names)}".rstrip(),
-            f"The presets are {', '.join(names)}.",
-            *(f"--preset {known}" for known in names),
-            status=USAGE,
-        )
+        what = f"There is no preset {name}. {did_you_mean(name, names)}".rstrip()
+        fixes = (f"--preset {known}" for known in names)
+        raise failure("unknown-preset", what, f"The presets are {', '.join(names)}.", *fixes, status=USAGE)
     own = dict(cards()[name]) if name in cards() else _read_file(PRESETS / f"{name}.toml")
     of_class = own.pop("class", None)
     values = _check_keys(own, f"preset {name}")

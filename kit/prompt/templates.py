@@ -23,12 +23,9 @@ def read_template(name: str) -> tuple[str, str]:
     """Text and origin of a template of the kit. Raises KitError."""
     names = template_names()
     if name not in names:
-        raise failure(
-            "unknown-template",
-            f"There is no template {name}. {did_you_mean(name, names)}".rstrip(),
-            "Templates are the files in templates/.",
-            *(f"--template {known}" for known in ("auto", *names)),
-        )
+        what = f"There is no template {name}. {did_you_mean(name, names)}".rstrip()
+        fixes = (f"--template {known}" for known in ("auto", *names))
+        raise failure("unknown-template", what, "Templates are the files in templates/.", *fixes)
     return (templates_folder() / f"{name}.jinja").read_text("utf-8"), f"templates/{name}.jinja"
 
 

@@ -21,7 +21,9 @@ def load(model: Model, template: str) -> ChatFormat:
     tokens. What is only worth a warning is in `findings`.
     """
     settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
-    tokenizer, special_tokens = _tokenizer(model), _special_tokens(settings)
+    named = {name: token for name in SPECIAL_TOKENS if (token := settings.get(name))}  # each a text or a table
+    special_tokens = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
+    tokenizer = _tokenizer(model)
     if template != "auto":
         text, origin = read_template(template)
     elif own := _own_template(model, settings):
@@ -53,18 +55,8 @@ def _tokenizer(model: Model) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(model.files["tokenizer.json"]))
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise failure(
-            "tokenizer-unreadable",
-            f"The tokenizer of {model.name} cannot be read.",
-            str(error),
-            "download tokenizer.json again",
-        ) from None
+        what = f"The tokenizer of {model.name} cannot be read."
+        raise failure("tokenizer-unreadable", what, str(error), "download tokenizer.json again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token, ... as text; a config may give text or a table."""
-    tokens = {name: settings.get(name) for name in SPECIAL_TOKENS}
-    return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items() if token}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import jinja2
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
@@ -237,6 +238,17 @@ def test_special_tokens_that_swallow_blanks_go_on_doing_so(tiny_files) -> None:
 
 def _say(text: str) -> dict:
     return {"role": "user", "content": text}
+
+
+def test_a_template_is_compiled_once_for_all_that_load_it(monkeypatch) -> None:
+    compiled = []
+    from_string = jinja2.Environment.from_string
+    monkeypatch.setattr(
+        jinja2.Environment, "from_string", lambda self, text: compiled.append(text) or from_string(self, text)
+    )
+    text = "once: {{ messages[0].content }}"
+    assert [chat_with(text).render([_say(word)]) for word in ("a", "b")] == ["once: a", "once: b"]
+    assert compiled == [text]
 
 
 # Rows that cannot be rendered or encoded

@@ -109,8 +109,6 @@ def lone_surrogate(conversation: Conversation) -> str | None:
 
 def is_broken_unicode(text: str) -> bool:
     """Half of a UTF-16 pair, as JSON's escapes can write it: tokenizers refuse such text."""
-    if text.isascii():
-        return False
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -149,12 +147,8 @@ def tools_not_listed(conversation: Conversation) -> str | None:
 
 def _calls(conversation: Conversation) -> list[tuple[int, dict[str, Any]]]:
     """(turn, function) of every call."""
-    return [
-        (number, call["function"])
-        for number, message in enumerate(conversation.messages, start=1)
-        if "tool_calls" in message
-        for call in message["tool_calls"]
-    ]
+    turns = enumerate(conversation.messages, start=1)
+    return [(number, call["function"]) for number, turn in turns for call in turn.get("tool_calls", ())]
 
 
 def trailing_turn(conversation: Conversation) -> str | None:

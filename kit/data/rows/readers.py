@@ -100,8 +100,6 @@ def _open(source: Source, on_bytes: OnBytes, newline: str | None) -> io.TextIOWr
 
 
 def _not_utf8(text: str) -> RowError | None:
-    if text.isascii():
-        return None
     try:
         text.encode()
     except UnicodeEncodeError as error:

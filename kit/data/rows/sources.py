@@ -189,14 +189,14 @@ def _source(named: tuple[str, Path]) -> Source:
     if not head:
         raise _empty(name, "is empty")
     ending = path.suffix.lower()
-    magic = next((magic for magic in TABLE_MAGIC if head.startswith(magic)), None)
-    kind = TABLE_MAGIC[magic] if magic else KINDS.get(ending, "")
+    by_magic = next((kind for magic, kind in TABLE_MAGIC.items() if head.startswith(magic)), "")
+    kind = by_magic or KINDS.get(ending, "")
     if not (kind == "spreadsheet" and head.startswith(SPREADSHEET_MAGIC)):
         _refuse_no_data(name, ending, head)
-    source = Source(name, path, kind, "its first bytes" if magic else "its ending", size_bytes)
+    source = Source(name, path, kind, "its first bytes" if by_magic else "its ending", size_bytes)
     if kind == "spreadsheet":
         source = _sheet(source)
-    elif not magic:
+    elif not by_magic:
         source = _text_source(source, head)
     first = next(read_rows(source), None)
     if first is None:
@@ -286,9 +286,10 @@ def _cells(source: Source, text: str, whole: bool) -> Source:
     usual = "\t" if source.kind == "tsv" else ","
     separator, first = usual, _first_rows(text, usual, whole)
     if first and len(first[0]) == 1:
-        split = {sign: _first_rows(text, sign, whole) for sign in SEPARATORS}
-        separator = next((sign for sign in split if _is_even(split[sign])), usual)
-        first = split[separator]
+        for separator in (*SEPARATORS, usual):
+            first = _first_rows(text, separator, whole)
+            if len(first) > 1 and len(first[0]) > 1 and len(set(map(len, first))) == 1:
+                break
     _check_header(source, [name.strip() for name in first[0]] if first else [])
     if separator == usual:
         return replace(source, separator=separator)
@@ -313,10 +314,6 @@ def _first_rows(text: str, separator: str, whole: bool) -> list[list[str]]:
     except csv.Error:
         return rows  # the line is named when it is read
     return rows if whole else rows[:-1]
-
-
-def _is_even(cells: list[list[str]]) -> bool:
-    return len(cells) > 1 and len(cells[0]) > 1 and len({len(row) for row in cells}) == 1
 
 
 def _check_header(source: Source, names: list[str]) -> None:
