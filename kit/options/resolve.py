@@ -20,6 +20,7 @@ from kit.support.errors import USAGE, KitError, did_you_mean, failure, problem
 PRESETS = Path(__file__).parent / "presets"
 CARDS = PRESETS / "cards.toml"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
+NO_RECOMPUTING = "learnt keys and values stand in a cache, which no layer may fill twice"
 AnyRunDoor = TypeVar("AnyRunDoor", bound=RunDoor)
 
 
@@ -101,9 +102,6 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     undecided = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in undecided.items()})
     return settled, {name: reason for name, (_, reason) in undecided.items()}
-
-
-NO_RECOMPUTING = "learnt keys and values stand in a cache, which no layer may fill twice"
 
 
 def why_hf(run: Run) -> str:
