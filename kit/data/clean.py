@@ -72,7 +72,8 @@ def _raws(rows: Rows) -> Iterator[RawRow]:
 
 
 def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str) + "\n"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"  # half of a character as JSON escapes it
 
 
 def _was(raw: RawRow) -> Any:

@@ -89,6 +89,13 @@ def test_fix_writes_the_good_rows_and_why_the_others_went(broken, tmp_path, caps
     assert main([str(out)]) == 0
 
 
+def test_fix_writes_half_of_a_character_as_it_stood(write_rows, tmp_path) -> None:
+    bad = {"question": "half \ud83d", "answer": "c"}
+    main([str(write_rows([*GOOD, bad])), "--fix", str(tmp_path / "clean.jsonl")])
+    (removed,) = (tmp_path / "clean.removed.jsonl").read_text(encoding="utf-8").splitlines()
+    assert (json.loads(removed)["code"], json.loads(removed)["was"]) == ("data-lone-surrogate", bad)
+
+
 def test_fix_overwrites_nothing(broken, tmp_path, capsys) -> None:
     (tmp_path / "clean.jsonl").write_text("mine")
     assert main([str(broken), "--fix", str(tmp_path / "clean.jsonl")]) == 1
