@@ -89,9 +89,10 @@ def test_fix_writes_the_good_rows_and_why_the_others_went(broken, tmp_path, caps
     assert main([str(out)]) == 0
 
 
-def test_fix_writes_half_of_a_character_as_it_stood(write_rows, tmp_path) -> None:
+def test_fix_writes_half_of_a_character_as_it_stood(tmp_path) -> None:
     bad = {"question": "half \ud83d", "answer": "c"}
-    main([str(write_rows([*GOOD, bad])), "--fix", str(tmp_path / "clean.jsonl")])
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*GOOD, bad]))
+    main([str(tmp_path / "rows.jsonl"), "--fix", str(tmp_path / "clean.jsonl")])
     (removed,) = (tmp_path / "clean.removed.jsonl").read_text(encoding="utf-8").splitlines()
     assert (json.loads(removed)["code"], json.loads(removed)["was"]) == ("data-lone-surrogate", bad)
 
