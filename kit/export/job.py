@@ -15,7 +15,7 @@ from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
 from kit.run import checkpoints
 from kit.support.errors import USAGE, failure
-from kit.support.files import free_name
+from kit.support.files import free_name, nearest_existing
 from kit.support.units import GIB
 
 SPARE = 1.02  # tables, tokenizer, padding
@@ -191,7 +191,7 @@ def _check_output(path: Path) -> None:
             "A model is written into a folder of its own: nothing is overwritten.",
             f"-o {free_name(path)}",
         )
-    existing = next(parent for parent in path.parents if parent.exists())
+    existing = nearest_existing(path)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise failure(
             "output-not-writable",

@@ -5,12 +5,13 @@ May import: support, options, models, data.
 
 from kit.memory.activations import evaluation_tokens
 from kit.memory.choosing import Checkpointing, choose, fit
-from kit.memory.planning import Part, Plan, plan, with_reasons
+from kit.memory.planning import WILL_NOT_FIT, Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
 from kit.memory.trained import trained_params
 from kit.memory.weights import can_offload_embedding
 
 __all__ = [
+    "WILL_NOT_FIT",
     "Checkpointing",
     "Part",
     "Plan",

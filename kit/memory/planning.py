@@ -4,7 +4,7 @@ A low bound may say "will not fit"; only the high bound says "fits".
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kit.memory.activations import (
     checkpoint_bytes,
@@ -32,6 +32,7 @@ from kit.support.units import GIB, gib
 if TYPE_CHECKING:
     from kit.data import DataReport
 
+WILL_NOT_FIT: Final = "will not fit"
 TOLERANCE = 1.1  # of the formula of the activations: 1.00 to 1.05 on a CPU (benchmarks/results/planner.json)
 # What a process holds before the model: Python and the libraries on a CPU; on a card kernels and cuBLAS' workspaces
 # beyond the CUDA context, which envcheck.settings has taken off already (an estimate, not measured).
@@ -135,7 +136,7 @@ def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tig
     if available is None:
         return "unknown"
     if low > available:
-        return "will not fit"
+        return WILL_NOT_FIT
     return "fits" if high <= available else "tight"
 
 

@@ -6,15 +6,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from kit.export.job import prepare
-from kit.export.options import MergeCommand
 from kit.export.parity import Parity
-from kit.merge import merge as run_merge
+from kit.merge import merge_with
 from kit.notebook.pictures import Picture, stacked
 from kit.notebook.tables import Table
-from kit.options.command_line import from_call
 from kit.report import plots
-from kit.support.errors import failure
+from kit.support import console
 from kit.support.units import MIB
 
 
@@ -58,16 +55,8 @@ def _size_bytes(path: Path) -> int:
 
 def merge(source: str | Path, output: str | Path, **options: Any) -> Merged:
     """kit.merge with these options, without its talk. Raises KitError: also for an export that is not verified."""
-    job = prepare(from_call(MergeCommand, {"source": source, "output": output, **options}))
-    _, parity = run_merge(job, lambda *_: None)
-    if not parity.passed:
-        raise failure(
-            "export-not-verified",
-            f"{output} does not answer as the tuned model does.",
-            "It is beyond what its number format explains; it keeps the mark NOT-VERIFIED.",
-            f"python -m kit.merge {source} -o {output}-2        (says where they begin to differ)",
-        )
-    return Merged(job.output, parity)
+    with console.saying_to(console.QUIET):
+        return Merged(Path(output), merge_with(source, output, **options))
 
 
 def sizes_and_agreement(merged: Merged) -> Picture:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from envcheck.facts import Finding
 from kit.support.errors import failure, problem
+from kit.support.files import nearest_existing
 from kit.support.units import MIB
 
 SUMS, ABOUT = "checksums.json", "about.json"
@@ -125,8 +126,7 @@ def best(usable: list[Checkpoint]) -> Checkpoint | None:
 
 def free_bytes(folder: Path) -> int:
     """Room on the disk of the folder, which need not be there yet."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def check_disk(folder: Path, need_bytes: int, what: str) -> None:

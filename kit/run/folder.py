@@ -17,7 +17,7 @@ from kit.run import reading
 from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, failure, problem
-from kit.support.files import append_whole, free_name, write_whole
+from kit.support.files import append_whole, free_name, nearest_existing, write_whole
 from kit.support.version import stamp
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _check_is_run(path: Path, if_any: bool = False) -> None:
 
 def _check_writable(path: Path) -> None:
     """The nearest folder that exists must take a new file with something in it."""
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    existing = nearest_existing(path)
     try:
         if not existing.is_dir():
             raise NotADirectoryError(f"{existing} is a file")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kit.memory import can_offload_embedding
+from kit.memory import WILL_NOT_FIT, can_offload_embedding
 from kit.models import Model, families
 from kit.options import Run, TrainCommand
 from kit.options.methods import TAKEN_BY
@@ -37,7 +37,7 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
         notes.append(f"{model.name} was trained on {positions} positions: tokens beyond them are new to it.")
     if planned.plan is None:
         notes.append(unknown_sizes(model))
-    elif planned.plan.verdict == "will not fit":
+    elif planned.plan.verdict == WILL_NOT_FIT:
         notes.append("The plan says that this will not fit; trying all the same.")
     return notes
 

@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself or, where it is not there yet, the folder above it that is."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
 def write_whole(path: Path, texts: Iterable[str]) -> None:
     """Written beside, then renamed: the file is whole or absent. After an error nothing is left beside it."""
     beside = path.with_name(f".{path.name}.part")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from envcheck.facts import Facts, Finding
 from kit import models
-from kit.memory import Plan
+from kit.memory import WILL_NOT_FIT, Plan
 from kit.models.adapters import no_such_layer, read_tensors
 from kit.options import LINEAR_LAYERS, Run, TrainCommand
 from kit.run import reading
@@ -21,7 +21,6 @@ from kit.sweep.study import Space
 from kit.train import plan, prepare
 
 TRIALS = "trials"
-WILL_NOT_FIT = "will not fit"
 
 
 @dataclass(frozen=True)
