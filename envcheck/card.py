@@ -141,8 +141,8 @@ def _cell(item: Any) -> str:
 
 def _value(name: str, value: Any) -> str:
     if value is None:
-        return "unknown" if name == "memory_bytes" else "in this process"
-    if name == "memory_bytes":
+        return "unknown" if name.endswith("_bytes") else "in this process"
+    if name.endswith("_bytes"):
         return f"{value / settings.GIB:.1f} GiB"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 

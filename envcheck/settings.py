@@ -15,6 +15,8 @@ FREE_SHARE = 0.97  # of free card memory a run may plan with: the allocator's ow
 DISPLAY_GIB = 0.6  # kept for the desktop where a display hangs on the card and its use is not yet in the figure
 CUDA_CONTEXT_GIB = 0.5  # what a CUDA process takes before its first tensor (measured 0.3 to 0.6 by torch users)
 CPU_SHARE = 0.8  # of free main memory, the rest stays for the system
+PINNED_SHARE = 0.7  # of free main memory that a run on a card may fill with what it offloads: its process and the
+# system need the rest, and pinned pages cannot be swapped out
 
 
 class Choice(NamedTuple):
@@ -26,8 +28,9 @@ class Choice(NamedTuple):
 class Settings:
     """What `python -m envcheck --settings` prints and kit.train takes as defaults.
 
-    memory_bytes: card memory (main memory on a CPU) the run may take, None = unknown. workers: data loader processes.
-    dataset_workers: processes of datasets.map, None = in this process.
+    memory_bytes: card memory (main memory on a CPU) the run may take, None = unknown. main_memory_bytes: what a run on
+    a card may offload to main memory, None = unknown. workers: data loader processes. dataset_workers: processes of
+    datasets.map, None = in this process.
     """
 
     requirements: Choice
@@ -36,6 +39,7 @@ class Settings:
     load_in_4bit: Choice
     optimizer: Choice
     memory_bytes: Choice
+    main_memory_bytes: Choice
     gradient_checkpointing: Choice
     pin_memory: Choice
     workers: Choice
@@ -55,6 +59,7 @@ def choose(facts: Facts) -> Settings:
         if card
         else Choice("adamw_torch_fused", "8-bit optimisers need a GPU"),
         memory_bytes=_memory(facts, card),
+        main_memory_bytes=_main_memory(facts, card),
         gradient_checkpointing=_checkpointing(facts, card),
         pin_memory=_pin_memory(facts, card),
         workers=_workers(facts),
@@ -122,14 +127,7 @@ def _four_bit(card: Optional[Gpu]) -> Choice:
 
 def _memory(facts: Facts, card: Optional[Gpu]) -> Choice:
     if card is None:
-        free = facts.ram_free_gib if facts.ram_free_gib is not None else facts.ram_gib
-        limits = [size for size in (free, facts.memory_limit_gib) if size is not None]
-        if not limits:
-            return Choice(None, "the main memory could not be read")
-        return Choice(
-            int(min(limits) * CPU_SHARE * GIB),
-            f"{CPU_SHARE:.0%} of the {min(limits):.1f} GiB of main memory that are free",
-        )
+        return _share_of_main_memory(facts, CPU_SHARE)
     if card.vram_free_gib is not None:
         kept = CUDA_CONTEXT_GIB + (DISPLAY_GIB if card.display else 0)
         text = f"{card.vram_free_gib:g} GiB free, less {kept:g} for the CUDA context" + (
@@ -144,6 +142,22 @@ def _memory(facts: Facts, card: Optional[Gpu]) -> Choice:
         " and the desktop" if shown else ""
     )
     return Choice(max(0, int((card.vram_gib * FREE_SHARE - kept) * GIB)), words)
+
+
+def _main_memory(facts: Facts, card: Optional[Gpu]) -> Choice:
+    if card is None:
+        return Choice(0, "nothing is offloaded where there is no card")
+    return _share_of_main_memory(facts, PINNED_SHARE)
+
+
+def _share_of_main_memory(facts: Facts, share: float) -> Choice:
+    """Of what is free; of all where that alone is known; of a container's limit where that is less."""
+    free = facts.ram_free_gib if facts.ram_free_gib is not None else facts.ram_gib
+    limits = [size for size in (free, facts.memory_limit_gib) if size is not None]
+    if not limits:
+        return Choice(None, "the main memory could not be read")
+    size = min(limits)
+    return Choice(int(size * share * GIB), f"{share:.0%} of the {size:.1f} GiB of main memory that are free")
 
 
 def _checkpointing(facts: Facts, card: Optional[Gpu]) -> Choice:

@@ -104,14 +104,14 @@ def plan_of(
 ) -> tuple[Run, dict[str, str], memory.Plan | None]:
     """The run with its memory settings chosen, why, and the plan of it."""
     machine = settings.choose(resolve.seen_by(run, facts))
-    room = machine.memory_bytes.value
+    room, main_memory = machine.memory_bytes.value, machine.main_memory_bytes.value
     way = cast("memory.Checkpointing", resolve.as_option(machine.gradient_checkpointing)[0])
     if run.vram_limit_gib and run.device == "cuda":
         limit_bytes = int(run.vram_limit_gib * GIB)
         room = limit_bytes if room is None else min(room, limit_bytes)
-    most = memory.fit(model_config, run, room, way, command.fit) if command.fit else None
-    run, chosen = memory.choose(model_config, run, report, room, way)
-    made = memory.plan(model_config, run, report, room)
+    most = memory.fit(model_config, run, room, way, command.fit, main_memory) if command.fit else None
+    run, chosen = memory.choose(model_config, run, report, room, way, main_memory)
+    made = memory.plan(model_config, run, report, room, main_memory)
     return run, chosen, memory.with_reasons(made, chosen, most) if made else None
 
 

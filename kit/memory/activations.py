@@ -18,6 +18,8 @@ UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
 UNSLOTH_CPU_LOGITS = 16 << 20  # logits at once in Unsloth's loss on a CPU
 TRL_LOGITS_ROWS = 256  # trained tokens at once in TRL's chunked_nll
 EVALUATION_LOGITS_BYTES = 256 << 20  # of a held-out batch where they are computed all at once
+OFFLOADED_FROM_LENGTH_TOKENS = 512  # of max_length_tokens; below it Unsloth keeps the blocks' inputs on the card,
+OFFLOADED_FROM_BYTES = 2 << 20  # and those of micro-batches of up to so much a block
 
 
 def is_fused(run: Run) -> bool:
@@ -25,9 +27,11 @@ def is_fused(run: Run) -> bool:
     return run.device == "cuda" and run.backend != "hf"
 
 
-def is_offloaded(run: Run) -> bool:
+def is_offloaded(shape: Shape, run: Run, tokens: int) -> bool:
     """Whether the blocks' inputs wait in main memory; elsewhere "unsloth" is plain checkpointing."""
-    return is_fused(run) and run.gradient_checkpointing == "unsloth"
+    is_worth_it = run.max_length_tokens >= OFFLOADED_FROM_LENGTH_TOKENS
+    large = checkpoint_bytes(shape, run, tokens) > OFFLOADED_FROM_BYTES
+    return is_fused(run) and run.gradient_checkpointing == "unsloth" and is_worth_it and large
 
 
 def block_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:
@@ -158,13 +162,22 @@ def saved_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
     outside = outside_bytes(shape, run, tokens)
     if run.gradient_checkpointing == "off":
         return shape.layers * block_bytes(shape, run, tokens, length_tokens) + outside
-    blocks = min(2, shape.layers) if is_offloaded(run) else shape.layers  # two on their way, or all
+    blocks = min(2, shape.layers) if is_offloaded(shape, run, tokens) else shape.layers  # two on their way, or all
     return blocks * checkpoint_bytes(shape, run, tokens) + outside
 
 
 def checkpoint_bytes(shape: Shape, run: Run, tokens: int) -> int:
     """A block's input."""
     return tokens * max(width_bytes(run), base_width_bytes(run)) * shape.hidden
+
+
+def offloaded_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
+    """(low, high) of the blocks' inputs in main memory. High: pinned, as a card copies from them fastest; torch rounds
+    each such block up to a power of two (CachingHostAllocator)."""
+    if not is_offloaded(shape, run, tokens):
+        return 0, 0
+    block = checkpoint_bytes(shape, run, tokens)
+    return shape.layers * block, shape.layers * (1 << (block - 1).bit_length())
 
 
 def logits_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
@@ -194,18 +207,37 @@ def _evaluated_width_bytes(run: Run) -> int:
 
 
 def evaluation_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
-    """Logits of a held-out batch; length_tokens: of one sample, which is never split."""
+    """Of a held-out batch: its logits; on a card, if that is more, Unsloth's pass without gradients. length_tokens: of
+    one sample, which is never split."""
     most = evaluation_tokens(shape.vocab, run)
     if most is None:
-        return logits_bytes(shape, run, tokens)[1]
+        logits = logits_bytes(shape, run, tokens)[1]
+        return max(logits, _fused_forward_bytes(shape, run, tokens, length_tokens)) if is_fused(run) else logits
     return min(tokens, max(length_tokens, most)) * shape.vocab * _evaluated_width_bytes(run)
+
+
+def _fused_forward_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> int:
+    """Of Unsloth's pass without gradients: one layer's, and where several samples are padded the mask of each pair of
+    tokens, which it builds of every token's and which the attention's kernel may copy."""
+    width = width_bytes(run)
+    pairs = tokens * length_tokens if tokens > length_tokens else 0
+    layer = _dequantised_bytes(shape, run) + tokens * width * 3 * (
+        shape.intermediate * shape.experts_per_token + shape.hidden
+    )
+    return max(pairs * (3 * width + 1), pairs * 2 * width + layer)
+
+
+def _dequantised_bytes(shape: Shape, run: Run) -> int:
+    """Of the largest layer."""
+    largest = max(d_in * d_out for d_in, d_out in shape.linears.values())
+    return width_bytes(run) * largest if run.load_in_4bit else 0
 
 
 def scratch_bytes(shape: Shape, run: Run, tokens: int, length_tokens: int) -> tuple[int, int]:
     """(low, high) of one layer's workspace: its weights dequantised, the gradients within a block, and what the
     backward pass keeps of a block that is computed again."""
     width, inner = width_bytes(run), shape.intermediate * shape.experts_per_token
-    largest = width * max(d_in * d_out for d_in, d_out in shape.linears.values()) if run.load_in_4bit else 0
+    largest = _dequantised_bytes(shape, run)
     if METHODS[run.method].trains_whole_model:  # the head as autocast converts it, and its gradient
         largest = width * shape.embedding_params
     again = block_bytes(shape, run, tokens, length_tokens) if run.gradient_checkpointing != "off" else 0

@@ -1,10 +1,11 @@
 """Memory -> the fastest settings that fit: samples at once, attention, what is computed again, what is offloaded."""
 
-from bisect import bisect_right
+from bisect import bisect_left
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from kit.memory.planning import high_bytes, shape_of
+from kit.memory.activations import OFFLOADED_FROM_LENGTH_TOKENS
+from kit.memory.planning import high_bytes, main_memory_high_bytes, shape_of
 from kit.memory.shape import Shape
 from kit.memory.weights import can_offload_embedding
 from kit.options import Run
@@ -27,11 +28,14 @@ def choose(
     data: "DataReport | None",
     available_bytes: int | None,
     machine_way: Checkpointing = "unsloth",
+    main_memory_bytes: int | None = None,
 ) -> tuple[Run, dict[str, str]]:
     """The run with each of CHOSEN settled, and the reasons: the fastest whose high bound fits, else the smallest.
 
     Fastest first: nothing computed twice and the most samples at once; then with checkpointing, the most samples. The
     effective batch stays what it is. machine_way: how this machine keeps activations best (envcheck.settings).
+    main_memory_bytes: what a run on a card may take of main memory; where that is too little to offload the activations
+    of one sample, they stay on the card. None: unknown, and nothing is held against it.
     """
     shape = shape_of(config)
     if available_bytes is None or shape is None:
@@ -41,31 +45,55 @@ def choose(
         why = "the free memory is unknown" if available_bytes is None else "the sizes of this model are unknown"
         return _settled(run, way, min(_sample_counts(run)), dict.fromkeys(CHOSEN, why))
     ways, counts = _ways(shape, run, data, machine_way), _sample_counts(run)
+    on_card = [way | {"gradient_checkpointing": "on"} for way in ways if way["gradient_checkpointing"] == "unsloth"]
+    available = _Memory(available_bytes, main_memory_bytes)
 
-    def needed_bytes(way: Way, samples: int) -> int:
-        return high_bytes(shape, _with(run, way, samples), data)
+    def needs(way: Way, samples: int) -> _Memory:
+        return _Memory.of(shape, _with(run, way, samples), data)
 
     def largest_that_fits(way: Way) -> int:
         """Samples at once; 0 where not even the fewest fit."""
-        fitting = bisect_right(counts, available_bytes, key=lambda samples: needed_bytes(way, samples))
+        fitting = bisect_left(counts, True, key=lambda samples: not needs(way, samples).fits(available))
         return counts[fitting - 1] if fitting else 0
 
-    for way in ways:
+    for way in (*ways, *(on_card if run.gradient_checkpointing == "auto" else ())):
         if samples := largest_that_fits(way):
-            needs_bytes = needed_bytes(way, samples), needed_bytes(ways[0], counts[0])
-            return _settled(run, way, samples, _reasons(run, way, samples, needs_bytes, available_bytes))
-    need = _share(needed_bytes(ways[-1], counts[0]), available_bytes)
+            shares = needs(way, samples).share_of(available), needs(ways[0], counts[0]).share_of(available)
+            reasons = _reasons(run, way, samples, shares)
+            if way in on_card:
+                offloaded = needs(way | {"gradient_checkpointing": "unsloth"}, counts[0])
+                reasons["gradient_checkpointing"] += f"; kept on the card: offloaded, {offloaded.share_of(available)}"
+            return _settled(run, way, samples, reasons)
+    need = needs(ways[-1], counts[0]).share_of(available)
     return _settled(run, ways[-1], counts[0], dict.fromkeys(CHOSEN, f"the smallest setting, which needs up to {need}"))
 
 
-def _share(needed_bytes: int, available_bytes: int) -> str:
-    """Of the memory, in words."""
-    return f"{needed_bytes / GIB:.2f} of {available_bytes / GIB:.2f} GiB"
+class _Memory(NamedTuple):
+    """What a way needs at most, or what may be taken, of the device and of main memory beside it; None: unknown."""
+
+    device_bytes: int
+    main_memory_bytes: int | None
+
+    @classmethod
+    def of(cls, shape: Shape, run: Run, data: "DataReport | None") -> "_Memory":
+        return cls(high_bytes(shape, run, data), main_memory_high_bytes(shape, run, data))
+
+    def fits(self, available: "_Memory") -> bool:
+        beside = available.main_memory_bytes is None or (self.main_memory_bytes or 0) <= available.main_memory_bytes
+        return self.device_bytes <= available.device_bytes and beside
+
+    def share_of(self, available: "_Memory") -> str:
+        """In words."""
+        device = f"{self.device_bytes / GIB:.2f} of {available.device_bytes / GIB:.2f} GiB"
+        if not self.main_memory_bytes or available.main_memory_bytes is None:
+            return device
+        beside = f"{self.main_memory_bytes / GIB:.2f} of {available.main_memory_bytes / GIB:.2f} GiB"
+        return f"{device} and {beside} of main memory"
 
 
-def _reasons(run: Run, way: Way, samples: int, needs_bytes: tuple[int, int], available_bytes: int) -> dict[str, str]:
-    """Why each of CHOSEN is as it is. needs_bytes: of this way with so many samples, of the fastest with the fewest."""
-    this_way, fastest_way = (_share(need, available_bytes) for need in needs_bytes)
+def _reasons(run: Run, way: Way, samples: int, shares: tuple[str, str]) -> dict[str, str]:
+    """Why each of CHOSEN is as it is. shares: of this way with so many samples, of the fastest with the fewest."""
+    this_way, fastest_way = shares
     largest = "the whole step at once" if samples >= run.batch_size else "the most that fit"
     without = f"without it one sample needs up to {fastest_way}"
     recomputes = way["gradient_checkpointing"] != "off"
@@ -83,9 +111,10 @@ def fit(
     available_bytes: int | None,
     machine_way: Checkpointing,
     what: Literal["seq", "batch"],
+    main_memory_bytes: int | None = None,
 ) -> dict[str, Any] | None:
     """The longest max_length_tokens, or the largest micro_batch_size at this one, whose high bound fits, and with which
-    settings; 0 where nothing does. None for a model whose sizes are unknown.
+    settings; 0 where nothing does. None for a model whose sizes are unknown. main_memory_bytes: see `choose`.
 
     Raises KitError: the memory is unknown.
     """
@@ -108,10 +137,15 @@ def fit(
         "batch": ("micro_batch_size", MOST_SAMPLES),
     }[what]
 
-    def needed_bytes(value: int) -> int:
-        return high_bytes(shape, small.model_copy(update={name: value}), None)
+    available = _Memory(available_bytes, main_memory_bytes)
 
-    largest = bisect_right(range(1, most + 1), available_bytes, key=needed_bytes)
+    def is_too_large(value: int) -> bool:
+        return not _Memory.of(shape, small.model_copy(update={name: value}), None).fits(available)
+
+    largest = 0  # offloading begins with a length: more may fit from there on than just below
+    for values in (range(1, OFFLOADED_FROM_LENGTH_TOKENS), range(OFFLOADED_FROM_LENGTH_TOKENS, most + 1)):
+        if fitting := bisect_left(values, True, key=is_too_large):
+            largest = values[fitting - 1]
     return {name: getattr(small, name) for name in (*CHOSEN, "max_length_tokens")} | {name: largest, "solved_for": name}
 
 

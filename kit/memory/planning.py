@@ -3,14 +3,14 @@
 A low bound may say "will not fit"; only the high bound says "fits".
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kit.memory.activations import (
-    checkpoint_bytes,
     evaluation_bytes,
-    is_offloaded,
     logits_bytes,
+    offloaded_bytes,
     padding_bytes_per_token,
     saved_bytes,
     scratch_bytes,
@@ -23,7 +23,6 @@ from kit.memory.weights import (
     can_offload_embedding,
     linear_bytes,
     optimizer_bytes,
-    width_bytes,
 )
 from kit.options import METHODS, Run
 from kit.support.html_table import html_table
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from kit.data import DataReport
 
 WILL_NOT_FIT: Final = "will not fit"
+Verdict = Literal["fits", "tight", "will not fit", "unknown"]
 TOLERANCE = 1.1  # of the formula of the activations: 1.00 to 1.05 on a CPU (benchmarks/results/planner.json)
 # What a process holds before the model: Python and the libraries on a CPU; on a card kernels and cuBLAS' workspaces
 # beyond the CUDA context, which envcheck.settings has taken off already (an estimate, not measured).
@@ -48,7 +48,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs. `verdict` compares the sum of the parts with the memory that may be taken.
+    """What a run needs. `verdict` compares the sum of the parts with the memory that may be taken, and that of
+    main_memory, which a run on a card needs besides, with main_memory_available_bytes where that is known.
 
     settings: those that decide the parts. chosen: the settings among them that the kit chose, with the reason, which
     stands in `reasons` too. fit: what --fit found.
@@ -58,13 +59,15 @@ class Plan:
     low_bytes: int
     high_bytes: int
     available_bytes: int | None
-    verdict: Literal["fits", "tight", "will not fit", "unknown"]
+    verdict: Verdict
     params: int
     trained_params: int
     steps: int | None
     tokens: int | None
     settings: dict[str, Any]
     reasons: tuple[str, ...]
+    main_memory: tuple[Part, ...] = ()
+    main_memory_available_bytes: int | None = None
     chosen: dict[str, str] = field(default_factory=dict)
     fit: dict[str, Any] | None = None
 
@@ -80,17 +83,25 @@ class Plan:
         return f"{table}<p>{self.verdict} (may be used: {available})</p>"
 
 
-def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_bytes: int | None) -> Plan | None:
+def plan(
+    config: dict[str, Any],
+    run: Run,
+    data: "DataReport | None",
+    available_bytes: int | None,
+    main_memory_bytes: int | None = None,
+) -> Plan | None:
     """The plan of a settled run (see `choose`); None for a config whose sizes are named otherwise.
 
-    Without data, every sample is taken to be max_length_tokens long.
+    Without data, every sample is taken to be max_length_tokens long. available_bytes: of the device;
+    main_memory_bytes: what a run on a card may take of main memory; None: unknown.
     """
     shape = shape_of(config)
     if shape is None:
         return None
     length = _longest_tokens(run, data)
     parts = _parts(shape, run, length)
-    low, high = sum(part.low_bytes for part in parts), sum(part.high_bytes for part in parts)
+    beside = _main_memory(shape, run, length)
+    low, high = _sum_of(parts)
     steps = run.steps(data.samples) if data else run.max_steps
     names = ("micro_batch_size", "batch_size", "attention", "gradient_checkpointing", "embedding_offload", "optimizer",
              "max_length_tokens")  # fmt: skip
@@ -99,19 +110,30 @@ def plan(config: dict[str, Any], run: Run, data: "DataReport | None", available_
         low_bytes=low,
         high_bytes=high,
         available_bytes=available_bytes,
-        verdict=_verdict(low, high, available_bytes),
+        verdict=_worse(_verdict((low, high), available_bytes), _verdict(_sum_of(beside), main_memory_bytes)),
         params=shape.params,
         trained_params=trained_params(shape, run),
         steps=steps,
         tokens=int(data.tokens / data.samples * steps * run.batch_size) if data and steps else None,
         settings={name: getattr(run, name) for name in names},
-        reasons=_reasons(shape, run, length, data),
+        reasons=(*_reasons(shape, run, length, data), *_waiting(beside, main_memory_bytes)),
+        main_memory=beside,
+        main_memory_available_bytes=main_memory_bytes,
     )
 
 
 def high_bytes(shape: Shape, run: Run, data: "DataReport | None") -> int:
     """The high bound of a plan alone."""
-    return sum(part.high_bytes for part in _parts(shape, run, _longest_tokens(run, data)))
+    return _sum_of(_parts(shape, run, _longest_tokens(run, data)))[1]
+
+
+def main_memory_high_bytes(shape: Shape, run: Run, data: "DataReport | None") -> int:
+    """The same of what a run on a card keeps in main memory."""
+    return _sum_of(_main_memory(shape, run, _longest_tokens(run, data)))[1]
+
+
+def _sum_of(parts: tuple[Part, ...]) -> tuple[int, int]:
+    return sum(part.low_bytes for part in parts), sum(part.high_bytes for part in parts)
 
 
 def _longest_tokens(run: Run, data: "DataReport | None") -> int:
@@ -132,12 +154,19 @@ def shape_of(config: dict[str, Any]) -> Shape | None:
         return None
 
 
-def _verdict(low: int, high: int, available: int | None) -> Literal["fits", "tight", "will not fit", "unknown"]:
+def _verdict(needed_bytes: tuple[int, int], available: int | None) -> Verdict:
+    low, high = needed_bytes
     if available is None:
         return "unknown"
     if low > available:
         return WILL_NOT_FIT
     return "fits" if high <= available else "tight"
+
+
+def _worse(of_device: Verdict, of_main_memory: Verdict) -> Verdict:
+    """What fits the card and not main memory does not fit. Main memory that is unknown says nothing."""
+    order: tuple[Verdict, ...] = ("fits", "unknown", "tight", WILL_NOT_FIT)
+    return of_device if of_main_memory == "unknown" else max(of_device, of_main_memory, key=order.index)
 
 
 def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
@@ -225,14 +254,24 @@ def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> 
         f"one micro-batch is {run.micro_batch_size} x {length} tokens ({longest})",
         f"one optimiser step takes {run.batch_size} samples, shorter ones together up to as many tokens at once",
     ]
-    if is_offloaded(run):
-        waiting_bytes = shape.layers * checkpoint_bytes(shape, run, _samples_at_once(run) * length)
-        reasons.append(f"{gib(waiting_bytes)} GiB of activations wait in main memory")
-    if is_embedding_offloaded(shape, run):
-        reasons.append(f"{gib(width_bytes(run) * shape.embedding_params)} GiB of embedding wait in main memory")
     if shape.experts:
         reasons.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
     return tuple(reasons)
+
+
+def _main_memory(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
+    """What waits in main memory until the card needs it."""
+    embedding = base_width_bytes(run) * shape.embedding_params if is_embedding_offloaded(shape, run) else 0
+    activations = Part("activations", *offloaded_bytes(shape, run, _samples_at_once(run) * length))
+    return tuple(part for part in (activations, _exact("embedding", embedding)) if part.high_bytes)
+
+
+def _waiting(parts: tuple[Part, ...], available: int | None) -> Iterator[str]:
+    """What is planned for main memory, in words."""
+    may_be_used = "how much of it is free is unknown" if available is None else f"{gib(available)} GiB may be used"
+    for part in parts:
+        pinned = f", {gib(part.high_bytes)} as torch pins them" if part.high_bytes > part.low_bytes else ""
+        yield f"{gib(part.low_bytes)} GiB of {part.name} wait in main memory{pinned}; {may_be_used}"
 
 
 def with_reasons(made: Plan, chosen: dict[str, str], fit: dict[str, Any] | None = None) -> Plan:

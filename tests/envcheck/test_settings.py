@@ -58,6 +58,19 @@ def test_a_container_limit_counts():
     assert values(gpu=[], ram_free_gib=60, memory_limit_gib=8)["memory_bytes"] == int(8 * settings.CPU_SHARE * 2**30)
 
 
+def test_main_memory_for_what_is_offloaded():
+    card = {"gpu": [{"name": "NVIDIA GeForce RTX 4090", "vram_gib": 24}]}
+    share = settings.PINNED_SHARE * 2**30
+    for found, size_gib in (
+        ({"ram_gib": 64, "ram_free_gib": 40}, 40),
+        ({"ram_gib": 64}, 64),
+        ({"ram_gib": 64, "ram_free_gib": 40, "memory_limit_gib": 8}, 8),
+    ):
+        assert values(**card, **found)["main_memory_bytes"] == int(size_gib * share)
+    assert values(**card)["main_memory_bytes"] is None
+    assert values(gpu=[], ram_free_gib=40)["main_memory_bytes"] == 0
+
+
 def test_cards_before_ampere_take_fp16_and_before_turing_no_cuda_set():
     assert values(gpu=[{"name": "Tesla T4"}])["precision"] == "fp16"
     old = values(gpu=[{"name": "NVIDIA GeForce GTX 1080"}], driver="560")

@@ -19,10 +19,10 @@ from kit.models import TINY
 from kit.options import Run, resolve
 from kit.support.errors import KitError
 from kit.support.units import GIB
+from tests.support.plans import ON_CARD, config_of, part, plan_of
 
 ROOT = Path(__file__).parents[2]
 OTHER_FAMILIES = sorted((ROOT / "tests" / "data" / "families").glob("*.json"))
-QWEN3 = ROOT / "tests" / "data" / "qwen3"
 PUBLISHED = {
     "Qwen3-0.6B": 596_049_920,
     "Qwen3-1.7B": 1_720_574_976,
@@ -35,25 +35,6 @@ PUBLISHED = {
     "Mistral-7B-v0.3": 7_248_023_552,
     "Qwen2.5-1.5B": 1_543_714_304,
 }
-OTHERS = {
-    "Llama-3.1-8B": {
-        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
-    },
-    "Mistral-7B-v0.3": {
-        "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False,
-    },
-    "Qwen2.5-1.5B": {
-        "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
-    },
-}  # fmt: skip
-ON_CARD = {"device": "cuda", "precision": "bf16", "optimizer": "adamw_8bit", "held_out_rows": 0}
-
-
-def config_of(name: str) -> dict:
-    return OTHERS.get(name) or json.loads((QWEN3 / f"{name}.config.json").read_text())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -63,15 +44,6 @@ def test_parameters_are_exact(name: str) -> None:
 
 def test_lora_parameters_of_a_published_run() -> None:
     assert memory.trained_params(Shape.of(config_of("Qwen3-1.7B")), Run(lora_rank=16)) == 17_432_576
-
-
-def plan_of(name: str, available_gib: float | None, **options) -> memory.Plan:
-    run = Run(**{**ON_CARD, "gradient_checkpointing": "off", "micro_batch_size": 1, **options})
-    return memory.plan(config_of(name), run, None, None if available_gib is None else int(available_gib * GIB))
-
-
-def part(plan: memory.Plan, name: str) -> memory.Part:
-    return next(part for part in plan.parts if part.name == name)
 
 
 def test_verdict_never_says_fits_from_a_lower_bound() -> None:
