@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from envcheck import probe
 from kit import data, models, prompt
 from kit.options import Run
 
@@ -124,7 +125,7 @@ def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, b
     model = models.find(folder)
     chat = prompt.load(model, "auto")
     rows = data.read(run, chat)
-    loading = backend.Loading.of(run)
+    loading = backend.Loading.of(run, probe.collect())
     chosen = backend.start(loading)
     loaded = backend.adapt(backend.load(model, loading, chosen, chat), run)
     trainer = backend.trainer(loaded, run, rows.train, scratch, Silent())

@@ -143,6 +143,7 @@ class Gpu:
     ecc: Optional[bool] = _key(_flag)
     display: Optional[bool] = _key(_flag)
     pcie: Optional[str] = _key(_text)  # "gen 4 x16"
+    uuid: Optional[str] = _key(_text)  # "GPU-..." as nvidia-smi gives it; taken out of what is shared
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Gpu":

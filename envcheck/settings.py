@@ -1,4 +1,4 @@
-"""Facts -> how to train on this machine: each value with its reason. Pure; imports facts, known, wheels.
+"""Facts -> how to train on this machine: each value with its reason. Pure; imports facts, visible, wheels.
 
 >>> choose(Facts(gpu=())).precision.value
 'fp32'
@@ -7,7 +7,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Optional
 
-from envcheck import wheels
+from envcheck import visible, wheels
 from envcheck.facts import Facts, Gpu
 
 GIB = 1 << 30
@@ -69,10 +69,13 @@ def choose(facts: Facts) -> Settings:
 
 
 def best_card(facts: Facts) -> Optional[Gpu]:
-    """The NVIDIA card with the most memory of compute capability 6.0 or newer; None: train on the CPU."""
-    if str(facts.run("device") or "").lower() == "cpu" or (facts.env or {}).get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    """Of the NVIDIA cards that CUDA_VISIBLE_DEVICES leaves, as nvidia-smi counts them, the one with the most memory of
+    compute capability 6.0 or newer; None: train on the CPU.
+    """
+    if str(facts.run("device") or "").lower() == "cpu":
         return None
-    cards = [gpu for gpu in wheels.nvidia_cards(facts) if (wheels.capability(gpu) or (9, 9)) >= (6, 0)]
+    seen = visible.cards(facts, visible.BY_BUS)
+    cards = [gpu for gpu in seen if (wheels.capability(gpu) or (9, 9)) >= (6, 0)]
     return max(cards, key=lambda gpu: (gpu.vram_gib or 0, wheels.capability(gpu) or (0, 0)), default=None)
 
 

@@ -16,6 +16,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from kit.support import environment
 from kit.support.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -28,11 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KitError", "Talk", "__version__", "merge", "plan", "read_run", "train"]
 
-# Nothing phones home. Set before any library that would is imported; Unsloth's call also stalls for minutes offline.
-for _name in ("UNSLOTH_DISABLE_STATISTICS", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-    os.environ[_name] = "1"
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every installed package's metadata
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # stated, or the library warns after every fork
+environment.set_constant(os.environ)  # before any library is imported, as they read it then
 
 _PLACES = {  # public name -> module, name there
     "plan": ("kit.train", "plan_with"),

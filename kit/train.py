@@ -138,8 +138,8 @@ def train(
     from kit.run.recording import Recording
     from kit.run.session import Session
 
-    loading = backend.Loading.of(run)
-    with console.busy("starting the libraries"):
+    loading = backend.Loading.of(run, prepared.facts)
+    with console.busy(backend.starting_words(loading)):
         chosen = backend.start(loading)
     notes = collect_notes(prepared, chosen, folder.different)
     for text in notes:

@@ -95,6 +95,7 @@ def _card(row: Dict[str, str], apps: str) -> Gpu:
         ecc=_switch(row.get("ecc.mode.current")),
         display=_switch(row.get("display_active")),
         pcie=f"gen {generation} x{width}" if generation and width else None,
+        uuid=_known(row.get("uuid")),
     )
 
 

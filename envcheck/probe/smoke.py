@@ -140,6 +140,8 @@ print("ok forward and backward, flash-attn %s" % flash_attn.__version__)
 UNSLOTH = """
 import os
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "1"
+own = os.path.dirname(os.path.abspath(__file__))  # a card has it write trainers, by itself into the current folder
+os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", os.path.join(own, "unsloth_compiled_cache"))
 import unsloth
 print("ok imported, unsloth %s" % unsloth.__version__)
 """

@@ -4,6 +4,7 @@ import re
 from typing import Iterator, List, Optional, Tuple
 
 from envcheck import known, versions, wheels
+from envcheck import visible as seen
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding, Gpu
 
@@ -21,14 +22,8 @@ def wants_gpu(facts: Facts) -> Optional[bool]:
 
 
 def visible(facts: Facts) -> Tuple[Gpu, ...]:
-    """The NVIDIA cards a process can see: CUDA_VISIBLE_DEVICES is followed where its numbers are certain."""
-    cards = wheels.nvidia_cards(facts)
-    env = facts.env or {}
-    chosen = env.get("CUDA_VISIBLE_DEVICES", "")
-    alike = len({gpu.name for gpu in cards}) <= 1
-    if re.match(r"^\d+(,\d+)*$", chosen) and (alike or env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"):
-        return tuple(cards[int(number)] for number in chosen.split(",") if int(number) < len(cards))
-    return cards
+    """The NVIDIA cards a process can see; where it can see none, those that are there: that is a finding of its own."""
+    return seen.cards(facts) or wheels.nvidia_cards(facts)
 
 
 def _card_lines(facts: Facts) -> List[Tuple[str, str]]:

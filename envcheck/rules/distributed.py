@@ -4,6 +4,7 @@ import re
 from typing import Iterator, Optional
 
 from envcheck import versions, wheels
+from envcheck import visible as visible_cards
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding
 from envcheck.known import variables
@@ -35,7 +36,7 @@ def hidden_cards(facts: Facts) -> Iterator[Finding]:
     if chosen is None or not count or wants_gpu(facts) is False or facts.torch_build == "rocm":
         return
     details = [("CUDA_VISIBLE_DEVICES", chosen or "(empty)"), ("cards", f"{count}, numbered 0 to {count - 1}")]
-    entries = [item.strip().strip("\"'") for item in chosen.split(",")]
+    entries = visible_cards.entries(chosen)
     bad = [number for number, item in enumerate(entries) if _names_no_card(item, count)]
     if bad and bad[0] == 0:
         what = "CUDA_VISIBLE_DEVICES is empty or -1: every GPU is hidden." if entries[0] in ("", "-1") else ""

@@ -4,7 +4,7 @@ Unsloth comes first, because it patches the others, and after everything cheap i
 
 Two backends, `unsloth` and plain `hf`, stand behind three functions: `load`, `adapt`, `trainer`. `start` chooses.
 
-    loading -> methods -> training (steps, ladder, update, listener, tracking) -> state, saving    a run
+    starting -> loading -> methods -> training (steps, ladder, update, listener, tracking) -> state, saving    a run
     loading -> adapters_in_use -> generation, serving                                              answers
     merging, candidates                                                                           exports, proven equal
 
@@ -15,9 +15,10 @@ from kit.backend.adapters_in_use import without_virtual_tokens
 from kit.backend.device_memory import attempt, free_memory, is_out_of_memory, memory_bytes, peak_memory_bytes
 from kit.backend.generation import answer, answering
 from kit.backend.listener import Listener
-from kit.backend.loading import Backend, Loaded, Loading, load, start
+from kit.backend.loading import Loaded, Loading, load
 from kit.backend.methods import adapt
 from kit.backend.saving import save_adapter, saved_bytes
+from kit.backend.starting import Backend, start, starting_words
 from kit.backend.state import load_weights, state_bytes
 from kit.backend.state import save as save_state
 from kit.backend.tracking import tell_tracker
@@ -47,6 +48,7 @@ __all__ = [
     "save_state",
     "saved_bytes",
     "start",
+    "starting_words",
     "state_bytes",
     "tell_tracker",
     "trainer",

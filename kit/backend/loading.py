@@ -1,19 +1,19 @@
-"""Choose a backend and load the base model with it."""
+"""Load the base model with the backend that started."""
 
 import contextlib
-import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from envcheck.facts import Facts
 from kit.backend.device_memory import is_out_of_memory
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
+from kit.backend.starting import Backend, PlannedCard
 from kit.models import Model
 from kit.options import Run, resolve
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError, describe_error, failure, first_line
-from kit.support.units import GIB
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +25,7 @@ if TYPE_CHECKING:
         def generate(self, **options: Any) -> torch.LongTensor: ...
 
 
-@dataclass(frozen=True)
-class Backend:
-    """Who loads and adapts: `name` is unsloth or hf, `reason` says why."""
-
-    name: str
-    reason: str
+UNKNOWN = Facts()  # a machine of which nothing was read
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,8 @@ class Loading:
     """How a base model is loaded, whether it is then trained or only asked.
 
     precision: of the arithmetic, bf16, fp16 or fp32. backend: auto, unsloth or hf, and where it is hf why.
-    gradient_checkpointing: off, on or unsloth. attention: sdpa or eager, where Unsloth has no kernel of its own.
+    gradient_checkpointing: off, on or unsloth. attention: sdpa or eager, where Unsloth has no kernel of its own. card:
+    that is planned for, None where it is not known.
     """
 
     device: str  # cpu or cuda
@@ -60,11 +56,11 @@ class Loading:
     attention: str = "sdpa"
     gradient_checkpointing: str = "off"
     offload_embedding: bool = False
-    vram_limit_gib: float | None = None
+    card: PlannedCard | None = None
 
     @classmethod
-    def of(cls, run: Run) -> "Loading":
-        """As a run asks for it, each `auto` settled."""
+    def of(cls, run: Run, facts: Facts = UNKNOWN) -> "Loading":
+        """As a run asks for it on this machine, each `auto` settled. Of facts that know no card: torch's first one."""
         reason = resolve.why_hf(run)
         return cls(
             device=run.device,
@@ -76,51 +72,8 @@ class Loading:
             attention=run.attention,
             gradient_checkpointing=run.gradient_checkpointing,
             offload_embedding=run.embedding_offload == "on",
-            vram_limit_gib=run.vram_limit_gib,
+            card=PlannedCard.of(facts, run.vram_limit_gib) if run.device == "cuda" else None,
         )
-
-
-def start(loading: Loading) -> Backend:
-    """Import the libraries in the right order. Where Unsloth cannot start, `auto` goes on with transformers and PEFT.
-
-    Raises KitError: the backend is to be unsloth and Unsloth cannot start.
-    """
-    if loading.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for a card that torch would find and then fail on
-    backend = Backend("hf", loading.reason) if loading.backend == "hf" else _start_unsloth(loading.backend == "unsloth")
-    if loading.device == "cuda":
-        _limit_card(loading.vram_limit_gib)
-    return backend
-
-
-def _start_unsloth(required: bool) -> Backend:
-    """Unsloth, or where it cannot start and is not required hf. Raises KitError: required, and it cannot start."""
-    try:
-        with silence():
-            import unsloth  # noqa: F401 - patches trl, transformers and peft
-    except Exception as error:  # a broken install raises anything: ImportError, RuntimeError, OSError, AttributeError
-        reason = f"Unsloth cannot start: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        if not required:
-            return Backend("hf", reason)
-        raise failure(
-            "unsloth-cannot-start",
-            "Unsloth was asked for and cannot start.",
-            reason,
-            "python -m envcheck           (says what is broken)",
-            "--backend hf                 (plain transformers and PEFT)",
-        ) from error
-    return Backend("unsloth", "Unsloth started")
-
-
-def _limit_card(vram_limit_gib: float | None) -> None:
-    """No more of the card than the limit: beyond it torch says that memory ran out. The peak counted is that of this
-    run, also where several follow one another in a process."""
-    import torch
-
-    torch.cuda.reset_peak_memory_stats()
-    if vram_limit_gib is not None:
-        total_gib = torch.cuda.get_device_properties(0).total_memory / GIB
-        torch.cuda.set_per_process_memory_fraction(min(1.0, vram_limit_gib / total_gib))
 
 
 def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> Loaded:

@@ -13,6 +13,7 @@ from kit.backend.generation import TokenStream, stream_answer
 from kit.chat.target import Target
 from kit.prompt import ChatFormat
 from kit.prompt.chat_format import Message
+from kit.support import console
 from kit.support.errors import RowError, failure
 
 OPEN, CLOSED = "<think>", "</think>"
@@ -51,6 +52,8 @@ class Speaker:
         """Loads them. Raises KitError: one cannot be loaded, or does not fit into memory."""
         self.target, self.longest_tokens = target, longest_tokens
         chosen = backend.start(target.loading)
+        for text in chosen.notes:
+            console.note(text)
         models = [target.model, *([target.untuned] if target.untuned else [])]
         loaded, *others = [backend.load(model, target.loading, chosen, target.chat(None)) for model in models]
         self.loaded = add_adapters(loaded, {adapter.name: adapter.path for adapter in target.adapters})

@@ -6,6 +6,7 @@ from dataclasses import replace
 from envcheck import settings
 from envcheck.facts import Facts
 from kit.backend import Loading
+from kit.backend.starting import PlannedCard
 from kit.chat.names import ChatSource
 from kit.chat.options import ChatCommand
 from kit.models import Model
@@ -38,6 +39,7 @@ def loading_for(
         max_length_tokens=model.config.get("max_position_embeddings") or 1024,
         backend=_backend(command.backend, device, methods),
         attention=as_before.get("attention", "sdpa"),
+        card=PlannedCard.of(facts),
     )
 
 

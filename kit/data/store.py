@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SAMPLES, ROWS, HEAD = "samples.arrow", "rows.arrow", "head.json"
+COMPILED = "unsloth"
 CACHE_LIMIT_BYTES = 20 << 30  # the data sets used longest ago are deleted beyond this
 
 
@@ -37,6 +38,11 @@ def cache_folder() -> Path:
         return Path(given)
     base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
     return Path(base or Path.home() / ".cache") / "finetune-kit" / "data"
+
+
+def compiled_folder() -> Path:
+    """Beside them in the cache: what Unsloth writes for a card, trainers that it runs."""
+    return cache_folder() / COMPILED
 
 
 def samples_schema() -> "pa.Schema":
@@ -133,7 +139,7 @@ def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
     others: list[tuple[float, Path, int]] = []  # when it was used last, the folder, its size
     for folder in cache.iterdir():
         with contextlib.suppress(OSError):
-            if folder != newest:
+            if folder != newest and folder.name != COMPILED:
                 others.append((folder.stat().st_mtime, folder, folder_size_bytes(folder)))
     total_bytes = folder_size_bytes(newest) + sum(size_bytes for *_, size_bytes in others)
     for _, folder, size_bytes in sorted(others):

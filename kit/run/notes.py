@@ -25,6 +25,7 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
             notes.append(f"{name} has no effect: it is for --method {', '.join(methods)}, and this is {run.method}.")
     if backend.name == "hf" and run.backend == "auto":
         notes.append(f"{backend.reason}. Going on with plain transformers and PEFT (--backend hf).")
+    notes += backend.notes
     if run.report_to != trackers.NONE:
         notes.append(trackers.note(run.report_to, planned.output))
     if run.lora_dropout > 0 and backend.name == "unsloth":

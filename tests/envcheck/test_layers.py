@@ -17,6 +17,7 @@ LEVELS = {
     "known": 1,
     "shell": 2,
     "wheels": 3,
+    "visible": 4,
     "causes": 4,
     "rules": 5,
     "probe": 2,
