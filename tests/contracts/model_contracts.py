@@ -1,0 +1,160 @@
+"""What the kit relies on in Unsloth, and where models are loaded, adapted, asked and merged."""
+
+from tests.contracts.kit_uses import passed
+from tests.contracts.promises import Contract, Does, IsThere, Says, Takes, contracts
+
+LOADING, METHODS, GENERATION = "kit/backend/loading.py", "kit/backend/methods.py", "kit/backend/generation.py"
+MERGING, CANDIDATES, SERVING = "kit/backend/merging.py", "kit/backend/candidates.py", "kit/backend/serving.py"
+ADAPTERS, ACTIVATIONS, WEIGHTS = "kit/backend/adapters_in_use.py", "kit/memory/activations.py", "kit/memory/weights.py"
+HUB = "kit/data/rows/hub.py"
+LOADER, LLAMA, CPU = "unsloth.models.loader", "unsloth.models.llama", "unsloth_zoo.cpu.loader:FastCPUModel"
+CHUNKS = "unsloth_zoo.fused_losses.chunked_logprob"
+LORA, TUNER = "peft.tuners.lora.model:LoraModel", "peft.tuners.tuners_utils"
+BNB, QUANTISE = "bitsandbytes.nn.modules", "bitsandbytes.functional"
+
+UNSLOTH = contracts(
+    # nothing phones home: on a card Unsloth asks the hub for files that count its users
+    ("unsloth.models._utils:get_statistics", Does(
+        "'UNSLOTH_DISABLE_STATISTICS' in os.environ",
+    ), "kit/__init__.py", "UNSLOTH_DISABLE_STATISTICS"),
+    # a card that is hidden leaves Unsloth its CPU backend
+    ("unsloth_zoo.device_type:_hidden_by", Does(
+        "mask is not None and ''.join(mask.split()) in ('', '-1')",
+    ), LOADING, '"CUDA_VISIBLE_DEVICES"] = ""'),
+    ("unsloth_zoo.device_type:cpu_backend_allowed",
+     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), LOADING, '"CUDA_VISIBLE_DEVICES"] = ""'),
+    # checkpointing: what is recorded, what None means, and from how many tokens on it is offloaded
+    (f"{LLAMA}:FastLlamaModel.get_peft_model", Does(
+        "transformers_set_seed(random_state)",
+        "apply_unsloth_gradient_checkpointing(use_gradient_checkpointing, max_seq, dtype)",
+        "model._unsloth_gradient_checkpointing = use_gradient_checkpointing",
+    ), METHODS, "FastLanguageModel.get_peft_model"),
+    ("unsloth.models._utils:resolve_training_gradient_checkpointing", Does(
+        "if use_gradient_checkpointing is not None:\n    return use_gradient_checkpointing",
+        "return model._unsloth_gradient_checkpointing",
+    ), METHODS, "use_gradient_checkpointing=True"),
+    (f"{LLAMA}:FastLlamaModel.for_training", Does(
+        "set_module_gradient_checkpointing(module, use_gradient_checkpointing)",
+    ), METHODS, "FastLanguageModel.for_training"),
+    (f"{LLAMA}:FastLlamaModel.for_inference",
+     Does("module.gradient_checkpointing = False"), GENERATION, "for_inference"),
+    (f"{CPU}.for_training", Does(
+        "model.train()",
+        "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})",
+    ), METHODS, "FastLanguageModel.for_training"),
+    (f"{CPU}.get_peft_model", Does("torch.manual_seed(random_state)"), METHODS, "random_state=run.seed"),
+    (f"{CPU}.get_peft_model", Takes(
+        *(passed(METHODS, "FastLanguageModel.get_peft_model") - {"rank_pattern"}),
+    ), METHODS, "FastLanguageModel.get_peft_model"),
+    (f"{LLAMA}:FastLlamaModel.get_peft_model", Takes(
+        *(passed(METHODS, "FastLanguageModel.get_peft_model") - {"rank_pattern"}),
+    ), METHODS, "FastLanguageModel.get_peft_model"),
+    (f"{CPU}.get_peft_model", Takes("kwargs"), METHODS, "rank_pattern"),
+    ("unsloth.models._utils:apply_unsloth_gradient_checkpointing", Does(
+        "max_seq_length < 512",
+    ), ACTIVATIONS, "OFFLOADED_FROM_LENGTH_TOKENS = 512"),
+    # how many logits at once
+    (f"{CHUNKS}:_BYTES_PER_LOGIT", Does("8.0"), ACTIVATIONS, "(8 * vocab)"),
+    (f"{CHUNKS}:_CHUNK_GB", Does("_env_float('UNSLOTH_LOGPROB_CHUNK_GB', 2.0)"), ACTIVATIONS, "UNSLOTH_LOGITS_BYTES"),
+    (f"{CHUNKS}:_MIN_ROWS",
+     Does("_env_float('UNSLOTH_LOGPROB_MIN_ROWS', 512)"), ACTIVATIONS, "UNSLOTH_LOGITS_ROWS = 512"),
+    (f"{CHUNKS}:_default_chunk_gb", Does("min(_CHUNK_GB, free)"), ACTIVATIONS, "UNSLOTH_LOGITS_BYTES"),
+    (f"{CHUNKS}:chunked_logprob_rows", Does(
+        "int(target_gb * 1024**3 / (max(int(vocab_size), 1) * _BYTES_PER_LOGIT))",
+        "min(rows, max(_MIN_ROWS, -(-int(n_rows) // 8)))",
+    ), ACTIVATIONS, "tokens // 8"),
+    ("unsloth_zoo.cpu.ops:chunked_linear_cross_entropy", Does(
+        "max(16, int(os.environ.get('UNSLOTH_CPU_CE_CHUNK_ELEMENTS', 16 * 1024 * 1024)) // weight.shape[0])",
+    ), ACTIVATIONS, "UNSLOTH_CPU_LOGITS = 16 << 20"),
+    # texts that are matched
+    (f"{LLAMA}:unsloth_fast_generate", Says("exceeds the maximum sequence length of"), GENERATION, "generate"),
+)  # fmt: skip
+
+LOADED = contracts(
+    # transformers: what is passed on through **kwargs
+    ("transformers.modeling_utils:PreTrainedModel.from_pretrained", Takes(
+        *passed(LOADING, "AutoModelForCausalLM.from_pretrained"),
+    ), LOADING, "AutoModelForCausalLM.from_pretrained"),
+    ("transformers.quantizers.quantizer_bnb_4bit:Bnb4BitHfQuantizer._process_model_after_weight_loading", Does(
+        "setattr(model, 'is_loaded_in_4bit', True)",
+    ), LOADING, '"is_loaded_in_4bit"'),
+    ("transformers.modeling_utils:PreTrainedModel.set_attn_implementation",
+     Takes("attn_implementation"), LOADING, "set_attn_implementation"),
+    ("transformers.modeling_utils:PreTrainedModel.gradient_checkpointing_enable", Takes(
+        *passed(METHODS, "model.gradient_checkpointing_enable"),
+    ), METHODS, "gradient_checkpointing_enable"),
+    ("transformers.modeling_utils:PreTrainedModel.enable_input_require_grads",
+     Does("input_embeddings.register_forward_hook(make_inputs_require_grads)"), METHODS, "enable_input_require_grads"),
+    ("transformers.modeling_utils:PreTrainedModel.save_pretrained",
+     Takes("state_dict"), "kit/backend/saving.py", "state_dict=saved"),
+    # strangers' files: a config.json that names code, a tokenizer_config.json that names files, a template that does
+    ("transformers.configuration_utils:PreTrainedConfig.__post_init__", Does(
+        "key not in ('_attn_implementation_internal', '_experts_implementation_internal')",
+    ), LOADING, "trust_remote_code=False"),
+    ("transformers.dynamic_module_utils:resolve_trust_remote_code", Does(
+        "has_remote_code and (not has_local_code) and (not trust_remote_code)",
+    ), LOADING, "trust_remote_code=False"),
+    ("transformers.tokenization_utils_base:PreTrainedTokenizerBase._from_pretrained", Does(
+        "if args_name not in kwargs or kwargs[args_name] is None:\n    init_kwargs[args_name] = file_path",
+    ), LOADING, "AutoTokenizer.from_pretrained"),
+    # asking
+    ("transformers.generation.stopping_criteria:StoppingCriteriaList.__call__", Does(
+        "is_done = is_done | criteria(input_ids, scores, **kwargs)",
+    ), GENERATION, "def stop(self, input_ids"),
+    # transformers' server with the model that is there
+    ("transformers.cli.serving.model_manager:ModelManager.__init__",
+     Takes("force_model", "device"), SERVING, "force_model=name"),
+    ("transformers.cli.serving.model_manager:ModelManager.load_model_and_processor", Does(
+        "self._load_processor(model_id_and_revision, gguf_file=gguf_file)",
+    ), SERVING, "def _load_processor"),
+    ("transformers.cli.serving.server:build_server", Says("/v1/models"), SERVING, "def get_gen_models"),
+)  # fmt: skip
+
+ADAPTED = contracts(
+    (f"{TUNER}:BaseTunerLayer._cast_input_dtype", Does(
+        "getattr(self, 'cast_input_dtype_enabled', True)",
+        "not cast_input_dtype_enabled or x.dtype == dtype",
+    ), METHODS, "cast_input_dtype_enabled = False"),
+    ("peft.tuners.lora.layer:LoraLayer.__init__", Does("self.lora_A = nn.ModuleDict({})"), CANDIDATES, "module.lora_A"),
+    ("peft.tuners.ia3.layer:IA3Layer.__init__", Does("self.ia3_l = nn.ParameterDict({})"), METHODS, '"ia3_l"'),
+    ("peft.tuners.lora.layer:Linear.get_delta_weight", Takes("adapter"), CANDIDATES, "get_delta_weight"),
+    (f"{TUNER}:BaseTunerLayer.get_base_layer", IsThere(), CANDIDATES, "get_base_layer"),
+    (f"{LORA}.add_weighted_adapter",
+     Takes("adapters", "weights", "adapter_name", "combination_type"), CANDIDATES, "add_weighted_adapter"),
+    (f"{TUNER}:BaseTuner.unload", IsThere(), CANDIDATES, "tuned.unload()"),
+    ("peft.peft_model:PeftModel.set_adapter", Takes("adapter_name"), ADAPTERS, "set_adapter"),
+    ("peft.peft_model:PeftModel.load_adapter", Takes("adapter_name"), ADAPTERS, "load_adapter"),
+    ("peft.peft_model:PeftModel.disable_adapter", Does("yield"), ADAPTERS, "disable_adapter"),
+    ("peft.peft_model:PeftModel.active_peft_config", IsThere(), ADAPTERS, "active_peft_config"),
+    ("peft.config:PromptLearningConfig.is_prompt_learning", Does("True"), ADAPTERS, "is_prompt_learning"),
+    ("peft.peft_model:PeftModel._adjust_prompt_learning_kwargs",
+     Says("Position ids are not supported"), SERVING, "Position ids are not supported"),
+    ("peft.utils.merge_utils:task_arithmetic",
+     Takes("task_tensors", "weights"), MERGING, "task_arithmetic(deltas, weights)"),
+    ("peft.utils.merge_utils:ties", Takes("task_tensors", "weights", "density"), MERGING, "combine(deltas, weights"),
+    ("peft.utils.merge_utils:dare_linear",
+     Takes("task_tensors", "weights", "density"), MERGING, "combine(deltas, weights"),
+    # bitsandbytes
+    (f"{BNB}:Linear4bit.__init__",
+     Does("self.support_avx512bf16_for_cpu = has_avx512bf16()"), LOADING, "support_avx512bf16_for_cpu"),
+    (f"{BNB}:Linear4bit.forward", Does(
+        "x.device.type == 'cpu' and self.support_avx512bf16_for_cpu and (not self.training) "
+        "and (x.requires_grad == False) and (not getattr(quant_state, 'packing_format_for_cpu', False))",
+    ), LOADING, "support_avx512bf16_for_cpu"),
+    (f"{BNB}:Params4bit.__new__", Does("blocksize = 64"), WEIGHTS, "NF4_BLOCK = 64"),
+    (f"{QUANTISE}:quantize_4bit", Does(
+        "quantize_blockwise(_absmax - offset, blocksize=256)",
+    ), WEIGHTS, "NF4_NESTED_BLOCK = 256"),
+    (f"{QUANTISE}:QuantState.as_dict",
+     Does("'absmax'", "'quant_map'", "'nested_absmax'", "'nested_quant_map'", "'quant_state.bitsandbytes__'"), "kit/models/change.py", '"nested_quant_map"'),
+    (f"{QUANTISE}:dequantize_4bit", Takes("A", "quant_state"), MERGING, "dequantize_4bit"),
+    # data sets
+    ("datasets.arrow_dataset:Dataset.from_dict", Takes("mapping"), "kit/backend/training.py", "Dataset.from_dict"),
+    ("datasets.arrow_dataset:Dataset.with_transform", Takes("transform"), "kit/backend/training.py", "with_transform"),
+    ("datasets.config:HF_UPDATE_DOWNLOAD_COUNTS",
+     Does("'HF_UPDATE_DOWNLOAD_COUNTS'"), HUB, "HF_UPDATE_DOWNLOAD_COUNTS"),
+    ("huggingface_hub.hf_api:HfApi.model_info",
+     Takes(*passed("kit/models/find.py", "HfApi().model_info")), "kit/models/find.py", "model_info"),
+)  # fmt: skip
+
+CONTRACTS: tuple[Contract, ...] = (*UNSLOTH, *LOADED, *ADAPTED)
