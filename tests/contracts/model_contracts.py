@@ -3,6 +3,7 @@
 from tests.contracts.kit_uses import passed
 from tests.contracts.promises import Contract, Does, IsThere, Says, Takes, contracts
 
+ENVIRONMENT, STARTING = "kit/support/environment.py", "kit/backend/starting.py"
 LOADING, METHODS, GENERATION = "kit/backend/loading.py", "kit/backend/methods.py", "kit/backend/generation.py"
 MERGING, CANDIDATES, SERVING = "kit/backend/merging.py", "kit/backend/candidates.py", "kit/backend/serving.py"
 ADAPTERS, ACTIVATIONS, WEIGHTS = "kit/backend/adapters_in_use.py", "kit/memory/activations.py", "kit/memory/weights.py"
@@ -16,13 +17,22 @@ UNSLOTH = contracts(
     # nothing phones home: on a card Unsloth asks the hub for files that count its users
     ("unsloth.models._utils:get_statistics", Does(
         "'UNSLOTH_DISABLE_STATISTICS' in os.environ",
-    ), "kit/__init__.py", "UNSLOTH_DISABLE_STATISTICS"),
+    ), ENVIRONMENT, "UNSLOTH_DISABLE_STATISTICS"),
+    ("huggingface_hub.constants:HF_HUB_DISABLE_TELEMETRY", Does(
+        "os.environ.get('HF_HUB_DISABLE_TELEMETRY')", "os.environ.get('DO_NOT_TRACK')",
+    ), ENVIRONMENT, "HF_HUB_DISABLE_TELEMETRY"),
+    # what is compiled, when that is asked, and where it is written
+    ("unsloth.models._block_compile:_enabled", Does(
+        "os.environ.get('UNSLOTH_BLOCK_COMPILE', '1') != '0'",
+        "os.environ.get('UNSLOTH_COMPILE_DISABLE', '0') not in ('1', 'partial')",
+    ), ENVIRONMENT, '"UNSLOTH_COMPILE_DISABLE", "0") not in'),
+    ("unsloth_zoo.compiler:_loc", Does("os.getenv('UNSLOTH_COMPILE_LOCATION', None)"), ENVIRONMENT, "COMPILED_FOLDER"),
     # a card that is hidden leaves Unsloth its CPU backend
     ("unsloth_zoo.device_type:_hidden_by", Does(
         "mask is not None and ''.join(mask.split()) in ('', '-1')",
-    ), LOADING, '"CUDA_VISIBLE_DEVICES"] = ""'),
+    ), STARTING, 'environ[environment.CARDS] = ""'),
     ("unsloth_zoo.device_type:cpu_backend_allowed",
-     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), LOADING, '"CUDA_VISIBLE_DEVICES"] = ""'),
+     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), STARTING, 'environ[environment.CARDS] = ""'),
     # checkpointing: what is recorded, what None means, and from how many tokens on it is offloaded
     (f"{LLAMA}:FastLlamaModel.get_peft_model", Does(
         "transformers_set_seed(random_state)",
@@ -55,7 +65,7 @@ UNSLOTH = contracts(
     ), ACTIVATIONS, "OFFLOADED_FROM_LENGTH_TOKENS = 512"),
     # how many logits at once
     (f"{CHUNKS}:_BYTES_PER_LOGIT", Does("8.0"), ACTIVATIONS, "(8 * vocab)"),
-    (f"{CHUNKS}:_CHUNK_GB", Does("_env_float('UNSLOTH_LOGPROB_CHUNK_GB', 2.0)"), ACTIVATIONS, "UNSLOTH_LOGITS_BYTES"),
+    (f"{CHUNKS}:_CHUNK_GB", Does("_env_float('UNSLOTH_LOGPROB_CHUNK_GB', 2.0)"), ENVIRONMENT, "return 2 * GIB"),
     (f"{CHUNKS}:_MIN_ROWS",
      Does("_env_float('UNSLOTH_LOGPROB_MIN_ROWS', 512)"), ACTIVATIONS, "UNSLOTH_LOGITS_ROWS = 512"),
     (f"{CHUNKS}:_default_chunk_gb", Does("min(_CHUNK_GB, free)"), ACTIVATIONS, "UNSLOTH_LOGITS_BYTES"),
@@ -146,7 +156,8 @@ ADAPTED = contracts(
         "quantize_blockwise(_absmax - offset, blocksize=256)",
     ), WEIGHTS, "NF4_NESTED_BLOCK = 256"),
     (f"{QUANTISE}:QuantState.as_dict",
-     Does("'absmax'", "'quant_map'", "'nested_absmax'", "'nested_quant_map'", "'quant_state.bitsandbytes__'"), "kit/models/change.py", '"nested_quant_map"'),
+     Does("'absmax'", "'quant_map'", "'nested_absmax'", "'nested_quant_map'", "'quant_state.bitsandbytes__'"),
+     "kit/models/change.py", '"nested_quant_map"'),
     (f"{QUANTISE}:dequantize_4bit", Takes("A", "quant_state"), MERGING, "dequantize_4bit"),
     # data sets
     ("datasets.arrow_dataset:Dataset.from_dict", Takes("mapping"), "kit/backend/training.py", "Dataset.from_dict"),

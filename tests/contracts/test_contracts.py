@@ -5,6 +5,7 @@ A pin that moves says here which promise broke and which file of the kit relies 
 
 import ast
 import copy
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -33,10 +34,12 @@ REPLACED = {
 # Where **kwargs of a function go on to, and what is taken out of them there.
 PASSED_ON = {
     "transformers.AutoModelForCausalLM.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
-    "transformers.AutoConfig.from_pretrained": ["transformers.PreTrainedConfig.get_config_dict", "transformers.PreTrainedConfig._get_config_dict"],
+    "transformers.AutoConfig.from_pretrained": ["transformers.PreTrainedConfig._get_config_dict"],
     "transformers.AutoTokenizer.from_pretrained": ["transformers.TokenizersBackend.__init__"],
     "unsloth.FastLanguageModel.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
-    "unsloth.FastLanguageModel.get_peft_model": ["unsloth.models.llama.FastLlamaModel.get_peft_model", "peft.LoraConfig"],
+    "unsloth.FastLanguageModel.get_peft_model": [
+        "unsloth.models.llama.FastLlamaModel.get_peft_model", "peft.LoraConfig",
+    ],
 }  # fmt: skip
 
 
@@ -114,6 +117,14 @@ def test_what_the_kit_puts_in_place_of_a_librarys_own_is_all_under_contract() ->
     for (file, owner), (base, names) in REPLACED.items():
         there = {name for name in methods(file, owner) if name != "__init__" and has(f"{base}.{name}")}
         assert there == names, f"{owner} in {file}"
+
+
+def test_every_variable_that_is_set_for_unsloth_is_under_contract() -> None:
+    names = re.findall(
+        r'"(UNSLOTH_[A-Z_]+)"', (kit_uses.ROOT / model_contracts.ENVIRONMENT).read_text(encoding="utf-8")
+    )
+    codes = " ".join(code for row in model_contracts.UNSLOTH for code in getattr(row.promise, "codes", ()))
+    assert {name for name in names if f"'{name}'" not in codes} == set()
 
 
 def has(name: str) -> bool:

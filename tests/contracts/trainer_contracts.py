@@ -61,7 +61,8 @@ CONTRACTS: tuple[Contract, ...] = contracts(
         "self.log(logs, start_time)",
     ), "kit/backend/listener.py", '"loss" in logs'),
     (f"{TRAINER}:Trainer.log", Does(
-        "self.state.log_history.append(output)", "self.callback_handler.on_log(self.args, self.state, self.control, logs)",
+        "self.state.log_history.append(output)",
+        "self.callback_handler.on_log(self.args, self.state, self.control, logs)",
     ), "kit/backend/listener.py", "log_history.clear()"),
     ("transformers.trainer_callback:CallbackHandler.on_log", Does(
         "self.call_event('on_log', args, state, control, logs=logs, **kwargs)",
