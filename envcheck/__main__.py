@@ -106,7 +106,7 @@ def _save(facts: Facts, path: str, parser: argparse.ArgumentParser) -> int:
     names = [str(Path.home()), host, host.split(".")[0], _user()]
     text = json.dumps(report.redact(facts.to_json(), names), indent=1, ensure_ascii=False)
     try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        Path(path).write_bytes(f"{text}\n".encode())
     except OSError as error:
         parser.error(f"--save {path}: {error}")
     print(f"saved {path}: no user, host or folder names, no tokens; read it before you share it", file=sys.stderr)

@@ -5,10 +5,14 @@ sh on Linux, WSL and macOS, PowerShell on Windows, a notebook cell on Colab and 
 """
 
 import re
+import shlex
 from typing import Optional
 
 from envcheck.facts import Facts
 
+PLAIN_FOR_POWERSHELL = re.compile(r"[\w.:\\/+=~-]+")
+READ_IN_QUOTES = re.compile('[$`"\u201c\u201d\u201e]')  # what double quotes of PowerShell do not take as it is
+SINGLE_QUOTES = re.compile("(['\u2018\u2019\u201a\u201b])")  # all of them are one to PowerShell
 WHEELS = "https://download.pytorch.org/whl/"
 
 
@@ -37,6 +41,47 @@ class Shell:
     def run(self, command: str) -> str:
         """Any other program of the machine; the notebook needs the exclamation mark."""
         return self.bang + command
+
+    def quote(self, word: str) -> str:
+        """One word of a command, whatever is in it: a path with spaces, above all."""
+        if not self.facts.is_windows:
+            return shlex.quote(word)
+        if PLAIN_FOR_POWERSHELL.fullmatch(word):
+            return word
+        if READ_IN_QUOTES.search(word) or word.endswith("\\"):
+            return "'" + SINGLE_QUOTES.sub(r"\1\1", word) + "'"
+        return f'"{word}"'  # cmd.exe reads these too
+
+    def with_env(self, name: str, value: str, command: str) -> str:
+        """A command with a variable; in PowerShell it stays set."""
+        if self.facts.is_windows:
+            return f"{self.set_env(name, value)}; {command}"
+        return f"{self.bang}{name}={value} {command}"
+
+    def copy(self, source: str, target: str) -> str:
+        """A file or a folder with all that is in it."""
+        words = f"{self.quote(source)} {self.quote(target)}"
+        return f"Copy-Item -Recurse {words}" if self.facts.is_windows else self.run(f"cp -r {words}")
+
+    def copy_over_link(self, source: str, link: str) -> str:
+        """A file in place of a link to it."""
+        source, link = self.quote(source), self.quote(link)
+        if self.facts.is_windows:
+            return f"Remove-Item {link}; Copy-Item {source} {link}"
+        return self.run(f"rm {link} && cp {source} {link}")
+
+    def show_rights(self, path: str) -> str:
+        """Who may read and write a file or a folder."""
+        return f"icacls {self.quote(path)}" if self.facts.is_windows else self.run(f"ls -ld {self.quote(path)}")
+
+    def make_folder(self, path: str) -> str:
+        """With the folders above it."""
+        return f"mkdir {self.quote(path)}" if self.facts.is_windows else self.run(f"mkdir -p {self.quote(path)}")
+
+    def post_json(self, address: str, body: str) -> str:
+        if self.facts.is_windows:
+            return f"Invoke-RestMethod {address} -Method Post -ContentType application/json -Body {self.quote(body)}"
+        return self.run(f"curl {address} -H 'Content-Type: application/json' -d {self.quote(body)}")
 
     def set_env(self, name: str, value: str) -> str:
         if self.facts.is_windows:

@@ -26,6 +26,7 @@ from kit.support import console
 from kit.support.callable_module import make_callable
 from kit.support.errors import FAILED, KitError
 from kit.support.progress import OnProgress
+from kit.support.user_shell import quoted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,11 +93,11 @@ def _as_typed(folder: Path) -> Path:
 def show_done(job: Job, written: WrittenFiles) -> None:
     console.say(f"done      {job.output}: written, read again and verified", style="bold green")
     if written.dtype:
-        console.say(f"          python -m kit.chat {job.output}")
+        console.say(f"          python -m kit.chat {quoted(job.output)}")
     for name in written.gguf.values():
         console.say(f"          {job.output / name}")
     if written.gguf:
-        console.say(f"          ollama create {job.name.lower()} -f {job.output / 'Modelfile'}")
+        console.say(f"          ollama create {quoted(job.name.lower())} -f {quoted(job.output / 'Modelfile')}")
 
 
 make_callable(__name__, merge_with)

@@ -31,6 +31,7 @@ from kit.support.callable_module import make_callable
 from kit.support.errors import describe_error, failure, stop_on_errors
 from kit.support.progress import ProgressBars
 from kit.support.units import GIB
+from kit.support.user_shell import quoted
 
 if TYPE_CHECKING:
     from kit.data import Data, DataReport
@@ -191,7 +192,7 @@ def _write_page(folder: Path) -> None:
 
         page.write(folder)
     except Exception as error:
-        console.note(f"no {REPORT}: {describe_error(error)}; python -m kit.report {folder} tries again")
+        console.note(f"no {REPORT}: {describe_error(error)}; python -m kit.report {quoted(folder)} tries again")
 
 
 make_callable(__name__, train_with)

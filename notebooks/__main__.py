@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     table.add_row("together", f"{time.perf_counter() - start_s:.0f}")
     console.print(table)
     if not options.check:
-        claims.PAGE.write_text(claims.page(), encoding="utf-8")
+        claims.PAGE.write_text(claims.page(), encoding="utf-8", newline="\n")
     return 1 if None in seconds.values() else 0
 
 

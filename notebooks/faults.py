@@ -48,7 +48,7 @@ def killed(prepared: Prepared) -> int:
     """Begin the run in a process of its own that is killed with its third step; the exit status of that."""
     options = prepared.output.with_suffix(".toml")
     options.parent.mkdir(parents=True, exist_ok=True)
-    options.write_text(resolve.to_toml(prepared.command.run, {}), encoding="utf-8")
+    options.write_text(resolve.to_toml(prepared.command.run, {}), encoding="utf-8", newline="\n")
     command = [sys.executable, "-m", "benchmarks.inject", "kill", "--config", str(options), "--fresh"]
     return subprocess.run(command, capture_output=True, check=False).returncode
 

@@ -124,7 +124,7 @@ def save(model: nn.Module, folder: Path | str, name: str = "lora") -> None:
     about |= {"r": len(A), "lora_alpha": layer.alpha[name], "target_modules": targets}
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(stored, Path(folder) / adapters.WEIGHTS, {"format": "pt"})
-    (Path(folder) / adapters.CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
+    (Path(folder) / adapters.CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8", newline="\n")
 
 
 def load(model: nn.Module, folder: Path | str, name: str = "lora") -> None:

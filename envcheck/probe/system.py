@@ -75,7 +75,7 @@ def text_of(path: str) -> str:
 def _system(run: Runner) -> Dict[str, Any]:
     kernel = text_of("/proc/version").lower()
     found = {
-        "os": _os_name(),
+        "os": os_name(),
         "machine": platform.machine() or None,
         "python": platform.python_version(),
         "venv": sys.prefix != sys.base_prefix,
@@ -88,10 +88,11 @@ def _system(run: Runner) -> Dict[str, Any]:
     return found
 
 
-def _os_name() -> str:
+def os_name() -> str:
+    """System and release; for a hosted notebook also which one it is."""
     if sys.platform == "win32":
-        build = int([*platform.version().split("."), "0", "0"][2] or 0)
-        return "Windows 11" if build >= 22000 else f"Windows {platform.release()}"
+        build = re.match(r"\d+\.\d+\.(\d+)", platform.version())
+        return "Windows 11" if build and int(build.group(1)) >= 22000 else f"Windows {platform.release()}"
     if sys.platform == "darwin":
         return f"macOS {platform.mac_ver()[0]} {platform.machine()}"
     match = re.search(r'^PRETTY_NAME="?([^"\n]+)', text_of("/etc/os-release"), re.MULTILINE)

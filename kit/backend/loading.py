@@ -14,6 +14,7 @@ from kit.models import Model
 from kit.options import Run, resolve
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError, describe_error, failure, first_line
+from kit.support.user_shell import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +163,9 @@ def _cannot_load(model: Model, load_in_4bit: bool, error: Exception) -> KitError
         "model-cannot-be-loaded",
         f"{model.name} cannot be loaded.",
         describe_error(error),
-        f"hf download OWNER/NAME --local-dir {model.location}" if model.is_local else f"hf download {model.location}",
+        f"hf download OWNER/NAME --local-dir {quoted(model.location)}"
+        if model.is_local
+        else f"hf download {model.location}",
         "python -m envcheck                    (checks the libraries)",
     )
 

@@ -14,6 +14,7 @@ from kit.options import Run
 from kit.run import reading, tuned
 from kit.run.layout import ADAPTER, OPTIONS
 from kit.support.errors import USAGE, KitError, failure, problem
+from kit.support.user_shell import quoted
 
 UNTUNED = "base"  # what the untuned model is called
 
@@ -80,7 +81,7 @@ def _run(folder: Path) -> Run:
             "run-unreadable",
             f"{folder / OPTIONS} cannot be read.",
             str(error).splitlines()[0],
-            f"python -m kit.chat {folder / ADAPTER} --base MODEL        (the adapter alone)",
+            f"python -m kit.chat {quoted(folder / ADAPTER)} --base MODEL        (the adapter alone)",
         ) from None
 
 
@@ -122,8 +123,8 @@ def _not_alone(source: ChatSource) -> Finding:
         "whole-model-stands-alone",
         f"{source.name} is a whole model, and was named with others.",
         "Adapters share one base in memory; this run trained every weight, and shares it with none.",
-        f"python -m kit.chat {source.whole_model and source.whole_model.parent}        (--compare: beside the model it "
-        "was trained from)",
+        f"python -m kit.chat {quoted((source.whole_model or Path(source.name)).parent)}        (--compare: beside the "
+        "model it was trained from)",
         "start kit.chat once more for the others",
     )
 
@@ -157,5 +158,5 @@ def _two_bases(bases: list[str]) -> Finding:
         f"{first} and {other} are two models, and one is loaded at a time.",
         "An adapter only means something over the very model it was trained on.",
         "start kit.chat once for each of them",
-        f"--base {first}        (if both are the same model by two names)",
+        f"--base {quoted(first)}        (if both are the same model by two names)",
     )

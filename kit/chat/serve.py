@@ -1,6 +1,7 @@
 """An OpenAI-compatible API on this machine: transformers' server, with the model as it would be talked to."""
 
 import contextlib
+import json
 import socket
 
 from kit.backend.adapters_in_use import use_adapter
@@ -9,6 +10,7 @@ from kit.chat.asking import Speaker
 from kit.chat.options import ChatCommand
 from kit.support import console
 from kit.support.errors import failure
+from kit.support.user_shell import shell
 
 
 def check_server(port: int) -> None:
@@ -46,8 +48,8 @@ def serve(speaker: Speaker, command: ChatCommand) -> int:
         running = server(speaker.loaded, name, chat.end_id, thinking, command.port)
         address = f"http://{HOST}:{command.port}/v1"
         console.say(f"serving   {name} at {address} for this machine only; Ctrl-C ends it", style="bold")
-        console.say(f"          curl {address}/chat/completions -H 'Content-Type: application/json' -d \\")
-        console.say(f'          \'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}\'')
+        question = json.dumps({"model": name, "messages": [{"role": "user", "content": "Who are you?"}]})
+        console.say(f"          {shell().post_json(f'{address}/chat/completions', question)}")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order, and then passes it on
             running.run()
     console.say("the server has ended")

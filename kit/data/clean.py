@@ -14,6 +14,7 @@ from kit.data.rows.sources import RawRow
 from kit.options import Rows
 from kit.support.errors import RowError, describe_error, failure
 from kit.support.files import write_whole
+from kit.support.user_shell import shell
 
 
 def clean(data: Data, rows: Rows, out: Path) -> tuple[Path, int, int]:
@@ -45,7 +46,12 @@ def _check(table: RowTable, out: Path, removed: Path) -> None:
     if there:
         raise failure("output-exists", f"{there[0]} is there already.", "It is not overwritten.", "--fix OTHER.jsonl")
     if not out.parent.is_dir():
-        raise failure("output-folder-missing", f"There is no folder {out.parent}.", "The copy goes there.", "mkdir it")
+        raise failure(
+            "output-folder-missing",
+            f"There is no folder {out.parent}.",
+            "The copy goes there.",
+            shell().make_folder(str(out.parent)),
+        )
     names = {file["format"] for file in table.files}
     if len(names) > 1:
         raise failure(

@@ -85,7 +85,7 @@ def encode(
     with store.new_folder(key) as folder:
         with contextlib.closing(store.StoreWriter(folder)) as writer:
             head = [_encode_file(rows, index, file, chat, writer, progress) for index, file in enumerate(files)]
-        (folder / store.HEAD).write_text(json.dumps({"files": head}), encoding="utf-8")
+        (folder / store.HEAD).write_text(json.dumps({"files": head}), encoding="utf-8", newline="\n")
     stored = store.load(key)
     if stored is None:
         why = "Another program deleted or changed it at this moment."

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ import numpy as np
 
 from kit.prompt import IGNORED, Sample
 from kit.support.errors import describe_error, failure
+from kit.support.files import delete_folder, replace_folder
+from kit.support.user_shell import shell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +39,7 @@ def cache_folder() -> Path:
     given = os.environ.get("KIT_CACHE")
     if given:
         return Path(given)
-    base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
     return Path(base or Path.home() / ".cache") / "finetune-kit" / "data"
 
 
@@ -112,9 +115,8 @@ def new_folder(key: str) -> Iterator[Path]:
         cache.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=cache))
         yield folder
-        shutil.rmtree(cache / key, ignore_errors=True)  # one that could not be read
         with contextlib.suppress(OSError):  # another process was first: its files are the same
-            folder.rename(cache / key)
+            replace_folder(folder, cache / key)  # in place of one that could not be read
     except OSError as error:
         if folder and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise  # of the data's files, most likely
@@ -123,7 +125,8 @@ def new_folder(key: str) -> Iterator[Path]:
             f"Encoded data cannot be kept in {cache}.",
             describe_error(error),
             f"free some room on the disk of {cache}",
-            "KIT_CACHE=FOLDER python -m kit.train ...       (a folder of yours on another disk)",
+            shell().with_env("KIT_CACHE", "FOLDER", "python -m kit.train ...")
+            + "       (a folder of yours on another disk)",
         ) from error
     finally:
         if folder:
@@ -144,8 +147,9 @@ def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
     total_bytes = folder_size_bytes(newest) + sum(size_bytes for *_, size_bytes in others)
     for _, folder, size_bytes in sorted(others):
         if total_bytes > limit_bytes:
-            shutil.rmtree(folder, ignore_errors=True)
-            total_bytes -= size_bytes
+            with contextlib.suppress(OSError):  # on Windows one that is in use stays, and whole
+                delete_folder(folder)
+                total_bytes -= size_bytes
 
 
 def folder_size_bytes(folder: Path) -> int:

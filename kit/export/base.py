@@ -14,6 +14,7 @@ from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, describe_error, failure, problem
+from kit.support.user_shell import quoted
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -117,7 +118,7 @@ def find_base(name: str, adapter: Tuned) -> Base:
             "model-weights-missing",
             f"{folder} lacks {len(lost)} tensors that its index names.",
             "The files are of another model than the index.",
-            f"hf download OWNER/NAME --local-dir {folder}",
+            f"hf download OWNER/NAME --local-dir {quoted(folder)}",
             details={"first": lost[0]},
         )
     return Base(model, folder, headers)
@@ -145,7 +146,7 @@ def _check_index(folder: Path) -> None:
             "model-index-leaves-folder",
             f"{folder / INDEX} names a file that is not in its folder.",
             "Weights of a model lie beside its index; a path that leads elsewhere could read any file.",
-            f"hf download OWNER/NAME --local-dir {folder}",
+            f"hf download OWNER/NAME --local-dir {quoted(folder)}",
             details={"named": wrong[0]},
         )
 
@@ -161,7 +162,7 @@ def _files(folder: Path) -> dict[str, Path]:
             "model-weights-missing",
             f"{folder} has no {SINGLE} and no {INDEX}.",
             "Which of the files there hold the model cannot be told.",
-            f"hf download OWNER/NAME --local-dir {folder}",
+            f"hf download OWNER/NAME --local-dir {quoted(folder)}",
             details={"found": ", ".join(others)},
         )
     return dict.fromkeys(adapters.read_tensors(single), single)

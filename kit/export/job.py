@@ -17,6 +17,7 @@ from kit.run import checkpoints
 from kit.support.errors import USAGE, failure
 from kit.support.files import free_name, nearest_existing
 from kit.support.units import GIB
+from kit.support.user_shell import quoted, shell
 
 SPARE = 1.02  # tables, tokenizer, padding
 
@@ -128,8 +129,8 @@ def _check_whole(command: MergeCommand, first: Tuned) -> None:
             "run-is-a-whole-model",
             f"{first.path} is a plain Hugging Face model already: {' and '.join(useless)} means nothing for it.",
             f"{first.run_folder} trained every weight: there is no adapter to be added to a base.",
-            f"python -m kit.merge {first.run_folder} -o {command.output} --to gguf     (for llama.cpp and Ollama)",
-            f"cp -r {first.path} {command.output}     (the model as it is, elsewhere)",
+            f"python -m kit.merge {quoted(command.source)} -o {quoted(command.output)} --to gguf     (for llama.cpp)",
+            f"{shell().copy(str(first.path), str(command.output))}     (the model as it is, elsewhere)",
         )
 
 
@@ -141,7 +142,7 @@ def _check_together(command: MergeCommand, tuned: Sequence[Tuned]) -> None:
             "merge-of-several-kinds",
             f"{alone.path} is {alone.method.name}, which is merged alone and whole.",
             f"Weights and sums were compared with PEFT for {' and '.join(PLAIN_UPDATES)} only.",
-            f"python -m kit.merge {alone.run_folder or alone.path} -o {command.output}",
+            f"python -m kit.merge {quoted(alone.run_folder or alone.path)} -o {quoted(command.output)}",
             status=USAGE,
         )
 
@@ -189,7 +190,7 @@ def _check_output(path: Path) -> None:
             "output-not-empty",
             f"{path} is there already." if not path.is_dir() else f"{path} is not empty.",
             "A model is written into a folder of its own: nothing is overwritten.",
-            f"-o {free_name(path)}",
+            f"-o {quoted(free_name(path))}",
         )
     existing = nearest_existing(path)
     if not existing.is_dir() or not os.access(existing, os.W_OK):

@@ -14,6 +14,7 @@ from kit.export.vocabulary import Vocabulary
 from kit.run.folder import cannot_write
 from kit.run.layout import NOT_VERIFIED
 from kit.support.errors import KitError
+from kit.support.files import delete, new_part, replace, write_whole
 from kit.support.progress import OnProgress
 
 NOT_YET = "Not compared yet with the model that was trained: python -m kit.merge was interrupted, or says below why.\n"
@@ -34,10 +35,10 @@ def write(job: Job, prompts: ParityPrompts, on_progress: OnProgress) -> WrittenF
     with _beside(job.output) as folder:
         try:
             written = fill(folder, job, prompts, on_progress)
-            (folder / NOT_VERIFIED).write_text(NOT_YET, encoding="utf-8")
+            write_whole(folder / NOT_VERIFIED, [NOT_YET])
             if job.output.is_dir():
                 job.output.rmdir()
-            folder.rename(job.output)
+            replace(folder, job.output)
         except OSError as error:
             raise KitError(cannot_write(Path(error.filename or job.output), error)) from error
     return written
@@ -46,12 +47,10 @@ def write(job: Job, prompts: ParityPrompts, on_progress: OnProgress) -> WrittenF
 @contextlib.contextmanager
 def _beside(output: Path) -> Iterator[Path]:
     """A new folder, which is gone afterwards unless it was renamed."""
-    folder = output.with_name(f".{output.name}.part")
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = new_part(output)
     except OSError as error:
-        raise KitError(cannot_write(folder, error)) from error
+        raise KitError(cannot_write(output, error)) from error
     try:
         yield folder
     finally:
@@ -93,7 +92,7 @@ def _quantize(folder: Path, names: dict[str, str]) -> None:
     source = folder / names.get(quants.STARTS_FROM, HELPER)
     for quant in names.keys() - set(quants.written_here(tuple(names))):
         quants.quantize(source, folder / names[quant], quant)
-    (folder / HELPER).unlink(missing_ok=True)
+    delete(folder / HELPER)
 
 
 def _write_modelfiles(folder: Path, job: Job, prompts: ParityPrompts, words: Vocabulary, stops: list[str]) -> list[str]:

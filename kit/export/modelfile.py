@@ -83,7 +83,7 @@ class Modelfile:
         """One for each GGUF file, and `Modelfile` for the first."""
         for number, file in enumerate(files):
             for name in [name_for(file), *(["Modelfile"] if number == 0 else [])]:
-                (folder / name).write_text(self.text(file), encoding="utf-8")
+                (folder / name).write_text(self.text(file), encoding="utf-8", newline="\n")
 
 
 def name_for(file: str) -> str:

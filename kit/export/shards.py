@@ -118,7 +118,7 @@ class Shards:
         if len(names) > 1:
             files = {tensor: names[number] for tensor, (number, _) in self.plan.places.items()}
             index = {"metadata": {"total_size": self.plan.nbytes}, "weight_map": files}
-            (self.folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+            (self.folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8", newline="\n")
 
     def abort(self) -> None:
         if self.writer:
@@ -148,4 +148,4 @@ def write_small_files(folder: Path, base: Base, adapter_folder: Path, end_ids: l
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -12,6 +12,7 @@ from kit.options import Method, Run
 from kit.options.methods import FULL, LORA
 from kit.run import reading, tuned
 from kit.support.errors import KitError, failure, problem
+from kit.support.user_shell import quoted
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base before training
 # What a merge of the formula alone would lose, or would compute otherwise; the value that means "not used".
@@ -131,7 +132,7 @@ def _changes_no_weight(adapter: adapters.Adapter) -> Finding:
         f"{adapter.path} ({adapter.method.name}) cannot become a plain model.",
         f"It holds {adapter.virtual_tokens} virtual tokens that stand before every prompt, and changes no weight: no "
         "model without them answers the same.",
-        f"python -m kit.chat {adapter.run_folder or adapter.path}        (--serve: an OpenAI-compatible API)",
+        f"python -m kit.chat {quoted(adapter.run_folder or adapter.path)}        (--serve: an OpenAI-compatible API)",
         "peft.PeftModel.from_pretrained(base, folder)        (in your own program)",
         "train again with --method lora, which can be merged",
     )

@@ -16,7 +16,7 @@ from kit.export.parity_prompts import ParityPrompts
 from kit.models.families import head_dim
 from kit.run.layout import NOT_VERIFIED, PARITY
 from kit.support.errors import failure, first_line, problem
-from kit.support.files import write_whole
+from kit.support.files import delete, write_whole
 from kit.support.progress import OnProgress
 
 SAME = {True: "equal", False: "DIFFER", None: "-"}
@@ -70,7 +70,7 @@ def _write_record(job: Job, found: Parity) -> None:
         if folder and os.access(folder, os.W_OK):
             write_whole(folder / PARITY, [text])
     if found.passed:
-        (job.output / NOT_VERIFIED).unlink()
+        delete(job.output / NOT_VERIFIED)
     else:
         finding = not_verified(job, found)
         lines = [finding.what, *(f"{name}: {text}" for name, text in finding.details)]

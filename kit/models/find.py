@@ -11,6 +11,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.support.errors import KitError, did_you_mean, problem
+from kit.support.user_shell import quoted, shell
 
 TINY = Path(__file__).parent / "assets" / "tiny"
 LFS_HEAD = b"version https://git-lfs"
@@ -111,7 +112,7 @@ def _missing(folder: Path, files: dict[str, Path]) -> list[Finding]:
             "model-folder-incomplete",
             f"{folder} is no complete model: {' and '.join(missing)} missing.",
             "The shape of the model and its tokenizer cannot be guessed.",
-            f"hf download OWNER/NAME --local-dir {folder}",
+            f"hf download OWNER/NAME --local-dir {quoted(folder)}",
             details={"found": ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"},
         )
     ]
@@ -130,7 +131,7 @@ def _unusable_weights(folder: Path) -> list[Finding]:
                     "model-weights-missing",
                     f"{folder} lacks {len(lost)} of {len(shards)} weight files.",
                     "The download was not finished.",
-                    f"hf download OWNER/NAME --local-dir {folder}",
+                    f"hf download OWNER/NAME --local-dir {quoted(folder)}",
                     details={"missing": ", ".join(lost[:3])},
                 )
             ]
@@ -141,7 +142,7 @@ def _unusable_weights(folder: Path) -> list[Finding]:
                 "model-weights-missing",
                 f"{folder} holds no *.safetensors weights.",
                 "Only safetensors are read: a pickle file can run any program." if other else "Nothing to load.",
-                f"hf download OWNER/NAME --include '*.safetensors' --local-dir {folder}",
+                f"hf download OWNER/NAME --include '*.safetensors' --local-dir {quoted(folder)}",
                 details={"found": ", ".join(other) or "no weight file"},
             )
         ]
@@ -153,8 +154,8 @@ def _unusable_weights(folder: Path) -> list[Finding]:
             "model-weights-are-lfs-pointers",
             f"{folder / pointers[0]} is a Git-LFS pointer, not weights.",
             "The repository was cloned without Git LFS: the file holds only the address of the weights.",
-            f"git -C {folder} lfs pull",
-            f"hf download OWNER/NAME --local-dir {folder}",
+            f"git -C {quoted(folder)} lfs pull",
+            f"hf download OWNER/NAME --local-dir {quoted(folder)}",
             details={"pointers": len(pointers)},
         )
     ]
@@ -178,7 +179,7 @@ def read_json(path: Path) -> dict[str, Any]:
                 "model-config-unreadable",
                 f"{path} cannot be read.",
                 str(error),
-                f"hf download OWNER/NAME {path.name} --local-dir {path.parent}",
+                f"hf download OWNER/NAME {path.name} --local-dir {quoted(path.parent)}",
             )
         ) from None
 
@@ -245,7 +246,7 @@ def _hub_unreachable(name: str, error: Exception, option: str) -> Finding:
         "hub-unreachable",
         f"{name} is not on this machine and the hub cannot be asked. {unheard_of}".rstrip(),
         "HF_HUB_OFFLINE is set." if offline else f"The connection failed: {type(error).__name__}.",
-        *(["unset HF_HUB_OFFLINE"] if offline else []),
+        *([shell().unset_env("HF_HUB_OFFLINE")] if offline else []),
         f"hf download {name} --local-dir {folder}     (on a machine with a connection; then copy the folder)",
         f"python -m kit.train --model {folder} ...",
         f"{option} tiny                                 (comes with the kit)",

@@ -18,6 +18,7 @@ from kit.run.layout import MANIFEST, OPTIONS, REPORT
 from kit.run.reading import is_run
 from kit.support import console
 from kit.support.errors import USAGE, KitError, failure, problem
+from kit.support.user_shell import quoted, shell
 
 if TYPE_CHECKING:
     from kit.report.page import AnalysedRun
@@ -97,7 +98,7 @@ def _not_a_run(folder: Path) -> Finding | None:
             "run-unreadable",
             f"{folder} cannot be looked into.",
             f"{type(error).__name__}: {error.strerror}",
-            f"ls -ld {folder}       (shows who may)",
+            f"{shell().show_rights(str(folder))}       (shows who may)",
         )
     if there is None:
         what = f"{folder} is a file." if folder.exists() else f"There is no folder {folder}."
@@ -107,13 +108,13 @@ def _not_a_run(folder: Path) -> Finding | None:
             "report-of-an-adapter",
             f"{folder} is the {'adapter' if CONFIG in there else 'model'} of a run.",
             "The report is of the run: what was learnt is a part of it.",
-            f"python -m kit.report {folder.parent}",
+            f"python -m kit.report {quoted(folder.parent)}",
         )
     return problem(
         "report-no-run",
         f"{folder} is no run of the kit.",
         f"A run holds {OPTIONS} and {MANIFEST}." if there else "It is empty.",
-        f"python -m kit.report --list {folder}       (shows the runs below it)",
+        f"python -m kit.report --list {quoted(folder)}       (shows the runs below it)",
         details={"found": ", ".join(there[:8])} if there else None,
     )
 

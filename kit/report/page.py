@@ -23,6 +23,7 @@ from kit.support.files import write_whole
 from kit.support.redacting import value_text, without_folders
 from kit.support.units import GIB
 from kit.support.untrusted import dict_or_empty, dicts_in, finite_number, texts_in
+from kit.support.user_shell import quoted, shell
 
 REFRESH_S = 60
 WORDS = {"finished": "Finished", "interrupted": "Interrupted", "failed": "Failed", "running": "Running",
@@ -80,7 +81,7 @@ def _cannot_write(path: Path, error: OSError) -> Finding:
         f"{path} cannot be written.",
         f"{type(error).__name__}: {error.strerror}",
         "-o another/place.html",
-        f"ls -ld {path.parent}       (shows who may write there)",
+        f"{shell().show_rights(str(path.parent))}       (shows who may write there)",
     )
 
 
@@ -270,7 +271,7 @@ def _merge_command(run: RunRecord) -> str:
     method = METHODS.get(run.method, LORA)
     if method.learns_virtual_tokens:
         return ""
-    return f"python -m kit.merge {run.name} -o DIR{' --to gguf' if method.trains_whole_model else ''}"
+    return f"python -m kit.merge {quoted(run.name)} -o DIR{' --to gguf' if method.trains_whole_model else ''}"
 
 
 def _events(run: RunRecord) -> list[dict[str, Any]]:

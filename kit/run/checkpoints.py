@@ -1,16 +1,18 @@
 """Checkpoints on disk: whole or absent, and proven whole by their checksums before they are used. No torch."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from envcheck.facts import Finding
 from kit.support.errors import failure, problem
-from kit.support.files import nearest_existing
+from kit.support.files import delete_folder, nearest_existing, new_part, replace_folder
 from kit.support.units import MIB
 
 SUMS, ABOUT = "checksums.json", "about.json"
@@ -38,19 +40,16 @@ class Checkpoint:
 
 def write(folder: Path, about: About, fill: Callable[[Path], None]) -> Checkpoint:
     """A new checkpoint whose files `fill` writes: beside, flushed to disk, renamed. Earlier ones are not touched."""
-    part = folder / f".step-{about.step}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    path = folder / f"step-{about.step:08}"
+    part = new_part(path)
     try:
         fill(part)
-        (part / ABOUT).write_text(json.dumps(asdict(about)), encoding="utf-8")
+        (part / ABOUT).write_text(json.dumps(asdict(about)), encoding="utf-8", newline="\n")
         sums = {file.name: _sha256(file) for file in sorted(part.iterdir())}
-        (part / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+        (part / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8", newline="\n")
         for file in part.iterdir():
             _flush(file)
-        path = folder / f"step-{about.step:08}"
-        shutil.rmtree(path, ignore_errors=True)
-        part.rename(path)
+        replace_folder(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -60,7 +59,7 @@ def write(folder: Path, about: About, fill: Callable[[Path], None]) -> Checkpoin
 
 def _flush(path: Path) -> None:
     """To the disk itself; a folder too, where the system can."""
-    if path.is_dir() and os.name == "nt":
+    if path.is_dir() and sys.platform == "win32":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -108,14 +107,13 @@ def _broken(path: Path, wrong: str) -> Finding:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` and the one with the lowest held-out loss; and what a kill left half-written."""
-    for part in folder.glob(".step-*.part"):
-        shutil.rmtree(part, ignore_errors=True)
+    """Delete all but the newest `keep` and the one with the lowest held-out loss; one in use (Windows) stays whole."""
     usable, _ = whole(folder)
     kept = best(usable)
     for checkpoint in usable[:-keep]:
         if checkpoint is not kept:
-            shutil.rmtree(checkpoint.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                delete_folder(checkpoint.path)
 
 
 def best(usable: list[Checkpoint]) -> Checkpoint | None:

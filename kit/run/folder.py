@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,20 @@ from envcheck.facts import Finding
 from kit.options import Run, TrainCommand, resolve
 from kit.options.run import RecordOptions
 from kit.run import reading
-from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, METRICS, OPTIONS
+from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, MARKS, METRICS, OPTIONS
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, failure, problem
-from kit.support.files import append_whole, free_name, nearest_existing, write_whole
+from kit.support.files import (
+    append_whole,
+    delete_together,
+    free_name,
+    nearest_existing,
+    new_part,
+    replace_folder,
+    restore_folders,
+    write_whole,
+)
+from kit.support.user_shell import quoted, shell
 from kit.support.version import stamp
 
 if TYPE_CHECKING:
@@ -77,7 +88,7 @@ class RunFolder:
                 "output-holds-another-run",
                 f"{path} holds a run with other options or data.",
                 "Its results would be overwritten, or it would go on as another run than it began.",
-                f"--output {free_name(path)}",
+                f"--output {quoted(free_name(path))}",
                 "--fresh                (deletes that run and begins anew)",
                 "--resume-anyway        (goes on from its checkpoint; this is written down)",
                 details=different,
@@ -89,6 +100,8 @@ class RunFolder:
         """This process's alone while inside. Raises KitError: another process is in it, or it cannot be written to."""
         self._lock()
         try:
+            for folder in (self.path, self.checkpoints):
+                restore_folders(folder)
             if command.fresh:
                 self._empty()
             self.write_text(OPTIONS, resolve.to_toml(command.run, command.origins))
@@ -102,7 +115,7 @@ class RunFolder:
             f"Another process is training in {self.path}.",
             "Two would overwrite each other's checkpoints.",
             "wait for it, or stop it with Ctrl-C: it keeps a checkpoint",
-            f"--output {free_name(self.path)}",
+            f"--output {quoted(free_name(self.path))}",
         )
         with self._writing(LOCK):
             self.hold.lock = lock_folder(self.path, in_use)
@@ -141,18 +154,17 @@ class RunFolder:
                 "output-taken",
                 f"{self.path} was deleted during this run, and another run was begun there.",
                 "This run would overwrite the other one.",
-                f"--output {free_name(self.path)}       (begins this run anew)",
+                f"--output {quoted(free_name(self.path))}       (begins this run anew)",
             )
         for name, text in self.hold.texts.items():
             self.write_text(name, text)
         return True
 
     def _empty(self) -> None:
-        for item in self.path.iterdir():
-            if item.is_dir():
-                shutil.rmtree(item)
-            elif item.name != LOCK:
-                item.unlink()
+        """Raises KitError: something in it is in use (Windows); nothing is deleted then."""
+        with self._writing(""):
+            items = [item for item in self.path.iterdir() if item.name != LOCK]
+            delete_together(sorted(items, key=lambda item: item.name in MARKS))  # until the last it is a run
 
     @property
     def checkpoints(self) -> Path:
@@ -218,15 +230,12 @@ class RunFolder:
 
         An error, also of the disk, leaves the earlier one and no trace.
         """
-        beside, target = self.path / f".{name}.part", self.path / name
-        shutil.rmtree(beside, ignore_errors=True)
+        part = new_part(self.path / name)
         try:
-            beside.mkdir()
-            yield beside
-            shutil.rmtree(target, ignore_errors=True)
-            beside.replace(target)
+            yield part
+            replace_folder(part, self.path / name)
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
             raise
 
 
@@ -248,14 +257,14 @@ def lock_folder(folder: Path, in_use: KitError) -> "FileLock":
 
 def cannot_write(path: Path, error: Exception) -> Finding:
     """For a file of a run that is under way."""
-    full = getattr(error, "errno", None) in FULL or "No space left" in str(error)
-    return problem(
-        "output-cannot-be-written",
-        f"{path} cannot be written.",
-        describe_error(error),
-        f"free some room on the disk of {path.parent}" if full else f"ls -ld {path.parent}       (shows who may write)",
-        "then the same command: it goes on from the newest checkpoint",
-    )
+    if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+        fixes = [f"free some room on the disk of {path.parent}"]
+    else:
+        fixes = [f"{shell().show_rights(str(path.parent))}       (shows who may write)"]
+    if sys.platform == "win32" and isinstance(error, PermissionError):
+        fixes = ["close what has it open: kit chat, an editor, a window that shows the folder", *fixes]
+    again = "then the same command: it goes on from the newest checkpoint"
+    return problem("output-cannot-be-written", f"{path} cannot be written.", describe_error(error), *fixes, again)
 
 
 def _until(path: Path, step: int) -> list[dict[str, Any]]:
@@ -279,7 +288,7 @@ def _check_is_run(path: Path, if_any: bool = False) -> None:
         "output-not-a-run",
         f"{path} holds files that are no run of the kit.",
         "A run would mix with them.",
-        f"--output {free_name(path)}",
+        f"--output {quoted(free_name(path))}",
     )
 
 
@@ -302,7 +311,7 @@ def _check_writable(path: Path) -> None:
             "--output a/folder/of/yours",
             f"free some room on the disk of {existing}"
             if error.errno in FULL
-            else f"ls -ld {existing}       (shows who may write there)",
+            else f"{shell().show_rights(str(existing))}       (shows who may write there)",
         ) from None
 
 

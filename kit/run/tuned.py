@@ -9,6 +9,7 @@ from kit.models.adapters import CONFIG, Adapter
 from kit.run import reading
 from kit.run.layout import ADAPTER, MADE, MODEL, OPTIONS, made_by
 from kit.support.errors import KitError, problem
+from kit.support.user_shell import quoted
 
 
 def run_folder(path: Path) -> Path | None:
@@ -45,8 +46,8 @@ def _whole_model(run: Path) -> Finding:
         "run-is-a-whole-model",
         f"The run {run} trained every weight: it has a model in {run / MODEL}, and no adapter.",
         "An adapter is only the change to a model, and can lie over it beside others; a whole model stands alone.",
-        f"python -m kit.chat {run}        (--compare: beside the model that it was trained from)",
-        f"python -m kit.merge {run} -o FOLDER --to gguf",
+        f"python -m kit.chat {quoted(run)}        (--compare: beside the model that it was trained from)",
+        f"python -m kit.merge {quoted(run)} -o FOLDER --to gguf",
     )
 
 
@@ -56,7 +57,7 @@ def _unfinished(run: Path) -> Finding:
         "run-without-adapter",
         f"The run {run} has no {made} yet.",
         f"It is not finished: the {made} is saved at its end, and checkpoints hold it until then.",
-        f"python -m kit.train --config {run / OPTIONS} --output {run}        (goes on where it stopped)",
+        f"python -m kit.train --config {quoted(run / OPTIONS)} --output {quoted(run)}     (goes on where it stopped)",
     )
 
 

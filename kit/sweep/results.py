@@ -16,6 +16,7 @@ from kit.run.layout import OPTIONS
 from kit.support.files import write_whole
 from kit.support.html_table import html_table
 from kit.support.units import gib
+from kit.support.user_shell import quoted
 from kit.support.version import stamp
 from kit.sweep.space import SEED
 from kit.sweep.trials import name_of
@@ -166,7 +167,9 @@ class Sweep:
     def best_command(self) -> str | None:
         """Trains the best setting once more; the trial's own folder is that run already."""
         best = self.best
-        return f"python -m kit.train --config {best.trials[0].folder / OPTIONS} --output runs/best" if best else None
+        if best is None:
+            return None
+        return f"python -m kit.train --config {quoted(Path(best.trials[0].folder) / OPTIONS)} --output runs/best"
 
     def plotted(self, setting: Setting) -> tuple[float, float]:
         """(mean, bar) of a setting with a loss beside the others: over the seeds that all have, where there are any.

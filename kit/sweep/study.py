@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kit.support.files import delete
 from kit.support.version import stamp
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def open_study(folder: Path, pruner: str) -> "optuna.Study":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = folder / JOURNAL
     for old in (path, path.with_name(JOURNAL_LOCK)):  # a killed process leaves its lock, and the next would wait
-        old.unlink(missing_ok=True)
+        delete(old)
     lock = JournalFileOpenLock(str(path))  # the other kind needs symbolic links, which Windows may refuse
     storage = JournalStorage(JournalFileBackend(str(path), lock))
     study = optuna.create_study(storage=storage, study_name=folder.absolute().name, pruner=_pruner(pruner))

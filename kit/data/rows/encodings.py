@@ -1,11 +1,11 @@
 """How the text of a file is encoded: by its byte order mark or as UTF-8, checked, and never guessed in silence."""
 
 import codecs
-import shlex
 from pathlib import Path
 
 from envcheck.facts import Finding
 from kit.support.errors import failure, problem
+from kit.support.user_shell import quoted, shell
 
 GUESSED_BYTES = 1 << 16
 BROKEN_LINES = 2
@@ -75,10 +75,9 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
 def _conversions(path: Path, encoding: str) -> tuple[str, ...]:
     """Commands that write the text as UTF-8 into a file beside it."""
     target = path.with_name(f"utf8-{path.name}")
-    read = f"Path({str(path)!r}).read_bytes().decode({encoding!r})"
-    python = f'python -c "from pathlib import Path; Path({str(target)!r}).write_bytes({read}.encode())"'
-    if encoding == "utf-8-sig":
+    code = "import sys; a, b = sys.argv[1:]; open(b, 'wb').write(open(a, 'rb').read()"
+    python = shell().python(f"{code}.decode('{encoding}').encode())") + f" {quoted(path)} {quoted(target)}"
+    if encoding == "utf-8-sig" or shell().facts.is_windows:
         return (python,)
     unix = encoding.upper().replace("_", "-")
-    iconv = f"iconv -f {unix} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"
-    return iconv, f"{python}        (on Windows)"
+    return f"iconv -f {unix} -t UTF-8 {quoted(path)} > {quoted(target)}", python

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from kit.models import HUB_TIMEOUT_S
 from kit.support.errors import KitError, did_you_mean, failure
+from kit.support.user_shell import shell
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -114,7 +115,9 @@ def _unreachable(repo: str, error: Exception) -> KitError:
         "HF_HUB_OFFLINE is set, and the data set was not downloaded before."
         if constants.HF_HUB_OFFLINE
         else f"The connection failed: {type(error).__name__}.",
-        "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "HF_HUB_OFFLINE=1 takes it from an earlier download",
+        shell().unset_env("HF_HUB_OFFLINE")
+        if constants.HF_HUB_OFFLINE
+        else shell().set_env("HF_HUB_OFFLINE", "1") + "     (takes it from an earlier download)",
         f"hf download {repo} --repo-type dataset --local-dir {folder}     (where there is a connection; then copy it)",
         f"--data {folder}",
     )

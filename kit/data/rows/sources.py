@@ -6,7 +6,6 @@ import difflib
 import io
 import json
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -27,6 +26,7 @@ from kit.data.rows.readers import (
 )
 from kit.data.rows.spreadsheet import open_sheet
 from kit.support.errors import KitError, RowError, did_you_mean, failure, for_each, problem
+from kit.support.user_shell import quoted, shell
 
 __all__ = ["RawRow", "Source", "find_files", "read_rows", "sha256"]
 
@@ -130,7 +130,7 @@ def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
         "data-file-missing",
         f"There is no data file in the folder {name}.",
         f"{READ_FROM} Hidden files and those such as README.txt and config.json are passed over.",
-        f"--data {name.rstrip('/')}/FILE",
+        f"--data {quoted(Path(name) / 'FILE')}",
         details={"files there": _listed(path.name for path in folder.iterdir())},
     )
 
@@ -150,7 +150,7 @@ def _missing(name: str, path: Path) -> KitError:
         "The path is taken as it is typed, from the folder you are in."
         if folder.is_dir()
         else f"There is no folder {folder} either.",
-        *(f"--data {folder / other}" for other in near[:3]),
+        *(f"--data {quoted(folder / other)}" for other in near[:3]),
         "--data examples/identity.jsonl",
         details={"data files there": _listed(there)},
     )
@@ -166,7 +166,7 @@ def _unreadable(name: str, error: Exception | str, *fix: str) -> KitError:
         UNREADABLE,
         f"{name} cannot be read.",
         getattr(error, "strerror", None) or str(error),
-        f"ls -l {shlex.quote(name)}        (may you read it, and is it whole?)",
+        f"{shell().show_rights(name)}        (may you read it, and is it whole?)",
         *(fix or ("make or download the file again",)),
     )
 

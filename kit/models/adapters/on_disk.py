@@ -9,6 +9,7 @@ from envcheck.facts import Finding
 from kit.models import read_json
 from kit.options.methods import ADAPTER_KINDS, Method, method_of
 from kit.support.errors import KitError, problem
+from kit.support.user_shell import shell
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -99,7 +100,7 @@ def _leaves_folder(path: Path) -> Finding | None:
         "adapter-leaves-its-folder",
         f"{path / WEIGHTS} is a link to a file outside of its folder.",
         "A folder from elsewhere could make the kit read, and ship, a file that is no part of it.",
-        f"cp --remove-destination {real} {path / WEIGHTS}        (if it is meant)",
+        f"{shell().copy_over_link(str(real), str(path / WEIGHTS))}        (if it is meant)",
         details={"links to": real},
     )
 
