@@ -165,7 +165,7 @@ def _cannot_load(model: Model, load_in_4bit: bool, error: Exception) -> KitError
         describe_error(error),
         f"hf download OWNER/NAME --local-dir {quoted(model.location)}"
         if model.is_local
-        else f"hf download {model.location}",
+        else f"hf download {model.name}",
         "python -m envcheck                    (checks the libraries)",
     )
 

@@ -180,8 +180,8 @@ def _fetched(model: Model) -> Path:
             "base-not-found",
             f"The weights of {model.name} are not on this machine and cannot be fetched.",
             describe_error(error),
-            f"hf download {model.name} --local-dir models/{Path(model.name).name}",
-            f"--base models/{Path(model.name).name}",
+            f"hf download {model.name} --local-dir {quoted(models.folder_for(model.name))}",
+            f"--base {quoted(models.folder_for(model.name))}",
         ) from None
 
 

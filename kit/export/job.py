@@ -15,6 +15,7 @@ from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
 from kit.run import checkpoints
 from kit.support.errors import USAGE, failure
+from kit.support.file_names import check_names
 from kit.support.files import free_name, nearest_existing
 from kit.support.units import GIB
 from kit.support.user_shell import quoted, shell
@@ -182,6 +183,7 @@ def _check_disk(output: Path, need_bytes: int, with_gguf: bool) -> None:
 
 def _check_output(path: Path) -> None:
     """A new or empty folder in a place that takes files."""
+    check_names(path, "-o")
     path = path.expanduser().absolute()
     if path.is_dir() and not any(path.iterdir()):
         path = path / "new"

@@ -11,6 +11,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.support.errors import KitError, did_you_mean, problem
+from kit.support.file_names import file_name
 from kit.support.user_shell import quoted, shell
 
 TINY = Path(__file__).parent / "assets" / "tiny"
@@ -98,6 +99,11 @@ def _in_folder(name: str, folder: Path) -> Model:
     return Model(name, str(folder), read_json(files["config.json"]), files)
 
 
+def folder_for(name: str) -> Path:
+    """Where advice has a model of the hub downloaded to."""
+    return Path("models", file_name(name.rpartition("/")[2]))
+
+
 def small_files(folder: Path) -> dict[str, Path]:
     """Those of a model folder that are there, by name."""
     return {name: folder / name for name in SMALL_FILES if (folder / name).is_file()}
@@ -179,7 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
                 "model-config-unreadable",
                 f"{path} cannot be read.",
                 str(error),
-                f"hf download OWNER/NAME {path.name} --local-dir {quoted(path.parent)}",
+                f"hf download OWNER/NAME {quoted(path.name)} --local-dir {quoted(path.parent)}",
             )
         ) from None
 
@@ -240,14 +246,14 @@ def _check_listing(name: str, listed: set[str], option: str) -> None:
 
 def _hub_unreachable(name: str, error: Exception, option: str) -> Finding:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    folder = f"models/{name.split('/')[1]}"
+    folder = folder_for(name)
     unheard_of = "" if name in KNOWN_ON_HUB else near_on_hub(name)
     return problem(
         "hub-unreachable",
         f"{name} is not on this machine and the hub cannot be asked. {unheard_of}".rstrip(),
         "HF_HUB_OFFLINE is set." if offline else f"The connection failed: {type(error).__name__}.",
         *([shell().unset_env("HF_HUB_OFFLINE")] if offline else []),
-        f"hf download {name} --local-dir {folder}     (on a machine with a connection; then copy the folder)",
-        f"python -m kit.train --model {folder} ...",
+        f"hf download {name} --local-dir {quoted(folder)}     (on a machine with a connection; then copy the folder)",
+        f"python -m kit.train --model {quoted(folder)} ...",
         f"{option} tiny                                 (comes with the kit)",
     )

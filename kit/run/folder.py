@@ -18,6 +18,7 @@ from kit.run import reading
 from kit.run.layout import ANSWERS, CHECKPOINTS, DATA, LOCK, MARKS, METRICS, OPTIONS
 from kit.run.record import Result
 from kit.support.errors import KitError, describe_error, failure, problem
+from kit.support.file_names import check_names
 from kit.support.files import (
     append_whole,
     delete_together,
@@ -77,6 +78,7 @@ class RunFolder:
 
         Raises KitError: a folder that holds another run or something else, or that cannot be written to.
         """
+        check_names(path, "--output")
         _check_writable(path)
         if command.fresh or not path.is_dir() or not any(path.iterdir()):
             _check_is_run(path, if_any=True)

@@ -9,6 +9,7 @@ from envcheck.facts import Facts, Finding
 from kit.memory import Plan
 from kit.models import Model
 from kit.options import Run, TrainCommand
+from kit.support.file_names import file_name
 
 if TYPE_CHECKING:  # a plan without data is there before these are imported
     from kit.data import Data
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # a plan without data is there before these are imported
 def default_name(run: Run, model: Model) -> str:
     """Of the folder of what is trained on these data, where none is named."""
     data = Path(run.data[0]).stem if run.data else "run"
-    return f"{data}-{Path(model.name).name}"
+    return file_name(f"{data}-{Path(model.name).name}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from kit.run.folder import RunFolder, differences
 from kit.run.layout import DATA
 from kit.run.prepared import Planned, Prepared, default_name
 from kit.support.errors import USAGE, KitError, failure, for_each, stop_on_errors
+from kit.support.file_names import file_name
 from kit.support.units import gib
 from kit.sweep.options import DEFAULT_OVER, SweepCommand
 from kit.sweep.space import SAME_ROWS, SEED, Point, can_vary, identity, points
@@ -81,7 +82,7 @@ def plans(command: SweepCommand, facts: Facts) -> Plans:
 
     def planned(point: Point) -> PlannedTrial:
         name = ",".join(f"{name}={value}" for name, value in point.values.items()) or "as-it-is"
-        return _trial(command, point, paths.get(identity(point.run), folder / TRIALS / name), facts)
+        return _trial(command, point, paths.get(identity(point.run), folder / TRIALS / file_name(name)), facts)
 
     trials = for_each(planned, found)
     if not command.plan:

@@ -1,6 +1,7 @@
 """Files as people have them: every kind, every encoding, and the line of everything that cannot be read."""
 
 import json
+import shlex
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from envcheck.facts import Finding
 from kit.data.rows import readers, sources
 from kit.support.errors import KitError, RowError
+from tests.support.processes import run_python
 from tests.support.results import findings_of
 
 ROWS = [{"question": "How much is 2+2?", "answer": "4"}, {"question": "你是谁？\u2028", "answer": "a\x0bb"}]
@@ -362,14 +364,13 @@ def test_either_byte_order(write, mark: str) -> None:
 )
 def test_another_encoding_is_guessed_and_the_command_converts(write, encoding: str, text: str) -> None:
     content = "{}\n" + f"{text}\n" * 40
-    path = write("rows.jsonl", content.encode(encoding))
+    path = write("my rows' $.jsonl", content.encode(encoding))
     finding = problem(path, id="data-not-utf8")
     assert dict(finding.details)["looks like"].replace("_", "-") == encoding
-    script = finding.fix[1].split('"')[1]
-    exec(script)
-    converted = path.with_name("utf8-rows.jsonl")
-    assert converted.read_text("utf-8") == content
-    assert f"-t UTF-8 {path} > {converted}" in finding.fix[0]
+    python, *words = shlex.split(finding.fix[0])
+    assert python == "python"
+    assert run_python(*words).returncode == 0
+    assert path.with_name(f"utf8-{path.name}").read_bytes() == content.encode()
 
 
 def test_the_first_wrong_byte_is_named(write) -> None:

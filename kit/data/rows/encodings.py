@@ -9,7 +9,7 @@ from kit.support.user_shell import quoted, shell
 
 GUESSED_BYTES = 1 << 16
 BROKEN_LINES = 2
-UNKNOWN = "GB18030"  # in the commands, where the encoding could not be guessed
+UNKNOWN = "GB18030"  # in the command, where the encoding could not be guessed
 BOMS = {  # UTF-32 before UTF-16, whose mark its own begins with
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -35,7 +35,7 @@ def detect(name: str, path: Path, head: bytes, whole: bool) -> tuple[str, tuple[
     else:
         id, what = "data-not-utf8", f"{name} is {encoding.upper()} and is read as that."
         why = "Its byte order mark says so. Other programs expect UTF-8."
-    return encoding, (problem(id, what, why, *_conversions(path, encoding), severity="warning"),)
+    return encoding, (problem(id, what, why, _conversion(path, encoding), severity="warning"),)
 
 
 def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
@@ -66,18 +66,14 @@ def _check_utf8(name: str, path: Path, head: bytes, whole: bool) -> None:
         "data-not-utf8",
         f"{name} is not UTF-8.",
         "Its text would become other characters, so it must be converted first.",
-        *_conversions(path, guess or UNKNOWN),
+        _conversion(path, guess or UNKNOWN),
         *([] if guess else [f"(with the file's real encoding in place of {UNKNOWN})"]),
         details={"first in": place, "looks like": guess or "no known encoding"},
     )
 
 
-def _conversions(path: Path, encoding: str) -> tuple[str, ...]:
-    """Commands that write the text as UTF-8 into a file beside it."""
+def _conversion(path: Path, encoding: str) -> str:
+    """A command that writes the text as UTF-8 into a file beside it."""
     target = path.with_name(f"utf8-{path.name}")
     code = "import sys; a, b = sys.argv[1:]; open(b, 'wb').write(open(a, 'rb').read()"
-    python = shell().python(f"{code}.decode('{encoding}').encode())") + f" {quoted(path)} {quoted(target)}"
-    if encoding == "utf-8-sig" or shell().facts.is_windows:
-        return (python,)
-    unix = encoding.upper().replace("_", "-")
-    return f"iconv -f {unix} -t UTF-8 {quoted(path)} > {quoted(target)}", python
+    return shell().python(f"{code}.decode('{encoding}').encode())") + f" {quoted(path)} {quoted(target)}"

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from kit.models import HUB_TIMEOUT_S
 from kit.support.errors import KitError, did_you_mean, failure
-from kit.support.user_shell import shell
+from kit.support.file_names import file_name
+from kit.support.user_shell import quoted, shell
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -85,14 +86,14 @@ def _built(repo: str, config: str | None) -> "DatasetBuilder":
             "data-hub-unreadable",
             f"The rows of {repo} cannot be built.",
             f"{type(cause).__name__}: {str(cause).strip()[:SHOWN_CHARACTERS]}",
-            f"hf download {repo} --repo-type dataset --local-dir {folder}",
-            f"--data {folder}        (its files as they are)",
+            f"hf download {repo} --repo-type dataset --local-dir {quoted(folder)}",
+            f"--data {quoted(folder)}        (its files as they are)",
         ) from None
     return builder
 
 
-def _local_folder(repo: str) -> str:
-    return f"data/{repo.split('/')[1]}"
+def _local_folder(repo: str) -> Path:
+    return Path("data", file_name(repo.split("/")[1]))
 
 
 def _gated(repo: str) -> KitError:
@@ -118,8 +119,8 @@ def _unreachable(repo: str, error: Exception) -> KitError:
         shell().unset_env("HF_HUB_OFFLINE")
         if constants.HF_HUB_OFFLINE
         else shell().set_env("HF_HUB_OFFLINE", "1") + "     (takes it from an earlier download)",
-        f"hf download {repo} --repo-type dataset --local-dir {folder}     (where there is a connection; then copy it)",
-        f"--data {folder}",
+        f"hf download {repo} --repo-type dataset --local-dir {quoted(folder)}     (where there is a connection)",
+        f"--data {quoted(folder)}",
     )
 
 
