@@ -20,6 +20,7 @@ from kit.data.store import Samples
 from kit.memory import evaluation_tokens
 from kit.options import Run
 from kit.prompt import IGNORED, Sample
+from kit.support.errors import failure
 
 if TYPE_CHECKING:
     import datasets
@@ -51,6 +52,7 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, on_event: O
         loss_type={"unsloth": "nll", "hf": "chunked_nll"}[loaded.backend.name],  # Unsloth chunks what it calls "nll"
         max_length=None,  # kit.data has seen to the length: nothing is cut here
         packing=False,
+        padding_free=False,  # a batch has a mask; left open, Unsloth decides by the machine and reads every row for it
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         eval_strategy="no",
@@ -63,6 +65,7 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, on_event: O
         disable_tqdm=True,
         dataloader_pin_memory=run.pin_memory == "on",
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # of several cards transformers would use all, with as many batches
     with silence():
         step_trainer = trainer_class()(
             model=loaded.model,
@@ -70,6 +73,7 @@ def trainer(loaded: Loaded, run: Run, train: Samples, scratch: Path, on_event: O
             args=arguments,
             train_dataset=_dataset(train),
         )
+    _check_mask(step_trainer)
     step_trainer.prepare(loaded, run, train, on_event)
     _set_adapter_precision(loaded.model, run.adapter_precision)
     return step_trainer
@@ -80,6 +84,19 @@ def listen(trainer: Steps, listener: Listener) -> None:
     add_listener(trainer, listener)
     if trainer.run.report_to != "none":
         add_tracker(trainer, trainer.run.report_to, trainer.on_event)
+
+
+def _check_mask(trainer: Steps) -> None:
+    """Raises KitError: a library made batches of one long row after all, which have no mask to count and split by."""
+    if trainer.padding_free or trainer.args.padding_free:
+        raise failure(
+            "batches-without-mask",
+            "The trainer would lay the samples of a batch in one row, without a mask.",
+            "It was asked not to, and steps are split and counted by that mask: another version of Unsloth or TRL than "
+            "this kit was made with.",
+            "python -m envcheck           (says which versions belong together)",
+            "--backend hf                 (plain transformers and PEFT)",
+        )
 
 
 def _set_adapter_precision(model: "torch.nn.Module", precision: str) -> None:

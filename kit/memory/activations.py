@@ -6,15 +6,20 @@ them with what autograd really keeps on a CPU (without checkpointing the first n
 kept there); Unsloth's kernels, which need a card, have not been measured.
 """
 
+import os
+
 from kit.memory.shape import Shape
 from kit.memory.trained import trained_params
 from kit.memory.weights import adapter_width_bytes, base_width_bytes, width_bytes
 from kit.models.families import MLP
 from kit.options import METHODS, Run
 from kit.options.methods import IA3_INWARD
+from kit.support.environment import logits_chunk_bytes
 
-UNSLOTH_LOGITS_BYTES = 2 << 30  # most that Unsloth's loss takes at once on a card
-UNSLOTH_LOGITS_ROWS = 512  # or an eighth of the tokens, if that is more
+# Unsloth's loss on a card: tiles of so many tokens and of the vocabulary, in 32 bit; on cards before Ampere, and large
+# ones with few tokens, rows of all logits (unsloth_zoo/fused_losses/fused_linear.py).
+UNSLOTH_TILE = (4096, 16384)
+UNSLOTH_FEWEST_LOGITS, UNSLOTH_FEWEST_ROWS, UNSLOTH_MOST_ROWS = 512 * 151936, 512, 4096
 UNSLOTH_CPU_LOGITS = 16 << 20  # logits at once in Unsloth's loss on a CPU
 TRL_LOGITS_ROWS = 256  # trained tokens at once in TRL's chunked_nll
 EVALUATION_LOGITS_BYTES = 256 << 20  # of a held-out batch where they are computed all at once
@@ -189,8 +194,22 @@ def logits_bytes(shape: Shape, run: Run, tokens: int) -> tuple[int, int]:
     if run.device == "cpu":  # logits and, in 32 bit, their gradient
         rows = min(tokens, max(16, UNSLOTH_CPU_LOGITS // vocab))
         return rows * vocab * (width + 4), rows * vocab * (width + 4)
-    rows = min(tokens, max(UNSLOTH_LOGITS_ROWS, tokens // 8), UNSLOTH_LOGITS_BYTES // (8 * vocab))
-    return rows * vocab * width, rows * vocab * 8
+    rows = unsloth_logits_rows(tokens, shape.hidden, vocab, logits_chunk_bytes(os.environ))
+    tile_rows, tile_vocab = UNSLOTH_TILE
+    tile = min(tokens, tile_rows) * min(vocab, tile_vocab) * 4
+    return min(tile, rows * vocab * 4), max(tile, rows * vocab * 8)  # twice where Triton is missing
+
+
+def unsloth_logits_rows(tokens: int, hidden: int, vocab: int, chunk_bytes: int) -> int:
+    """Tokens whose logits Unsloth's loss computes at once, where it has all of a token's, in 32 bit."""
+    fewest = min(max(_power_of_two(UNSLOTH_FEWEST_LOGITS // vocab), UNSLOTH_FEWEST_ROWS), UNSLOTH_MOST_ROWS)
+    rows = min(max(_power_of_two(tokens * hidden // vocab), fewest), UNSLOTH_MOST_ROWS)
+    return max(1, min(rows, max(2, chunk_bytes // (4 * vocab)), tokens))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one that is not above it."""
+    return 1 << max(0, number.bit_length() - 1)
 
 
 def evaluation_tokens(vocab: int, run: Run) -> int | None:

@@ -29,6 +29,8 @@ class Watch:
     def on_begin(self) -> None:
         """Just before the first step: the longest batch is tried, which says what time and memory the run takes."""
         session, state = self.session, self.session.state
+        if session.loaded.device == "cuda" and session.loaded.backend.compiles_layers:
+            session.say("compiling the layers, once: this takes minutes")
         done = backend.preflight(self.trainer, session.data.held_out)
         session.on_progress("preflight", 1, 1, "")
         epochs = (state.steps - state.step) * session.run.batch_size / max(1, len(session.data.train))
