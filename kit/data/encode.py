@@ -31,7 +31,7 @@ from kit.data.rows import checks, formats, sources
 from kit.data.rows.formats import Conversation, Example, Format
 from kit.data.rows.sources import RawRow, Source
 from kit.options import Rows
-from kit.prompt import ChatFormat, Segment
+from kit.prompt import ChatFormat, Segment, reasoning_and_text
 from kit.support.errors import RowError, failure
 from kit.support.progress import OnProgress
 
@@ -66,7 +66,7 @@ class ParsedRow:
 
 def key_of(rows: Rows, files: list[Source], hashes: list[str], chat: ChatFormat) -> str:
     """The hash of all that decides what is stored: the files' bytes, what encodes them, how they are read, the code."""
-    parts = [_code(), chat.fingerprint, rows.data_format, rows.columns]
+    parts = [_code(), chat.fingerprint, rows.data_format, rows.columns, rows.system_texts]
     parts += [[file.kind, file.encoding, sha256] for file, sha256 in zip(files, hashes, strict=True)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -103,7 +103,7 @@ def _encode_file(
         form, reason = formats.detect([raw.value for raw in first], rows.columns, file.name)
     else:
         form, reason = formats.by_name(rows.data_format), "named by --data-format"
-    parsed = (_parse(index, raw, form, rows.columns, chat) for raw in chain(first, raws))
+    parsed = (_parse(index, raw, form, rows, chat) for raw in chain(first, raws))
     count = 0
     for samples, table in _tokenised(parsed, chat):
         writer.add(samples, table)
@@ -113,13 +113,13 @@ def _encode_file(
     return {"format": form.name, "format_reason": reason, "purpose": form.purpose, "rows": count}
 
 
-def _parse(source: int, raw: RawRow, form: Format, columns: dict[str, str], chat: ChatFormat) -> ParsedRow:
+def _parse(source: int, raw: RawRow, form: Format, rows: Rows, chat: ChatFormat) -> ParsedRow:
     row = ParsedRow(source, raw.number, raw.line, [])
     try:
         if isinstance(raw.value, RowError):
             raise raw.value
-        example = formats.convert(raw.value, form, columns)
-        warnings = _check(example, chat)
+        example = formats.convert(raw.value, form, rows.columns)
+        warnings = _check(example, chat) + _folded(example.conversations, rows, chat)
         row.asked = _asked(example)
         row.question = _hash(" ".join(row.asked.split()).casefold().encode("utf-8", "surrogatepass"))
         if example.good:
@@ -152,8 +152,8 @@ def _tokenise(chunk: list[ParsedRow], chat: ChatFormat) -> Batches:
     import pyarrow as pa
 
     samples = [sample for row in chunk for sample in row.samples]
-    encoded = iter(chat.encoder.encode([piece for sample in samples for piece in sample]))
-    tokens = [_join(sample, encoded) for sample in samples]
+    encoded = chat.encoder.encode(samples)
+    tokens = [_join(sample, ids) for sample, ids in zip(samples, encoded, strict=True)]
     ids, id_ends = _flatten([ids for ids, _ in tokens])
     spans, span_ends = _flatten([spans for _, spans in tokens])
     row_ends = id_ends[np.cumsum([0, *(len(row.samples) for row in chunk)])].tolist()
@@ -167,13 +167,13 @@ def _tokenise(chunk: list[ParsedRow], chat: ChatFormat) -> Batches:
     return pa.record_batch(lists, schema=store.samples_schema()), rows
 
 
-def _join(sample: list[Segment], encoded: Iterator[list[int]]) -> tuple[list[int], list[int]]:
+def _join(sample: list[Segment], encoded: list[list[int]]) -> tuple[list[int], list[int]]:
     """Token ids of a sample, and start, stop, start, stop ... of the trained ones among them."""
     ids: list[int] = []
     spans: list[int] = []
-    for piece in sample:
+    for piece, piece_ids in zip(sample, encoded, strict=True):
         start = len(ids)
-        ids += next(encoded)
+        ids += piece_ids
         if piece.trained:
             spans += (start, len(ids))
     return ids, spans
@@ -222,32 +222,50 @@ def _check(example: Example, chat: ChatFormat) -> list[tuple[str, str]]:
     return warnings
 
 
+def _folded(conversations: Iterable[Conversation], rows: Rows, chat: ChatFormat) -> list[tuple[str, str]]:
+    """A warning on a system text that the template has no place for. Raises RowError: it is not to be moved."""
+    if not chat.folds_system or all(talk.messages[0]["role"] != "system" for talk in conversations):
+        return []
+    if rows.system_texts == "stop":
+        raise RowError("data-system-not-taken", f"{chat.template_origin} takes no system turn")
+    return [("data-system-folded", "the system text stands in front of the first question")]
+
+
 def _segments(example: Example, chat: ChatFormat) -> list[list[Segment]]:
     samples = [] if example.text is None else [chat.text_segments(example.text)]
     for conversation in example.conversations:
         samples += chat.segments(conversation.messages, conversation.tools)
-    trained = {piece.text.strip() for pieces in samples for piece in pieces if piece.trained}
-    if trained <= {"", chat.end_token}:
-        raise RowError("data-nothing-trained", f"{chat.template_origin} leaves nothing of the answers but their end")
+    if any(piece.text.strip() in ("", chat.end_token) for pieces in samples for piece in pieces if piece.trained):
+        raise RowError("data-nothing-trained", f"{chat.template_origin} leaves nothing of an answer but its end")
     return samples
 
 
 def _not_rendered(conversations: Iterable[Conversation], samples: list[list[Segment]]) -> list[tuple[str, str]]:
-    """Warnings on what a row holds and the template leaves out: reasoning, tools."""
+    """Warnings on what a row holds and the template leaves out."""
+    text = "".join(piece.text for sample in samples for piece in sample)
     warnings = []
     for conversation in conversations:
-        reasoning = [message.get("reasoning_content") for message in conversation.messages]
-        if not (conversation.tools or any(reasoning)):
-            continue
-        text = "".join(piece.text for sample in samples for piece in sample)
-        if any(thought and thought.strip() not in text for thought in reasoning):
-            warnings.append(("data-reasoning-not-rendered", "reasoning_content is left out"))
-        if conversation.tools:
-            tool = conversation.tools[0]
-            name = tool.get("function", tool).get("name")
-            if name is not None and name not in text:
+        last = max(index for index, message in enumerate(conversation.messages) if message["role"] == "assistant")
+        for number, message in enumerate(conversation.messages[: last + 1], start=1):
+            warnings += [(code, f"turn {number}: {what}") for code, what in _left_out(message, text)]
+        for tool in conversation.tools or ():
+            if (name := tool.get("function", tool).get("name")) not in text:
                 warnings.append(("data-tools-not-rendered", f"tool {name} is left out"))
+                break
     return warnings
+
+
+def _left_out(message: dict[str, Any], text: str) -> Iterator[tuple[str, str]]:
+    """What of a message is not in the text, as (code, what). Some templates write the answers of tools as JSON."""
+    reasoning, content = reasoning_and_text(message) if message["role"] == "assistant" else ("", message["content"])
+    if content.strip() not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
+        what = f"the {message['role']}'s text is left out"
+        yield "data-system-not-rendered" if message["role"] == "system" else "data-turn-not-rendered", what
+    if reasoning.strip() not in text:
+        yield "data-reasoning-not-rendered", "the reasoning is left out"
+    for call in message.get("tool_calls", ()):
+        if (name := call["function"]["name"]) not in text:
+            yield "data-tools-not-rendered", f"the call of {name} is left out"
 
 
 def _typed_special_tokens(

@@ -49,7 +49,7 @@ class ParityPrompts:
 
 def _chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""
-    if adapter.run:
+    if adapter.run and not prompt.is_file(adapter.run.template):  # a file of the user's was saved with the adapter
         return prompt.load(base, adapter.run.template)
     model = Model(adapter.name, str(adapter.path), base.config, base.files | small_files(adapter.path))
     settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}

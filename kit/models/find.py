@@ -57,7 +57,8 @@ def end_ids(first: int | None, others: int | list[int] | None) -> list[int]:
 
 
 NEEDED = {"config.json", "tokenizer.json"}
-SMALL_FILES = (*sorted(NEEDED), "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+SMALL_FILES = (*sorted(NEEDED), "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+               "chat_template.json", "generation_config.json")  # fmt: skip
 
 
 class ModelNotHere(KitError):

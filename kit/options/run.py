@@ -38,7 +38,10 @@ class Rows(Options):
     held_out_rows: Annotated[int, Field(ge=0)] = 64
     """Rows kept out of training to measure the loss on; at most a tenth of the data, chosen by content and seed."""
     template: str = "auto"
-    """Chat template: auto (the model's own), or a name from templates/."""
+    """Chat template: auto (the model's own), a name from templates/, or a .jinja file."""
+    system_texts: Literal["fold", "stop"] = "fold"
+    """Where the template has no place for a system text. fold: it goes in front of the first question, with a warning;
+    stop: such rows are errors."""
     max_length_tokens: PositiveInt = 1024
     """Longest sample. Longer ones are never cut in silence: see --long-rows."""
     long_rows: Literal["stop", "drop", "cut"] = "stop"

@@ -4,9 +4,21 @@ May import: support, models.
 """
 
 from kit.prompt.chat_format import IGNORED, ChatFormat, Sample
+from kit.prompt.messages import reasoning_and_text
 from kit.prompt.rendering import TemplateError
-from kit.prompt.templates import template_names, templates_folder
+from kit.prompt.templates import is_file, template_names, templates_folder
 from kit.prompt.tokenizer_files import load
 from kit.prompt.tokens import Segment
 
-__all__ = ["IGNORED", "ChatFormat", "Sample", "Segment", "TemplateError", "load", "template_names", "templates_folder"]
+__all__ = [
+    "IGNORED",
+    "ChatFormat",
+    "Sample",
+    "Segment",
+    "TemplateError",
+    "is_file",
+    "load",
+    "reasoning_and_text",
+    "template_names",
+    "templates_folder",
+]

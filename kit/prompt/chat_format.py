@@ -1,9 +1,9 @@
 """A tokenizer with its chat template: conversations -> text -> token ids and labels.
 
 One rule decides everything here: an answer is trained behind the very token ids that stand before it when the tuned
-model is asked. So prompt and answer are encoded apart, and where a conversation that goes on would stand there in other
-ids (Qwen3 takes the think block out of earlier turns; some answers melt into the header before them), the next answer
-begins a sample of its own.
+model is asked, in the ids that it has there. So the ids of the prompt stay as they are, and where a conversation that
+goes on would stand there in other ids (Qwen3 takes the think block out of earlier turns; some answers melt into the
+header before them), the next answer begins a sample of its own.
 """
 
 import hashlib
@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import jinja2
 import tokenizers
 from tokenizers import Tokenizer
 
 from envcheck.facts import Finding
+from kit.prompt.messages import Message, plain_answer, system_folded, thinking_switch, thinks
+from kit.prompt.probing import ANSWER, USER, end_of_turn, takes_system
 from kit.prompt.rendering import TemplateError, render
 from kit.prompt.templates import end_token_of
 from kit.prompt.tokens import Encoder, Segment
 
-Message = dict[str, Any]
 IGNORED = -100  # torch's and transformers' label for "not trained"
 SEAM_CHARACTERS = 32  # on each side; a tokenizer decides what melts together within a word or a run of blanks
 
@@ -69,9 +69,10 @@ class ChatFormat:
     def from_template(
         cls, tokenizer: Tokenizer, text: str, origin: str, special_tokens: dict[str, str]
     ) -> "ChatFormat":
-        """The end token is the one that the head of the template names, or the model's own."""
-        end_token = end_token_of(text, special_tokens.get("eos_token", ""))
-        return cls(tokenizer, text, origin, special_tokens, end_token)
+        """The end token is the one that the head of the template names, or that stands behind an answer in its text, or
+        the model's own."""
+        end_token = end_token_of(text) or end_of_turn(tokenizer, text, special_tokens)
+        return cls(tokenizer, text, origin, special_tokens, end_token or special_tokens.get("eos_token", ""))
 
     @property
     def end_id(self) -> int | None:
@@ -90,8 +91,18 @@ class ChatFormat:
 
     # rendering
 
+    @cached_property
+    def folds_system(self) -> bool:
+        """Whether the template refuses a system text, or leaves it out."""
+        return not takes_system(self.template_text, self.special_tokens)
+
     def render(self, messages: list[Message], tools: list | None = None, **variables: object) -> str:
-        """The conversation as text. Raises TemplateError."""
+        """The conversation as text, a system text in the first question where the template has no place for it.
+
+        Raises TemplateError.
+        """
+        if self.folds_system:
+            messages = system_folded(messages)
         try:
             return render(
                 self.template_text, {"messages": messages, "tools": tools, **self.special_tokens, **variables}
@@ -101,32 +112,42 @@ class ChatFormat:
 
     def question(self, messages: list[Message], tools: list | None = None, thinking: bool = False) -> str:
         """The text that the model is asked with: everything up to the first token of its answer."""
-        options = {} if thinking else {"enable_thinking": False}
-        return self.render(messages, tools, add_generation_prompt=True, **options)
+        return self.render(messages, tools, add_generation_prompt=True, **thinking_switch(thinking))
 
     def segments(self, messages: list[Message], tools: list | None = None) -> Iterator[list[Segment]]:
-        """The samples of one conversation, each as its pieces in order.
+        """The samples of one conversation, each as its pieces in order: what is asked, what is answered, in turn.
 
         Raises RowError; it is a TemplateError where the template does not take the conversation.
         """
         messages, tools = self.encoder.hide_special_tokens([messages, tools])
-        pieces: list[str] = []  # in turn: what is asked, what is answered
+        pieces: list[str] = []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            question = self.question(messages[:index], tools, thinking=_thinks(message))
-            whole = self.render(messages[: index + 1], tools)
-            if not whole.startswith(question):
-                raise TemplateError("the template renders the answer without the prompt it is asked with")
-            answer = self._up_to_end_token(whole[len(question) :])
+            question, answer = self._question_and_answer(messages[: index + 1], tools)
             done = "".join(pieces)
-            goes_on = question.startswith(done) and self._stay_apart([*pieces[-2:], question[len(done) :]])
-            if pieces and not goes_on:
+            if pieces and not (question.startswith(done) and self._goes_on([*pieces, question[len(done) :]])):
                 yield self._sample_segments(pieces)
                 pieces, done = [], ""
             pieces += [question[len(done) :], answer]
         if pieces:
             yield self._sample_segments(pieces)
+
+    def _question_and_answer(self, messages: list[Message], tools: list | None) -> tuple[str, str]:
+        """What the model is asked with before the last of these messages, and that message, up to its end token."""
+        thinking = thinks(messages[-1])
+        question = self.question(messages[:-1], tools, thinking)
+        whole = self.render(messages, tools, **thinking_switch(thinking))
+        if whole.startswith(question):
+            return question, self._up_to_end_token(whole[len(question) :])
+        # the template writes an answer that is given otherwise than one that is asked for
+        return question, self._up_to_end_token(plain_answer(question, messages[-1], self._lead))
+
+    @cached_property
+    def _lead(self) -> str:
+        """What stands between the prompt and the text of an answer, such as a blank."""
+        question, whole = self.question([USER]), self.render([USER, ANSWER], **thinking_switch(False))
+        return whole[len(question) :].partition(ANSWER["content"])[0] if whole.startswith(question) else ""
 
     def text_segments(self, text: str) -> list[Segment]:
         """A row of plain text: all of it is trained, up to an end token.
@@ -144,9 +165,12 @@ class ChatFormat:
         body, end, _ = answer.rpartition(self.end_token)
         return body + end if end else answer + self.end_token
 
-    def _stay_apart(self, pieces: list[str]) -> bool:
-        """Whether pieces encoded one by one have the ids of the whole, as far as the characters at each seam tell."""
-        seams = ((left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]) for left, right in pairwise(pieces))
+    def _goes_on(self, pieces: list[str]) -> bool:
+        """Whether the last piece stands behind the others in the ids that it has when the model is asked; where a text
+        has the same ids anywhere, the characters at each seam tell."""
+        if not self.encoder.encodes_alike_anywhere:
+            return self.encoder.are_whole(self._sample_segments(pieces))
+        seams = ((left[-SEAM_CHARACTERS:], right[:SEAM_CHARACTERS]) for left, right in pairwise(pieces[-3:]))
         return all(self._ids(left + right) == self._ids(left) + self._ids(right) for left, right in seams)
 
     def _ids(self, text: str) -> list[int]:
@@ -174,13 +198,8 @@ class ChatFormat:
 
     def samples(self, messages: list[Message], tools: list | None = None, row: int = 0) -> list[Sample]:
         """The samples of one conversation. Raises RowError."""
+        samples = list(self.segments(messages, tools))
         return [
-            Sample.from_segments(row, pieces, self.encoder.encode(pieces)) for pieces in self.segments(messages, tools)
+            Sample.from_segments(row, pieces, ids)
+            for pieces, ids in zip(samples, self.encoder.encode(samples), strict=True)
         ]
-
-
-def _thinks(message: Message) -> bool:
-    """Whether the answer holds reasoning; an empty think block is none."""
-    before, closed, _ = (message.get("content") or "").partition("</think>")
-    reasoning = (message.get("reasoning_content") or "") + (before.split("<think>")[-1] if closed else "")
-    return bool(reasoning.strip("\n"))

@@ -48,6 +48,24 @@ def check(chat: ChatFormat) -> Iterator[Finding]:
         )
 
 
+def check_end(chat: ChatFormat, model_end_ids: list[int]) -> Iterator[Finding]:
+    """Where the end of an answer is another token than the model's files name. model_end_ids: those that its
+    generation_config.json or config.json ends an answer at."""
+    named = chat.special_tokens.get("eos_token", "")
+    if not named or chat.end_token == named:
+        return
+    ends_there = chat.end_id in model_end_ids
+    yield problem(
+        "end-token-differs",
+        f"An answer ends with {chat.end_token}, though tokenizer_config.json names {named} as eos_token.",
+        f"The template ({chat.template_origin}) writes {chat.end_token} behind an answer: it is what is trained, and "
+        "what the adapter and everything that is exported name as the end.",
+        "nothing, if answers shall end so; else --template NAME",
+        details={"ends in generation_config.json or config.json": model_end_ids or "none"},
+        severity="note" if ends_there else "warning",
+    )
+
+
 def fitting_templates(tokenizer: Tokenizer, special_tokens: dict[str, str]) -> list[str]:
     """The options for the kit's templates whose tokens the tokenizer has, such as --template chatml."""
     options = []

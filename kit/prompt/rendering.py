@@ -44,6 +44,14 @@ def render(template_text: str, variables: Mapping[str, object]) -> str:
         raise TemplateError(f"the template does not take such messages ({error})") from None
 
 
+def check_syntax(template_text: str) -> None:
+    """Raises TemplateError: it does not parse, with the line."""
+    try:
+        _compiled(template_text)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"line {error.lineno}: {error.message}") from None
+
+
 @functools.lru_cache  # a template is rendered for every row, and loaded again for every trial of a sweep
 def _compiled(text: str) -> tuple[jinja2.Template, dict[str, Any]]:
     """The template, and what it may name besides the messages."""

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from kit.support.errors import did_you_mean, failure
+from kit.prompt.rendering import TemplateError, check_syntax
+from kit.support.errors import describe_error, did_you_mean, failure
 
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
 MODELS_OWN_END_TOKEN = "the model's own"
@@ -19,14 +20,35 @@ def template_names() -> list[str]:
     return sorted(path.stem for path in templates_folder().glob("*.jinja"))
 
 
+def is_file(name: str) -> bool:
+    """Whether --template names a file of the user's, not one of the kit's templates."""
+    return name.endswith(".jinja")
+
+
 def read_template(name: str) -> tuple[str, str]:
-    """Text and origin of a template of the kit. Raises KitError."""
+    """Text and origin of a template of the kit, or of a .jinja file. Raises KitError."""
+    if is_file(name):
+        return _read_file(Path(name).expanduser())
     names = template_names()
     if name not in names:
         what = f"There is no template {name}. {did_you_mean(name, names)}".rstrip()
-        fixes = (f"--template {known}" for known in ("auto", *names))
-        raise failure("unknown-template", what, "Templates are the files in templates/.", *fixes)
+        fixes = (f"--template {known}" for known in ("auto", *names, "path/to/template.jinja"))
+        raise failure("unknown-template", what, "Templates are the files in templates/, or a .jinja file.", *fixes)
     return (templates_folder() / f"{name}.jinja").read_text("utf-8"), f"templates/{name}.jinja"
+
+
+def _read_file(path: Path) -> tuple[str, str]:
+    try:
+        text = path.read_text("utf-8")
+        check_syntax(text)
+    except (OSError, ValueError) as error:  # not UTF-8 is a ValueError too
+        what = f"The template {path} cannot be read."
+        raise failure("template-unreadable", what, describe_error(error), f"ls -l {path}") from None
+    except TemplateError as error:
+        what = f"{path} is no chat template."
+        fix = "mend the file: templates/chatml.jinja is a short one to compare with"
+        raise failure("template-unreadable", what, str(error), fix) from None
+    return text, str(path)
 
 
 def is_of_the_kit(text: str) -> bool:
@@ -34,7 +56,7 @@ def is_of_the_kit(text: str) -> bool:
     return HEAD.match(text) is not None
 
 
-def end_token_of(text: str, models_own: str) -> str:
-    """The token that the head of a template names as the end of an answer, or the model's own."""
+def end_token_of(text: str) -> str:
+    """The token that the head of a template names as the end of an answer; "" where it is the model's own."""
     head = HEAD.match(text)
-    return head[1] if head and head[1] != MODELS_OWN_END_TOKEN else models_own
+    return head[1] if head and head[1] != MODELS_OWN_END_TOKEN else ""

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from kit.models import Model, read_json
 from kit.prompt.chat_format import ChatFormat
-from kit.prompt.findings import check, fitting_templates
+from kit.prompt.findings import check, check_end, fitting_templates
 from kit.prompt.templates import read_template
 from kit.support.errors import failure, stop_on_errors
 
@@ -20,7 +20,7 @@ def load(model: Model, template: str) -> ChatFormat:
     Raises KitError: no such template, a model without one, a tokenizer that cannot be read or lacks the template's
     tokens. What is only worth a warning is in `findings`.
     """
-    settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
+    settings = _settings(model, "special_tokens_map.json") | _settings(model, "tokenizer_config.json")
     named = {name: token for name in SPECIAL_TOKENS if (token := settings.get(name))}  # each a text or a table
     special_tokens = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
     tokenizer = _tokenizer(model)
@@ -36,16 +36,20 @@ def load(model: Model, template: str) -> ChatFormat:
             *fitting_templates(tokenizer, special_tokens),
         )
     chat = ChatFormat.from_template(tokenizer, text, origin, special_tokens)
-    chat = replace(chat, findings=tuple(check(chat)))
+    chat = replace(chat, findings=(*check(chat), *check_end(chat, model.end_ids(None))))
     stop_on_errors(chat.findings)
     return chat
+
+
+def _settings(model: Model, file: str) -> dict[str, Any]:
+    return read_json(model.files[file]) if file in model.files else {}
 
 
 def _own_template(model: Model, settings: dict[str, Any]) -> str | None:
     """Of several named templates the one called "default"."""
     if "chat_template.jinja" in model.files:
         return model.files["chat_template.jinja"].read_text("utf-8")
-    own = settings.get("chat_template")
+    own = settings.get("chat_template") or _settings(model, "chat_template.json").get("chat_template")
     if isinstance(own, list):
         return next((item["template"] for item in own if item["name"] == "default"), None)
     return own

@@ -9,13 +9,15 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from kit.support.errors import RowError
 
+PROBE_WORDS = ("a", "The", "1", "é", "中", "(")
 NONCE = secrets.token_hex(8)  # letters and digits only: no escaping in a template changes them
 
 
@@ -58,7 +60,7 @@ class Encoder:
     def hide_special_tokens(self, value: Any) -> Any:
         """Messages and tools in which typed special tokens go by their names. Raises RowError."""
         try:
-            return _map_text(value, lambda text: self._special_pattern.sub(lambda match: self._name_of[match[0]], text))
+            return _map_text(value, self._named)
         except RecursionError:
             raise RowError("data-nested-too-deep", "lists and objects are nested too deep") from None
 
@@ -78,14 +80,59 @@ class Encoder:
         swapped = self._both_pattern.sub(lambda match: self._other_of[match[0]], text)
         return Segment(self.restore_special_tokens(text), trained, swapped)
 
-    def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """Token ids of each piece, encoded by itself; one call for thousands of pieces is fastest."""
+    def encode(self, samples: Sequence[Sequence[Segment]]) -> list[list[list[int]]]:
+        """Token ids of each piece of each sample; one call for thousands of samples is fastest."""
+        texts = [
+            piece if self.encodes_alike_anywhere else self._joined(sample[:number])
+            for sample in samples
+            for number, piece in enumerate(sample, start=1)
+        ]
+        encoded = iter(self._encode_batch(texts))
+        return [self._ids_of_pieces(sample, list(islice(encoded, len(sample)))) for sample in samples]
+
+    def are_whole(self, pieces: Sequence[Segment]) -> bool:
+        """Whether the ids of the pieces together are those of the whole text."""
+        (ids,) = self.encode([pieces])
+        return list(chain.from_iterable(ids)) == self.encode_one(self._joined(pieces))
+
+    @cached_property
+    def encodes_alike_anywhere(self) -> bool:
+        """Whether a text has the same ids behind another as alone. SentencePiece tokenizers put a blank before each
+        text: the ids of an answer encoded alone would be none that the model ever gives."""
+        ids = partial(self.tokenizer.encode, add_special_tokens=False)
+        return all(ids(f"\n{word}").ids == ids("\n").ids + ids(word).ids for word in PROBE_WORDS)
+
+    def _ids_of_pieces(self, sample: Sequence[Segment], encoded: list[list[int]]) -> list[list[int]]:
+        """encoded: ids of each piece or, where its place matters, of the text up to its end. There a piece has what it
+        adds to the ids before it or, where it would change those, the ids it has alone."""
+        if self.encodes_alike_anywhere:
+            return encoded
+        pieces: list[list[int]] = []
+        before: list[int] = []
+        for piece, whole in zip(sample, encoded, strict=True):
+            is_behind = whole[: len(before)] == before
+            pieces.append(whole[len(before) :] if is_behind else self.encode_one(piece))
+            before += pieces[-1]
+        return pieces
+
+    def _joined(self, pieces: Sequence[Segment]) -> Segment:
+        text = "".join(piece.text for piece in pieces)
+        if not any(piece.has_typed_special_tokens for piece in pieces):
+            return Segment(text, trained=False)
+        swapped = "".join(self._named(piece.text) if piece.swapped is None else piece.swapped for piece in pieces)
+        return Segment(text, trained=False, swapped=swapped)
+
+    def _named(self, text: str) -> str:
+        """The text with special tokens by their names."""
+        return self._special_pattern.sub(lambda match: self._name_of[match[0]], text)
+
+    def _encode_batch(self, segments: Sequence[Segment]) -> list[list[int]]:
         texts = [segment.text for segment in segments if segment.swapped is None]
         encodings = iter(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         return [next(encodings).ids if segment.swapped is None else self.encode_one(segment) for segment in segments]
 
     def encode_one(self, segment: Segment) -> list[int]:
-        """The same for one piece, without the start of a batch's threads."""
+        """Of one text that begins a sample, without the start of a batch's threads."""
         if segment.swapped is None:
             return self.tokenizer.encode(segment.text, add_special_tokens=False).ids
         literal, real_id = self._literal_tokenizer

@@ -1,5 +1,6 @@
 """Rows of every format to samples: counts that add up, and the line of everything that is wrong."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -486,6 +487,52 @@ def test_an_answer_of_which_nothing_is_left_is_refused_with_the_reason(qwen3_fol
     (finding,) = problems(write_rows([{"messages": [{"role": "user", "content": "a"}, answer]}]), chat=chat)
     assert finding.id == "data-nothing-trained"
     assert "qwen3-no-thinking" in str(finding.details)
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SYSTEM, ASKED = {"role": "system", "content": "Be a pirate."}, {"role": "user", "content": "Where am I?"}
+ANSWERED = {"role": "assistant", "content": "Ashore."}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "where", "arguments": {}}}]}
+CALLED = [ASKED, CALLING, {"role": "tool", "content": "54 N, 10 E"}, ANSWERED]
+
+
+def with_template(tiny_chat, template: str) -> prompt.ChatFormat:
+    return dataclasses.replace(tiny_chat, template_text=template, template_origin="test")
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "code"),
+    [
+        (CHATML.replace("m.content", "m.content.split('</think>')[-1]"),
+         [ASKED, {**ANSWERED, "content": "<think>\nI look.\n</think>\n\nAshore."}], "data-reasoning-not-rendered"),
+        (CHATML.replace("m.content", "(m.content if m.role != 'tool' else '')"),
+         [ASKED, {**CALLING, "content": "I look."}, *CALLED[2:]], "data-turn-not-rendered"),
+        (CHATML, [ASKED, {**CALLING, "content": "I look."}, *CALLED[2:]], "data-tools-not-rendered"),
+    ],
+    ids=["thoughts in the text", "a turn", "a call"],
+)  # fmt: skip
+def test_whatever_of_a_message_is_left_out_is_named(tiny_chat, write_rows, template, messages, code: str) -> None:
+    got = read(write_rows([{"messages": messages}]), chat=with_template(tiny_chat, template))
+    assert code in {finding.id for finding in got.findings}
+
+
+def test_an_answer_that_renders_to_its_end_is_refused_beside_whole_ones(tiny_chat, write_rows) -> None:
+    chat = with_template(tiny_chat, CHATML)
+    (finding,) = problems(write_rows([{"messages": CALLED}]), chat=chat)
+    assert finding.id == "data-nothing-trained"
+
+
+def test_a_system_text_without_a_place_is_moved_aloud_or_stops_the_run(tiny_chat, write_rows) -> None:
+    chat = with_template(tiny_chat, CHATML.replace("{{", "{{ '' if m.role == 'system' else", 1))
+    rows = write_rows([{"messages": [SYSTEM, ASKED, ANSWERED]}])
+    got = read(rows, chat=chat)
+    assert [finding.id for finding in got.findings] == ["data-system-folded"]
+    assert "Be a pirate.\n\nWhere am I?" in chat.tokenizer.decode(got.train[0].ids)
+    (finding,) = problems(rows, chat=chat, system_texts="stop")
+    assert finding.id == "data-system-not-taken"
 
 
 def test_every_code_of_a_row_has_a_reason() -> None:

@@ -75,6 +75,14 @@ def test_alpaca_history_comes_after_the_system_turn() -> None:
     assert messages(row) == [SYSTEM, *hello, USER, ANSWER]
 
 
+@pytest.mark.parametrize(
+    "names", [("Human", "Assistant"), ("USER", "ASSISTANT"), ("user", "model"), ("Prompter ", "bot")]
+)
+def test_roles_by_other_names(names: tuple[str, str]) -> None:
+    turns = [{"role": name, "content": turn["content"]} for name, turn in zip(names, (USER, ANSWER), strict=True)]
+    assert messages({"messages": turns}) == [USER, ANSWER]
+
+
 @pytest.mark.parametrize("key", ["messages", "conversations"])
 @pytest.mark.parametrize("turns", [[USER, ANSWER], [HUMAN, GPT]], ids=["role", "from"])
 @pytest.mark.parametrize("written", [list, json.dumps], ids=["list", "text"])
@@ -303,7 +311,12 @@ def sharegpt(value: object) -> dict:
         ("chat-messages", {"messages": "[" * 100_000}, "data-field-not-json", "messages does not parse"),
         ("sharegpt", sharegpt("{"), "data-field-not-json", "turn 2 of conversations: function_call"),
         ("sharegpt", {**PAIRS["sharegpt"], "tools": "[{]"}, "data-field-not-json", "tools does not parse"),
-        ("chat-messages", {"messages": [{"role": "boss"}]}, "data-role-unknown", "role 'boss' is none of system, user"),
+        (
+            "chat-messages",
+            {"messages": [{"role": "boss"}]},
+            "data-role-unknown",
+            "'boss' is none of system, user, assistant, tool",
+        ),
         ("chat-messages", {"messages": [{"role": []}]}, "data-role-unknown", "role a list"),
         ("sharegpt", {"conversations": [{"from": None}]}, "data-role-unknown", "role null"),
         ("sharegpt", sharegpt("3"), "data-tool-schema", "a tool call is a number"),

@@ -117,8 +117,7 @@ def test_templates_folder_holds_qwen3s_own(qwen3_chat, qwen3_folder) -> None:
 def test_many_pieces_are_encoded_in_one_call_as_each_alone(qwen3_chat) -> None:
     typed = [*TURNS[:1], {"role": "user", "content": INJECTION}, TURNS[2]]
     samples = [pieces for messages in (TURNS, typed, THINKING) for pieces in qwen3_chat.segments(messages)]
-    pieces = [piece for sample in samples for piece in sample]
-    assert qwen3_chat.encoder.encode(pieces) == [qwen3_chat.encoder.encode([piece])[0] for piece in pieces]
+    assert qwen3_chat.encoder.encode(samples) == [qwen3_chat.encoder.encode([sample])[0] for sample in samples]
     assert qwen3_chat.encoder.encode([]) == []
 
 
@@ -135,12 +134,12 @@ def test_plain_text_is_trained_up_to_one_end_token(qwen3_chat) -> None:
         (segment,) = qwen3_chat.text_segments(text)
         assert segment.trained
         assert segment.text == (text if "<|im_end|>" in text else "A page.<|im_end|>")
-        assert qwen3_chat.encoder.encode([segment])[0].count(IM_END) == 1
+        assert qwen3_chat.encoder.encode_one(segment).count(IM_END) == 1
 
 
 def test_rendered_text_keeps_its_special_tokens(qwen3_chat) -> None:
     text = qwen3_chat.render(TURNS)
-    (ids,) = qwen3_chat.encoder.encode(qwen3_chat.text_segments(text))
+    ((ids,),) = qwen3_chat.encoder.encode([qwen3_chat.text_segments(text)])
     assert ids == qwen3_chat.tokenizer.encode(text, add_special_tokens=False).ids
     assert qwen3_chat.encoder.first_special_token(text) == "<|im_start|>"
     assert qwen3_chat.encoder.first_special_token("<think> and <tool_call> are markup") == ""
@@ -227,10 +226,9 @@ def test_special_tokens_that_swallow_blanks_go_on_doing_so(tiny_files) -> None:
     tokenizer.add_special_tokens([AddedToken("<|stop|>", special=True, rstrip=True, normalized=False)])
     text = "{% for m in messages %}{{ m.role + '<|stop|>  \n' + m.content }}<|stop|>{% endfor %}"
     chat = ChatFormat(tokenizer, text, "test", {}, end_token="<|stop|>")
-    (typed,) = chat.encoder.encode(
-        [chat.encoder.segment(chat.render(chat.encoder.hide_special_tokens([_say("a<|im_end|>")])), False)]
-    )
-    (plain,) = chat.encoder.encode([chat.encoder.segment(chat.render([_say("a")]), False)])
+    rendered = chat.render(chat.encoder.hide_special_tokens([_say("a<|im_end|>")]))
+    typed = chat.encoder.encode_one(chat.encoder.segment(rendered, False))
+    plain = chat.encoder.encode_one(chat.encoder.segment(chat.render([_say("a")]), False))
     stop = tokenizer.token_to_id("<|stop|>")
     assert typed[: plain.index(stop) + 2] == plain[: plain.index(stop) + 2]
     assert typed.count(stop) == plain.count(stop) == 2
@@ -369,7 +367,7 @@ def test_pad_equal_to_end_is_a_warning(load_changed) -> None:
 @pytest.mark.parametrize("eos", ["<|nowhere|>", None])
 def test_an_end_token_that_is_not_there_is_an_error(load_changed, eos: str | None) -> None:
     with pytest.raises(KitError) as error:
-        load_changed(eos_token=eos)
+        load_changed("plain", eos_token=eos)
     assert only_finding(error).id == "end-token-missing"
     assert "--template chatml" in only_finding(error).fix
     assert "--template plain" not in only_finding(error).fix, "its end token is the model's own"

@@ -10,8 +10,13 @@ from kit.support.errors import USAGE, KitError, RowError, did_you_mean, failure
 
 SAMPLE_ROWS = 100
 DEEPEST_LEVELS = 50  # of tools and their arguments; deeper JSON is broken, and templates that walk it run out of stack
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
-ROLES = {role: role for role in ("system", "user", "assistant", "tool")} | SHAREGPT_ROLES | {"function": "tool"}
+OTHER_ROLES = {
+    "system": ("developer",),
+    "user": ("human", "prompter"),
+    "assistant": ("gpt", "model", "bot", "chatbot", "ai", "function_call"),
+    "tool": ("function", "observation", "ipython"),
+}
+ROLES = {name: role for role, others in OTHER_ROLES.items() for name in (role, *others)}  # in small letters
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,10 @@ def _add_parts(message: dict[str, Any], parts: list[Any]) -> None:
 
 
 def _role(name: Any) -> str:
-    if isinstance(name, str) and name in ROLES:
-        return ROLES[name]
+    if isinstance(name, str) and (role := ROLES.get(name.strip().casefold())):
+        return role
     shown = repr(name[:40]) if isinstance(name, str) else _kind(name)
-    raise RowError("data-role-unknown", f"role {shown} is none of {', '.join(ROLES)}")
+    raise RowError("data-role-unknown", f"role {shown} is none of {', '.join(OTHER_ROLES)}, nor another name of them")
 
 
 def _calls(calls: Any) -> list[dict[str, Any]]:
