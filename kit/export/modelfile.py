@@ -93,19 +93,19 @@ def name_for(file: str) -> str:
 def turns(chat: ChatFormat, added_bos: str) -> Turns | None:
     """The template as turns; None where it does more than that. added_bos: what the tokenizer writes by itself."""
     try:
-        found = _probed(chat)
+        found = _probed(chat, added_bos)
         tried = [_conversation(kinds) for kinds in ("u", "su", "uau", "suauau")]
-        if any(found.render(messages) != chat.question(messages) for messages in tried):
+        if any(added_bos + found.render(messages) != _question(chat, messages, added_bos) for messages in tried):
             return None
     except (TemplateError, ValueError):
         return None
     texts = [found.start, *found.system, *found.user, *found.assistant, found.header]
-    if any("{{" in text or '"""' in text for text in texts):
-        return None
-    if not added_bos:
-        return found
-    start, system = (text.removeprefix(added_bos) for text in (found.start, found.system[0]))
-    return Turns(start, (system, found.system[1]), found.user, found.assistant, found.header)
+    return None if any("{{" in text or '"""' in text for text in texts) else found
+
+
+def _question(chat: ChatFormat, messages: list[dict[str, str]], added_bos: str) -> str:
+    """What the model gets: the tokenizer's own begin token stands before every text, once."""
+    return added_bos + chat.question(messages).removeprefix(added_bos)
 
 
 def _conversation(kinds: str) -> list[dict[str, str]]:
@@ -113,11 +113,14 @@ def _conversation(kinds: str) -> list[dict[str, str]]:
     return [{"role": roles[kind], "content": f"text {number}"} for number, kind in enumerate(kinds)]
 
 
-def _probed(chat: ChatFormat) -> Turns:
+def _probed(chat: ChatFormat, added_bos: str) -> Turns:
     """Raises ValueError: a message is not in the text as it was given."""
     user, answer = {"role": "user", "content": USER}, {"role": "assistant", "content": ANSWER}
     after = {"role": "user", "content": NEXT}
-    talk, briefed = chat.question([user, answer, after]), chat.question([{"role": "system", "content": SYSTEM}, user])
+    system = {"role": "system", "content": SYSTEM}
+    talk, briefed = (
+        chat.question(messages).removeprefix(added_bos) for messages in ([user, answer, after], [system, user])
+    )
     before_user, user_to_answer, answer_to_user, at_end = _gaps(talk, (USER, ANSWER, NEXT))
     before_system, system_to_user, _ = _gaps(briefed, (SYSTEM, USER))
     user_before = _common_end(before_user, answer_to_user, system_to_user)
