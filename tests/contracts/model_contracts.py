@@ -9,7 +9,7 @@ MERGING, CANDIDATES, SERVING = "kit/backend/merging.py", "kit/backend/candidates
 ADAPTERS, ACTIVATIONS, WEIGHTS = "kit/backend/adapters_in_use.py", "kit/memory/activations.py", "kit/memory/weights.py"
 HUB = "kit/data/rows/hub.py"
 LOADER, LLAMA, CPU = "unsloth.models.loader", "unsloth.models.llama", "unsloth_zoo.cpu.loader:FastCPUModel"
-CHUNKS = "unsloth_zoo.fused_losses.chunked_logprob"
+CHUNKS = "unsloth_zoo.fused_losses.fused_linear"
 LORA, TUNER = "peft.tuners.lora.model:LoraModel", "peft.tuners.tuners_utils"
 BNB, QUANTISE = "bitsandbytes.nn.modules", "bitsandbytes.functional"
 
@@ -64,15 +64,23 @@ UNSLOTH = contracts(
         "max_seq_length < 512",
     ), ACTIVATIONS, "OFFLOADED_FROM_LENGTH_TOKENS = 512"),
     # how many logits at once
-    (f"{CHUNKS}:_BYTES_PER_LOGIT", Does("8.0"), ACTIVATIONS, "(8 * vocab)"),
     (f"{CHUNKS}:_CHUNK_GB", Does("_env_float('UNSLOTH_LOGPROB_CHUNK_GB', 2.0)"), ENVIRONMENT, "return 2 * GIB"),
-    (f"{CHUNKS}:_MIN_ROWS",
-     Does("_env_float('UNSLOTH_LOGPROB_MIN_ROWS', 512)"), ACTIVATIONS, "UNSLOTH_LOGITS_ROWS = 512"),
-    (f"{CHUNKS}:_default_chunk_gb", Does("min(_CHUNK_GB, free)"), ACTIVATIONS, "UNSLOTH_LOGITS_BYTES"),
-    (f"{CHUNKS}:chunked_logprob_rows", Does(
-        "int(target_gb * 1024**3 / (max(int(vocab_size), 1) * _BYTES_PER_LOGIT))",
-        "min(rows, max(_MIN_ROWS, -(-int(n_rows) // 8)))",
-    ), ACTIVATIONS, "tokens // 8"),
+    (f"{CHUNKS}:_budget_bytes", Does("min(_CHUNK_GB, free)"), ENVIRONMENT, "LOGITS_GIB"),
+    ("unsloth_zoo.fused_losses.chunked_logprob:_FUSED_LINEAR", Does(
+        "os.environ.get('UNSLOTH_FUSED_LINEAR', '1') != '0'",
+    ), ACTIVATIONS, "fused_linear.py"),
+    (f"{CHUNKS}:_MIN_LOGITS", Does("512 * 151936"), ACTIVATIONS, "UNSLOTH_FEWEST_LOGITS"),
+    (f"{CHUNKS}:_MAX_ROWS", Does(
+        "max(int(_env_float('UNSLOTH_FUSED_LINEAR_MAX_ROWS', 4096)), 1)",
+    ), ACTIVATIONS, "UNSLOTH_MOST_ROWS"),
+    (f"{CHUNKS}:fused_linear_rows", Does(
+        "_pow2(n_rows * hidden_size / max(vocab_size, 1))", "min(max(min_rows, 512), _MAX_ROWS)",
+        "_budget_bytes(device) // max(vocab_size * bytes_per_logit, 1)",
+    ), ACTIVATIONS, "unsloth_logits_rows"),
+    (f"{CHUNKS}:_tiled_layout", Does("min(_BWD_TILE_BYTES, _budget_bytes(device))"), ACTIVATIONS, "UNSLOTH_TILE"),
+    (f"{CHUNKS}:_SPLIT_COLS", Does(
+        "max(int(_env_float('UNSLOTH_FUSED_LINEAR_SPLIT_COLS', 16384)), 0)",
+    ), ACTIVATIONS, "UNSLOTH_TILE = (4096, 16384)"),
     ("unsloth_zoo.cpu.ops:chunked_linear_cross_entropy", Does(
         "max(16, int(os.environ.get('UNSLOTH_CPU_CE_CHUNK_ELEMENTS', 16 * 1024 * 1024)) // weight.shape[0])",
     ), ACTIVATIONS, "UNSLOTH_CPU_LOGITS = 16 << 20"),
