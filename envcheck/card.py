@@ -86,7 +86,7 @@ class Way:
         rows = {name: [one.get(name, ("unknown", "")) for one in seen] for name in names}
         changing = {name: row for name, row in rows.items() if len({state for state, _ in row}) > 1}
         worst = [next(iter(rules.judge(facts)), None) for facts in self.machines.values()]
-        fit = [("ok", "fit") if one is None else (one.severity, one.severity) for one in worst]
+        fit = [("ok", "fit") if one is None or one.severity == "note" else (one.severity,) * 2 for one in worst]
         return {**changing, "the machine": fit}
 
     def __repr__(self) -> str:

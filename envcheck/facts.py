@@ -227,6 +227,8 @@ class Facts:
     smoke: Optional[Dict[str, Dict[str, Any]]] = _key(
         _results
     )  # test -> {"verdict": ok|failed|hung|skipped, "detail": text}
+    long_paths: Optional[bool] = _key(_flag)  # Windows: paths of more than 259 characters are allowed
+    site_packages_characters: Optional[int] = _key(_whole)  # Windows: of the folder that packages are unpacked into
     unread: Optional[Tuple[str, ...]] = _key(_texts)  # what the probe tried and could not read, with the reason
 
     @classmethod

@@ -20,6 +20,7 @@ from envcheck.causes import finding
 from envcheck.facts import Facts, Finding, normal_name
 from envcheck.probe import collect
 from envcheck.probe.packages import distributions
+from envcheck.rules.system import long_paths
 
 PROJECT = Path(__file__).resolve().parents[1]
 PINS = Path(__file__).resolve().parent / "requirements"  # where the files are in an installed package
@@ -188,14 +189,11 @@ def shown(command: Sequence[str]) -> str:
     return " ".join(f'"{part}"' if " " in part else part for part in parts)
 
 
-# --- carrying it out
-# ----------------------------------------------------------------------------------------------------
+# --- carrying it out --------------------------------------------------------------------------------------------------
 def carry_out(
     steps: Sequence[Step], venv: Path, target: str, facts: Facts, starter: Starter = start
 ) -> Optional[Finding]:
-    """Run the steps in order, each command shown before it starts. The first failure as a finding with its cause, or
-    None.
-    """
+    """Run the steps in order, each command shown before it starts. The first failure with its cause, or None."""
     for number, step in enumerate(steps, 1):
         say(f"[{number}/{len(steps)}] {step.title}: {step.why}\n      {shown(step.command)}")
         for leftover in cut_off(venv):
@@ -251,6 +249,7 @@ CAUSES_OF_FAILURE = (
         r"failed|"
         r"name or service not known|nodename nor servname|getaddrinfo failed|newconnectionerror",
     ),
+    ("windows-path-too-long", r"long path support|winerror 206|(?:filename|extension) is too long"),
     ("install-no-such-version", r"no matching distribution found|could not find a version"),
 )
 
@@ -297,6 +296,9 @@ def main(argv: Sequence[str], starter: Starter = start) -> int:
     choice = settings.choose(facts.with_changes(training=None)).requirements
     target = target or choice.value[len("requirements-") : -len(".txt")]
     steps = plan(venv, target, options.extra, options.python)
+    deep = too_deep(venv, facts)
+    if deep:
+        return fail(deep)
     chosen = "as asked" if getattr(options, target) else choice.reason
     say(f"requirements-{target}.txt ({chosen}), {len(steps)} steps, into {_relative(venv)}")
     check = (str(python_of(venv)), "-m", "envcheck", "--no-smoke")
@@ -330,15 +332,8 @@ def _relative(path: Path) -> str:
 def too_old(python: str, venv: Path) -> Optional[Finding]:
     """The Python of the environment, or the one that will make it, against the least version the kit runs on."""
     config = venv / "pyvenv.cfg"
-    match = (
-        re.search(
-            r"^version(?:_info)?\s*=\s*(\d+\.\d+\.\d+)",
-            config.read_text(encoding="utf-8", errors="replace"),
-            re.MULTILINE,
-        )
-        if (config.is_file())
-        else None
-    )
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    match = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+\.\d+)", text, re.MULTILINE)
     if match:
         found = match.group(1)
     elif os.path.realpath(python) == os.path.realpath(sys.executable):
@@ -363,6 +358,13 @@ def too_old(python: str, venv: Path) -> Optional[Finding]:
         Facts(os=_os(), python=found or None),
         details=[("Python", f"{found or 'not found'} ({where})")],
     )
+
+
+def too_deep(venv: Path, facts: Facts) -> Optional[Finding]:
+    """Torch's names below the environment against the longest path of Windows, before gigabytes are fetched."""
+    there = {"torch": installed(venv).get("torch")}
+    site = len(str(venv / "Lib" / "site-packages"))
+    return next(iter(long_paths(facts.with_changes(packages=there, site_packages_characters=site))), None)
 
 
 def _os() -> str:

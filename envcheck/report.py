@@ -55,8 +55,13 @@ def verdict(findings: Sequence[Finding], checks: Sequence[Tuple[str, str, str]] 
     unknown = [name for name, state, _ in checks if state == "unknown"]
     counts = [(severity, sum(item.severity == severity for item in findings)) for severity in SEVERITIES]
     said = ", ".join(f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts if count)
-    if said:
+    if any(item.severity != "note" for item in findings):
         return f"{said}."
+    return _fitness(unknown) + (f" {said}." if said else "")
+
+
+def _fitness(unknown: Sequence[str]) -> str:
+    """Of a machine without errors and warnings."""
     if {"driver", "compiled packages", "PyTorch build"} & set(unknown):
         return "No problem found in what could be read, which is not enough to call this machine fit."
     if unknown:

@@ -163,6 +163,36 @@ def _(shell: Shell, facts: Facts):
 
 
 @cause(
+    "windows-sysmem-fallback",
+    "note",
+    "On Windows and WSL a full card borrows main memory: no error, but ten times slower or worse.",
+    "NVIDIA's driver for Windows hands out main memory, over PCIe, when the card's own is full. 'Out of memory' is "
+    "then never said, so nothing makes a batch smaller: a step that took a second takes ten or more. kit train keeps "
+    "itself below what is free, so that torch says it in time; other programs, and a browser that comes later, do not.",
+    "Task Manager, Performance, GPU: 'Dedicated GPU memory' full and 'Shared GPU memory' growing while it trains",
+    "NVIDIA support answer 5490, System Memory Fallback (driver 536.40; setting from 546.01 on); microsoft/WSL issue "
+    "11050; checked 2026-11-28",
+)
+def _(shell: Shell, facts: Facts):
+    setting = "'CUDA - Sysmem Fallback Policy' -> 'Prefer No Sysmem Fallback'"
+    less = "# less at once: fewer samples, shorter rows, a smaller model; close what else holds the card (nvidia-smi)"
+    if facts.is_wsl:
+        return [
+            f"# in Windows: NVIDIA Control Panel > Manage 3D settings > Global Settings > {setting}, Apply, then:",
+            "# wsl --shutdown   (WSL has no setting of its own; it is reported not to follow this one in every driver)",
+            "# so set a limit in the program as well, before it loads: torch.cuda.set_per_process_memory_fraction(0.9)",
+            less,
+        ]
+    return [
+        "# the python.exe that really runs (that of a venv only starts another one):",
+        shell.python("import sys; print(sys._base_executable)"),
+        f"# NVIDIA Control Panel > Manage 3D settings > Program Settings: add that python.exe, then {setting}, Apply",
+        "# and start the program again: from now on it says 'out of memory', which kit train answers with less at once",
+        less,
+    ]
+
+
+@cause(
     "expandable-segments-conflict",
     "error",
     "expandable_segments is set where it is not supported or clashes.",

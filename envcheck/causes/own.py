@@ -1,8 +1,10 @@
 """Causes that are not a broken machine: what envcheck itself could not do, and what an installation lacks."""
 
+from typing import List
+
 from envcheck.causes._registry import cause
 from envcheck.facts import Facts
-from envcheck.shell import Shell
+from envcheck.shell import WHEELS, Shell
 
 OWN = "envcheck"
 
@@ -22,27 +24,31 @@ def _(shell: Shell, facts: Facts):
 @cause(
     "gpu-not-nvidia",
     "note",
-    "This card is not one the training stack is built for.",
-    "The kit's 4-bit path (bitsandbytes, Triton, Unsloth) is tested on NVIDIA cards. AMD cards work on Linux with a "
-    "ROCm build of "
-    "torch for the newer generations; Intel Arc cards with an XPU build; Apple silicon with MPS: 16-bit LoRA of "
-    "small models.",
-    'python -c "import torch; print(torch.version.hip, torch.cuda.is_available())"',
-    "PyTorch, Unsloth and bitsandbytes READMEs",
+    "The kit does not use this GPU: it trains, answers and merges on the CPU.",
+    "Its kernels (bitsandbytes, Triton, Unsloth) are meant for NVIDIA cards. What nobody has tried could come out "
+    "wrong in silence, so an AMD, Intel or Apple GPU is left alone, also where a build of torch for it (ROCm, XPU, "
+    "MPS) is installed.",
+    'python -c "import torch; print(torch.__version__, torch.version.hip)"',
+    "the kit's own tests; PyTorch, Unsloth and bitsandbytes READMEs",
 )
 def _(shell: Shell, facts: Facts):
+    return [
+        "# train here: --preset cpu; the built-in model takes seconds, one of 0.6B weights an evening; --plan says "
+        "what fits into main memory",
+        "# answer with this GPU: kit merge RUN -o FOLDER --to gguf, then llama.cpp or Ollama, which do use it",
+        *_torch_for(facts),
+    ]
+
+
+def _torch_for(facts: Facts) -> List[str]:
+    """Comments: other programs can train on these GPUs."""
     vendors = {gpu.vendor for gpu in facts.gpu or ()}
-    if "amd" in vendors and not facts.is_windows:
-        return [
-            shell.pip("install torch torchvision --index-url https://download.pytorch.org/whl/rocm6.4"),
-            "# a ROCm build of torch for a card that ROCm supports; otherwise: python -m envcheck install --cpu",
-        ]
-    if "intel" in vendors:
-        return [
-            shell.pip("install torch torchvision --index-url https://download.pytorch.org/whl/xpu"),
-            "# an XPU build of torch; otherwise: python -m envcheck install --cpu",
-        ]
-    return ["# nothing to do; the CPU set runs everywhere: python -m envcheck install --cpu"]
+    builds = [("amd", "rocm6.4", "ROCm"), ("intel", "xpu", "XPU")]
+    return [
+        f"# other programs may train on it with the {kind} build of torch, from {WHEELS}{index}"
+        for vendor, index, kind in builds
+        if vendor in vendors and not (vendor == "amd" and facts.is_windows)
+    ]
 
 
 @cause(

@@ -8,6 +8,7 @@ from envcheck.facts import Facts
 from envcheck.shell import WHEELS, Shell
 
 GENERAL = "general knowledge of the CUDA and Linux loaders, user reports"
+TORCH_PATH_CHARACTERS = 173  # longest name below site-packages: a licence in torch-2.14.1+cu130.dist-info
 
 
 @cause(
@@ -233,6 +234,25 @@ def _(shell: Shell, facts: Facts):
         "winget install Microsoft.VCRedist.2015+.x64",
         "# torch 2.4.0 also misses libomp140.x86_64.dll: upgrade torch to 2.4.1 or later",
         wheels.install_command(facts, wheels.choose(facts)),
+    ]
+
+
+@cause(
+    "windows-path-too-long",
+    "error",
+    "The folder lies so deep that torch's files pass the 260 characters of a Windows path.",
+    "Without long paths Windows takes 259 characters, and the longest name inside torch has "
+    f"{TORCH_PATH_CHARACTERS}. pip then ends in 'No such file or directory', after gigabytes of download.",
+    "Get-ItemProperty HKLM:\\SYSTEM\\CurrentControlSet\\Control\\FileSystem -Name LongPathsEnabled",
+    "Microsoft: Maximum Path Length Limitation; file names of the torch 2.13 wheel; checked 2026-11-28",
+)
+def _(shell: Shell, facts: Facts):
+    return [
+        "# either allow long paths, in a PowerShell that runs as administrator, then open a new terminal:",
+        "# New-ItemProperty -Path HKLM:\\SYSTEM\\CurrentControlSet\\Control\\FileSystem -Name LongPathsEnabled "
+        "-Value 1 -PropertyType DWORD -Force",
+        "# or move the project to a short path such as C:\\kit, or put the environment into one:",
+        shell.run("python -m envcheck install --venv C:\\venvs\\kit") if facts.is_windows else "# only on Windows",
     ]
 
 

@@ -35,7 +35,9 @@ def explain(text: str, facts: Facts) -> Tuple[Finding, ...]:
     ids = {item.id for item in explained}
     rest = [item for item in known_wrong if item.id not in ids and item.severity == "error"]
     if not explained:
-        return known_wrong or (finding("text-not-recognised", facts, details=[("text", cleaned[-200:])]),)
+        is_wrong = any(item.severity != "note" for item in known_wrong)
+        unknown = finding("text-not-recognised", facts, details=[("text", cleaned[-200:])])
+        return known_wrong if is_wrong else (unknown, *known_wrong)
     return tuple(explained + rest)
 
 

@@ -33,6 +33,8 @@ FIELDS = (
 APPS = ("gpu_uuid", "pid", "process_name", "used_memory")
 MIB_PER_GIB = 1024.0
 SMI_SECONDS = 8.0
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+INTEL_INSIDE = "0000:00:02.0"  # where the graphics of an Intel processor sits; an Arc card sits elsewhere
 PCI_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 
@@ -198,19 +200,17 @@ def _nvml_card(library: Any, index: int) -> Optional[Gpu]:
 
 def _from_pci() -> Dict[str, Any]:
     """Display controllers on the PCI bus of a Linux machine, by vendor; {} where the bus cannot be read."""
-    root = Path("/sys/bus/pci/devices")
-    if not root.is_dir():
+    if not PCI_DEVICES.is_dir():
         return {}
     cards: List[Gpu] = []
-    for device in sorted(root.iterdir()):
+    for device in sorted(PCI_DEVICES.iterdir()):
         try:
             kind, vendor, model = ((device / name).read_text().strip() for name in ("class", "vendor", "device"))
         except OSError:
             continue
-        if kind.startswith("0x03") and vendor in PCI_VENDORS:
+        if kind.startswith("0x03") and vendor in PCI_VENDORS and device.name != INTEL_INSIDE:
             cards.append(Gpu(name=f"{PCI_VENDORS[vendor]} card (PCI {vendor[2:]}:{model[2:]})"))
-    discrete = [gpu for gpu in cards if gpu.vendor == "nvidia"] or [gpu for gpu in cards if gpu.vendor != "intel"]
-    return {"gpu": tuple(discrete)}
+    return {"gpu": tuple([gpu for gpu in cards if gpu.vendor == "nvidia"] or cards)}
 
 
 def _from_windows(run: Runner) -> Dict[str, Any]:

@@ -26,7 +26,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "bf16", "
 
 
 def read(run: Runner) -> Dict[str, Any]:
-    readers = (_system, _memory, _disk, _tools, _variables, _processor)
+    readers = (_system, _memory, _disk, _paths, _tools, _variables, _processor)
     found: Dict[str, Any] = {}
     unread: List[str] = []
     for reader in readers:
@@ -177,6 +177,22 @@ def _free_gib(path: str) -> Optional[float]:
         return round(shutil.disk_usage(path).free / GIB, 1)
     except OSError:
         return None
+
+
+def _paths(run: Runner) -> Dict[str, Any]:
+    """Of Windows: whether long paths are allowed, and where packages go: this environment, or the one to be made."""
+    if sys.platform != "win32":
+        return {}
+    import winreg
+
+    try:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem") as key:
+            allowed = winreg.QueryValueEx(key, "LongPathsEnabled")[0] == 1
+    except FileNotFoundError:
+        allowed = False  # as Windows has it where nobody set it
+    is_venv = sys.prefix != sys.base_prefix
+    site = sysconfig.get_path("purelib") if is_venv else os.path.join(os.getcwd(), ".venv", "Lib", "site-packages")
+    return {"long_paths": allowed, "site_packages_characters": len(site)}
 
 
 def _tools(run: Runner) -> Dict[str, Any]:

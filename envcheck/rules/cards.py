@@ -3,7 +3,7 @@
 import re
 from typing import Iterator, List, Optional, Tuple
 
-from envcheck import known, versions, wheels
+from envcheck import known, other_gpus, versions, wheels
 from envcheck import visible as seen
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding, Gpu
@@ -184,11 +184,13 @@ def container_without_gpu(facts: Facts) -> Iterator[Finding]:
 
 
 def not_nvidia(facts: Facts) -> Iterator[Finding]:
-    """AMD and Intel cards: say what is supported. Apple silicon is a machine of its own and needs no word."""
-    vendors = {gpu.vendor for gpu in facts.gpu or ()}
-    if vendors & {"amd", "intel"} and "nvidia" not in vendors and facts.torch_build not in ("rocm",):
-        names = "; ".join(gpu.name or "?" for gpu in facts.gpu or ())
-        yield finding("gpu-not-nvidia", facts, details=[("GPU", names)])
+    """AMD, Intel and Apple: the GPU is named, and that it idles; also where torch is built for it."""
+    names = other_gpus.names(facts)
+    if names:
+        what = f"The kit does not use this GPU ({names}): it trains, answers and merges on the CPU."
+        build = {"rocm": "a ROCm build, which the kit tells to leave the card alone"}.get(facts.torch_build or "")
+        torch = [("PyTorch", f"{facts.shown_version('torch')}, {build}")] if build else []
+        yield finding("gpu-not-nvidia", facts, what, details=torch)
 
 
 def torch_missing(facts: Facts) -> Iterator[Finding]:

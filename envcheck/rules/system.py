@@ -5,7 +5,7 @@ from typing import Iterator
 
 from envcheck import versions
 from envcheck.causes import finding
-from envcheck.causes.system import debugging
+from envcheck.causes.system import TORCH_PATH_CHARACTERS, debugging
 from envcheck.facts import Facts, Finding
 from envcheck.rules.cards import wants_gpu
 
@@ -24,6 +24,7 @@ BUILT_FROM_SOURCE = (
     "ring-flash-attn",
     "bitsandbytes",
 )
+MOST_PATH_CHARACTERS = 259  # of a Windows path, where long ones are not allowed
 COMPILER_INSIDE = ">=3.2.0.post13"  # triton-windows from here on brings a compiler for NVIDIA cards (its README)
 
 
@@ -130,6 +131,20 @@ def windows_runtime(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def long_paths(facts: Facts) -> Iterator[Finding]:
+    """Where torch is yet to be unpacked: one that is there has fitted."""
+    site = facts.site_packages_characters
+    if not facts.is_windows or facts.long_paths is not False or facts.installed("torch") or site is None:
+        return
+    longest = site + 1 + TORCH_PATH_CHARACTERS
+    if longest > MOST_PATH_CHARACTERS:
+        details = [
+            ("site-packages", f"{site} characters"),
+            ("torch's longest", f"{longest} of at most {MOST_PATH_CHARACTERS}"),
+        ]
+        yield finding("windows-path-too-long", facts, details=details)
+
+
 def runtime_major(facts: Facts) -> Iterator[Finding]:
     """Local tags such as +cu118 beside a torch of another CUDA major version (torchvision has a rule of its own)."""
     build = facts.torch_build
@@ -164,5 +179,6 @@ RULES = (
     runtime_major,
     old_c_library,
     windows_runtime,
+    long_paths,
     debug_variables,
 )

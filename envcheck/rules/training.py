@@ -3,7 +3,7 @@
 import re
 from typing import Iterator, List, Optional
 
-from envcheck import known, wheels
+from envcheck import known, versions, wheels
 from envcheck.causes import finding
 from envcheck.facts import Facts, Finding
 from envcheck.rules.cards import visible, wants_gpu
@@ -12,6 +12,7 @@ from envcheck.shell import Shell
 BYTES_OF_4_BIT, BYTES_OF_8_BIT, BYTES_OF_16_BIT = 0.55, 1.0, 2.0  # per parameter, at least; arithmetic
 GIB = float(1 << 30)
 LITTLE_DISK_GIB = 5.0
+FIRST_DRIVER_WITH_FALLBACK = "536.40"
 LEAST_COMMIT_GIB = 24.0  # Windows: main memory + page file below which loading a 4-bit 8B model failed in user reports
 
 
@@ -174,6 +175,13 @@ def pinned_memory_in_wsl(facts: Facts) -> Iterator[Finding]:
         yield finding("wsl-pinned-memory", facts, severity="warning")
 
 
+def borrowed_memory(facts: Facts) -> Iterator[Finding]:
+    """Nothing tells how the driver is set; without the setting it fills main memory when the card is full."""
+    has_fallback = not versions.below(facts.driver, FIRST_DRIVER_WITH_FALLBACK)
+    if (facts.is_windows or facts.is_wsl) and visible(facts) and wants_gpu(facts) is not False and has_fallback:
+        yield finding("windows-sysmem-fallback", facts)
+
+
 def evaluation_logits(facts: Facts) -> Iterator[Finding]:
     if facts.run("compute_metrics") is True:
         yield finding("oom-evaluation", facts, severity="warning")
@@ -324,5 +332,6 @@ MEMORY = (
     windows_workers,
     page_file,
     evaluation_logits,
+    borrowed_memory,
 )
 HUB = (hub_unreachable,)

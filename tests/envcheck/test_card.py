@@ -71,7 +71,7 @@ def test_the_way_of_an_rtx_5080():
     stages = list(WAY.values())
     for cause_id, now, mended in zip(FIRST, stages, stages[1:]):  # noqa: B905 - Python 3.8 has no strict
         assert broken.caught(cause_id, now, mended), cause_id
-    assert [item.id for item in rules.judge(stages[-1])] == []
+    assert [item.severity for item in rules.judge(stages[-1])] == ["note"], "how its driver is set nobody can read"
     assert not broken.caught(FIRST[0], stages[0], stages[0])
     assert not broken.caught(FIRST[0], stages[1], stages[2])
 

@@ -77,6 +77,11 @@ def test_an_unknown_text_says_so():
     assert [(item.id, item.severity) for item in found] == [("text-not-recognised", "note")]
 
 
+def test_an_unknown_text_says_so_also_where_the_machine_has_a_note():
+    windows = {"os": "Windows 11", "gpu": [{"name": "NVIDIA GeForce RTX 5080"}]}
+    assert first("the weather is fine", **windows) == "text-not-recognised"
+
+
 def test_an_empty_text_judges_the_facts():
     assert explain.explain("\n", Facts.from_json({"python": "3.13.8"}))[0].id == "python-version-unsupported"
 

@@ -122,6 +122,11 @@ def test_an_installation_that_was_cut_off_is_repeated_and_its_rest_removed(proje
             "install-no-such-version",
         ),
         ("ERROR: Package 'x' requires a different Python: 3.9.1 not in '>=3.11'", "install-no-such-version"),
+        (
+            "ERROR: [Errno 2] No such file or directory: 'C:\\x'\nHINT: This error might have occurred since this "
+            "system does not have Windows Long Path support enabled.",
+            "windows-path-too-long",
+        ),
         ("Segmentation fault", "install-step-failed"),
     ],
 )
@@ -135,6 +140,18 @@ def test_the_first_failure_stops_with_its_cause(project, said, cause_id):
 
     problem = install.carry_out(install.plan(venv, "cpu", None, sys.executable), venv, "cpu", Facts(), starter)
     assert (problem.id, len(calls)) == (cause_id, 1)
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(False, 1), (True, 0)])
+def test_a_folder_too_deep_for_windows_is_told_before_anything_is_fetched(
+    project, monkeypatch, capsys, allowed, status
+):
+    facts = Facts(os="Windows 11", gpu=(), long_paths=allowed, packages={"torch": "2.14.1+cu130"})
+    monkeypatch.setattr(install, "collect", lambda: facts)
+    deep = project / ("folder" * 12) / ".venv"
+    assert install.main(["--cpu", "--dry-run", "--venv", str(deep)], starter=None) == status
+    assert ("windows-path-too-long" in capsys.readouterr().err) is not allowed
+    assert install.main(["--cpu", "--dry-run", "--venv", "/v"], starter=None) == 0
 
 
 def test_a_cuda_build_in_place_of_the_cpu_build_is_found(project):

@@ -17,6 +17,7 @@ LEVELS = {
     "known": 1,
     "shell": 2,
     "wheels": 3,
+    "other_gpus": 2,
     "visible": 4,
     "causes": 4,
     "rules": 5,

@@ -1,6 +1,9 @@
 """The probe on machines that are not here: canned answers of nvidia-smi, folders with made-up packages."""
 
+import contextlib
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -127,6 +130,55 @@ def test_an_nvidia_smi_that_hangs_costs_its_time_limit_and_no_more(tmp_path, mon
     monkeypatch.setattr(nvidia.shutil, "which", lambda name: str(program))
     monkeypatch.setattr(nvidia, "SMI_SECONDS", 0.3)
     assert "did not answer" in nvidia.read(run_command)["nvidia_smi"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="these names cannot be folders there")
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ({"0000:00:02.0": "0x8086", "0000:03:00.0": "0x8086"}, ["Intel card (PCI 8086:56a0)"]),
+        ({"0000:00:02.0": "0x8086"}, []),
+        ({"0000:00:02.0": "0x8086", "0000:03:00.0": "0x1002"}, ["AMD card (PCI 1002:56a0)"]),
+        ({"0000:03:00.0": "0x1002", "0000:0a:00.0": "0x10de"}, ["NVIDIA card (PCI 10de:56a0)"]),
+    ],
+)
+def test_cards_on_the_bus_but_not_the_graphics_of_a_processor(tmp_path, monkeypatch, devices, expected):
+    for name, vendor in devices.items():
+        (tmp_path / name).mkdir()
+        for file, text in (("class", "0x030000"), ("vendor", vendor), ("device", "0x56a0")):
+            (tmp_path / name / file).write_text(text + "\n", encoding="utf-8")
+    monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
+    assert [gpu.name for gpu in nvidia._from_pci()["gpu"]] == expected
+
+
+class Registry:
+    """Stands in for winreg; value: of LongPathsEnabled, None where nobody set it."""
+
+    HKEY_LOCAL_MACHINE = "HKLM"
+
+    def __init__(self, value):
+        self.value = value
+
+    def OpenKey(self, root, path):
+        assert (root, path) == ("HKLM", r"SYSTEM\CurrentControlSet\Control\FileSystem")
+        return contextlib.nullcontext(path)
+
+    def QueryValueEx(self, key, name):
+        assert name == "LongPathsEnabled"
+        if self.value is None:
+            raise FileNotFoundError(name)
+        return self.value, 4
+
+
+@pytest.mark.parametrize(("value", "allowed"), [(1, True), (0, False), (None, False)])
+def test_windows_says_whether_long_paths_are_allowed(monkeypatch, value, allowed):
+    monkeypatch.setattr(system.sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "winreg", Registry(value))
+    found = system._paths(run_command)
+    assert found == {"long_paths": allowed, "site_packages_characters": len(sysconfig.get_path("purelib"))}
+    monkeypatch.setattr(system.sys, "prefix", sys.base_prefix)
+    outside = system._paths(run_command)["site_packages_characters"]
+    assert outside == len(str(Path.cwd() / ".venv" / "Lib" / "site-packages")), "where the installer makes one"
 
 
 def fake_runner(cards: Output, apps: Output = Output(0, ""), plain: Output = Output(0, "")):  # noqa: B008

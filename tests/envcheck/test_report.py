@@ -140,6 +140,16 @@ def test_golden_screens_hold_no_private_words():
         assert not re.search(r"/home/|/Users/|/root/|hf_[a-z]{5}", path.read_text(encoding="utf-8")), path.name
 
 
+@pytest.mark.parametrize(
+    ("severities", "said"),
+    [((), "no problem found."), (("note",), "no problem found. 1 note."), (("warning", "note"), "1 warning, 1 note.")],
+)
+def test_a_note_does_not_make_a_machine_unfit(severities, said):
+    found = [Finding("x", severity, "what") for severity in severities]
+    assert report.verdict(found).endswith(said)
+    assert report.verdict(found).startswith("This machine is fit") is ("warning" not in severities)
+
+
 def test_a_foreign_text_cannot_steer_the_terminal():
     item = Finding("x", "note", "what", details=(("said", "a\x1b[2Jb\x07\x9bc"),))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", report.render(item))

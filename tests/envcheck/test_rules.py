@@ -13,7 +13,17 @@ PASCAL = {"name": "NVIDIA GeForce GTX 1080 Ti", "compute_capability": "6.1", "vr
 MIG = {"name": "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "compute_capability": "8.0"}
 LINUX = {"os": "Ubuntu 24.04"}
 
+DEEP = {"os": "Windows 11", "long_paths": False, "site_packages_characters": 86, "packages": {"torch": None}}
+
 REACHED = [  # (id, facts that give it away)
+    ("windows-sysmem-fallback", {"os": "Windows 11", "gpu": [BLACKWELL], "driver": "581.57"}),
+    ("windows-sysmem-fallback", {"os": "Windows 10", "gpu": [PASCAL]}),
+    ("windows-sysmem-fallback", {"os": "Ubuntu 24.04 (WSL2)", "wsl": True, "gpu": [ADA], "driver": "560.94"}),
+    ("windows-path-too-long", DEEP),
+    ("windows-path-too-long", {**DEEP, "packages": {}}),
+    ("gpu-not-nvidia", {"gpu": [{"name": "Apple M4 Pro"}], "os": "macOS 15.6 arm64"}),
+    ("gpu-not-nvidia", {"gpu": [{"name": "Intel(R) Arc(TM) A770 Graphics"}]}),
+    ("gpu-not-nvidia", {"gpu": [{"name": "AMD Radeon RX 7900 XTX"}], "packages": {"torch": "2.9.1+rocm6.4"}}),
     ("torch-lacks-gpu-arch", {"gpu": [BLACKWELL], "packages": {"torch": "2.9.1+cu126"}}),
     (
         "torch-lacks-gpu-arch",
@@ -191,6 +201,17 @@ REACHED = [  # (id, facts that give it away)
 ]
 
 QUIET = [  # (id that must not appear, facts that are fine)
+    ("windows-sysmem-fallback", {"os": "Ubuntu 24.04", "gpu": [BLACKWELL], "driver": "581.57"}),
+    ("windows-sysmem-fallback", {"os": "Windows 11", "gpu": []}),
+    ("windows-sysmem-fallback", {"os": "Windows 11", "gpu": [BLACKWELL], "training": {"device": "cpu"}}),
+    ("windows-sysmem-fallback", {"os": "Windows 10", "gpu": [PASCAL], "driver": "531.79"}),
+    ("windows-path-too-long", {**DEEP, "site_packages_characters": 85}),
+    ("windows-path-too-long", {**DEEP, "long_paths": True}),
+    ("windows-path-too-long", {**DEEP, "packages": {"torch": "2.14.1+cu130"}}),
+    ("windows-path-too-long", {**DEEP, "os": "Ubuntu 24.04"}),
+    ("windows-path-too-long", {"os": "Windows 11", "packages": {"torch": None}}),
+    ("gpu-not-nvidia", {"gpu": [{"name": "Intel(R) UHD Graphics 770"}, ADA]}),
+    ("gpu-not-nvidia", {"gpu": []}),
     ("torch-lacks-gpu-arch", {"gpu": [ADA], "torch_arch_list": ["sm_80", "sm_86", "sm_90"]}),
     ("torch-lacks-gpu-arch", {"gpu": [BLACKWELL], "torch_arch_list": ["sm_90", "compute_90"]}),
     (
@@ -265,6 +286,25 @@ def test_it_stays_quiet(cause_id, facts):
 def test_flash_attn_without_kernels_for_blackwell_is_an_error_only_where_it_is_used(packages, severity):
     found = rules.judge(Facts.from_json({"gpu": [BLACKWELL], "packages": packages}))
     assert [item.severity for item in found if item.id == "attention-kernel-unsupported"] == [severity]
+
+
+@pytest.mark.parametrize("cause_id", ["windows-sysmem-fallback", "gpu-not-nvidia"])
+def test_what_a_healthy_machine_should_know_is_a_note(machines, cause_id):
+    named = {"windows-sysmem-fallback": "rtx5080-windows", "gpu-not-nvidia": "apple-silicon"}[cause_id]
+    assert [(item.id, item.severity) for item in rules.judge(Facts.from_json(machines[named]))] == [(cause_id, "note")]
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"), [("amd-radeon-linux", "AMD Radeon RX 7900 XTX"), ("apple-silicon", "Apple M4 Pro")]
+)
+def test_a_gpu_that_idles_is_named_and_why(machines, machine, name):
+    """Also where torch is built for it: there nothing said why it idles."""
+    facts = Facts.from_json(machines[machine])
+    (said,) = [item for item in rules.judge(facts) if item.id == "gpu-not-nvidia"]
+    assert name in said.what
+    assert "CPU" in said.what
+    assert bool(facts.torch_hip) == any("ROCm" in value for _, value in said.details)
+    assert "--preset cpu" in " ".join(said.fix)
 
 
 CARDS = {

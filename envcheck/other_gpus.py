@@ -1,0 +1,28 @@
+"""GPUs that are not NVIDIA's, which the kit leaves alone: which, and in which words it says so. Pure; imports facts.
+
+>>> words(Facts.from_json({"gpu": [{"name": "Apple M4 Pro"}]})).split(":")[0]
+'This GPU (Apple M4 Pro) is not used'
+"""
+
+from envcheck.facts import Facts
+
+OTHERS = ("amd", "intel", "apple")
+
+
+def names(facts: Facts) -> str:
+    """Of the GPUs that are not used; "" where there is none, or an NVIDIA card beside it."""
+    gpus = facts.gpu or ()
+    if any(gpu.vendor == "nvidia" for gpu in gpus):
+        return ""
+    return "; ".join(gpu.name or "?" for gpu in gpus if gpu.vendor in OTHERS)
+
+
+def words(facts: Facts) -> str:
+    """What a user of such a machine should know before anything runs; "" elsewhere."""
+    found = names(facts)
+    if not found:
+        return ""
+    return (
+        f"This GPU ({found}) is not used: the kit knows NVIDIA cards only, and runs on the CPU, where a model of 0.6B "
+        "weights takes an evening (--preset cpu). What can be done here: python -m envcheck --explain gpu-not-nvidia"
+    )
