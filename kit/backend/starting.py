@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from envcheck import settings, wheels
 from envcheck.facts import Facts, Gpu
 from kit.backend.silence import silence
-from kit.data.store import compiled_folder
 from kit.support import environment
+from kit.support.cache import cache_folder
 from kit.support.errors import failure
 from kit.support.units import GIB, gib
 
@@ -66,7 +66,7 @@ class PlannedCard:
 
 def starting_words(loading: "Loading") -> str:
     """What the user waits for."""
-    folder = Path(os.environ.get(environment.COMPILED_FOLDER) or compiled_folder())
+    folder = Path(os.environ.get(environment.COMPILED_FOLDER) or cache_folder("unsloth"))
     is_first = loading.device == "cuda" and loading.backend != "hf" and not any(folder.glob("*.py"))
     return "starting the libraries" + (": the first time on this machine takes a minute" if is_first else "")
 
@@ -91,7 +91,7 @@ def start(loading: "Loading") -> Backend:
 
 def _set_environment(loading: "Loading") -> tuple[str, ...]:
     """Before torch and Unsloth are imported, which read it then."""
-    folder, notes = _private_folder(compiled_folder())
+    folder, notes = _private_folder(cache_folder("unsloth"))
     os.environ.update(environment.of_compiled(folder, os.environ))
     environment.set_constant(os.environ)
     if loading.device == "cpu":

@@ -89,7 +89,7 @@ def encode(
     stored = store.load(key)
     if stored is None:
         why = "Another program deleted or changed it at this moment."
-        raise failure("cache-gone", f"The encoded data in {store.cache_folder()} is gone.", why, "try again")
+        raise failure("cache-gone", f"The encoded data in {store.store_folder()} is gone.", why, "try again")
     return stored
 
 

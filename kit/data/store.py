@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kit.prompt import IGNORED, Sample
+from kit.support.cache import cache_folder
 from kit.support.errors import describe_error, failure
 from kit.support.files import delete_folder, replace_folder
 from kit.support.user_shell import shell
@@ -30,22 +30,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SAMPLES, ROWS, HEAD = "samples.arrow", "rows.arrow", "head.json"
-COMPILED = "unsloth"
 CACHE_LIMIT_BYTES = 20 << 30  # the data sets used longest ago are deleted beyond this
 
 
-def cache_folder() -> Path:
-    """Where encoded data sets are kept: $KIT_CACHE, or the user's cache folder."""
-    given = os.environ.get("KIT_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "finetune-kit" / "data"
-
-
-def compiled_folder() -> Path:
-    """Beside them in the cache: what Unsloth writes for a card, trainers that it runs."""
-    return cache_folder() / COMPILED
+def store_folder() -> Path:
+    """Where encoded data sets are kept."""
+    return cache_folder("data")
 
 
 def samples_schema() -> "pa.Schema":
@@ -109,7 +99,7 @@ def new_folder(key: str) -> Iterator[Path]:
 
     Raises KitError: the cache folder cannot be written to, or its disk is full. Errors of reading data pass through.
     """
-    cache = cache_folder()
+    cache = store_folder()
     folder = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -142,7 +132,7 @@ def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:
     others: list[tuple[float, Path, int]] = []  # when it was used last, the folder, its size
     for folder in cache.iterdir():
         with contextlib.suppress(OSError):
-            if folder != newest and folder.name != COMPILED:
+            if folder != newest:
                 others.append((folder.stat().st_mtime, folder, folder_size_bytes(folder)))
     total_bytes = folder_size_bytes(newest) + sum(size_bytes for *_, size_bytes in others)
     for _, folder, size_bytes in sorted(others):
@@ -166,7 +156,7 @@ def load(key: str) -> "Stored | None":
     """The data set of that key, if it is in the cache and can be read."""
     import pyarrow as pa
 
-    folder = cache_folder() / key
+    folder = store_folder() / key
     try:
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
         with pa.memory_map(str(folder / ROWS)) as rows_file, pa.memory_map(str(folder / SAMPLES)) as samples_file:

@@ -385,7 +385,7 @@ class TestCache:
     def test_nothing_is_left_of_an_entry_that_failed(self, tiny_chat, write_rows, tmp_path, monkeypatch) -> None:
         monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
         problems(write_rows([{"title": "unknown"}]), chat=tiny_chat)
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert list((tmp_path / "cache" / "data").iterdir()) == []
 
     def test_the_oldest_entries_go_when_there_is_too_much(self, tmp_path) -> None:
         for number in range(4):
@@ -427,7 +427,7 @@ class TestCache:
         monkeypatch.setattr(store.StoreWriter, "add", full)
         (finding,) = problems(path, chat=tiny_chat)
         assert any("KIT_CACHE" in way for way in finding.fix)
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert list((tmp_path / "cache" / "data").iterdir()) == []
 
 
 def test_large_files_come_in_several_batches(tiny_chat, write_rows) -> None:
