@@ -197,13 +197,15 @@ def test_fresh_deletes_all_or_nothing(tmp_path, windows, refuse) -> None:
 def test_a_stored_data_set_in_use_stays_whole(tmp_path, monkeypatch, windows, refuse) -> None:
     """Another run maps its files into memory."""
     monkeypatch.setenv("KIT_CACHE", str(tmp_path))
-    a_folder(tmp_path / "used", "old")
-    a_folder(tmp_path / "other", "old")
+    cache = store.store_folder()
+    cache.mkdir()
+    a_folder(cache / "used", "old")
+    a_folder(cache / "other", "old")
     refuse("used")
-    store.keep_within(tmp_path, 0, tmp_path / "newest")
-    assert names(tmp_path) == ["used"]
-    assert texts(tmp_path / "used") == ["old", "old"]
+    store.keep_within(cache, 0, cache / "newest")
+    assert names(cache) == ["used"]
+    assert texts(cache / "used") == ["old", "old"]
     refuse("target")
-    a_folder(tmp_path / "target", "old")
-    store_data(tmp_path)  # another process has the same data open: it is as good
-    assert texts(tmp_path / "target") == ["old", "old"]
+    a_folder(cache / "target", "old")
+    store_data(cache)  # another process has the same data open: it is as good
+    assert texts(cache / "target") == ["old", "old"]
