@@ -3,21 +3,36 @@
 import argparse
 import getpass
 import json
-import os
 import socket
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from envcheck import report, rules
+from envcheck import report, rules, streams
 from envcheck.causes import CAUSES
 from envcheck.explain import judge_all
 from envcheck.facts import Facts, decode
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Exit status: 0 no error found, 1 errors found, 2 wrong usage."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Exit status: 0 no error found, 1 errors found, 2 wrong usage. A reader that has seen enough (| head) and Ctrl-C
+    are no reason for a traceback."""
+    streams.prepare()
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        if not streams.is_closed_pipe(error):
+            raise
+        streams.leave_pipe()
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["install"]:
         from envcheck import install  # it starts programs: loaded only when asked for
 
@@ -47,9 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _print(text: str) -> int:
-    """Write UTF-8 whatever the console's encoding is; what it cannot show becomes a question mark."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding))
+    print(text)
     return 0
 
 
@@ -145,19 +158,5 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def start() -> int:
-    """main as a program: a reader that has seen enough (| head) and Ctrl-C are no reason for a traceback."""
-    try:
-        status = main()
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-
-
 if __name__ == "__main__":
-    sys.exit(start())
+    sys.exit(main())

@@ -83,6 +83,10 @@ class Shell:
             return f"Invoke-RestMethod {address} -Method Post -ContentType application/json -Body {self.quote(body)}"
         return self.run(f"curl {address} -H 'Content-Type: application/json' -d {self.quote(body)}")
 
+    def pipe_utf8(self) -> str:
+        """What makes it pass text to programs as UTF-8; "" where it does so anyway."""
+        return "$OutputEncoding = [Text.Encoding]::UTF8" if self.facts.is_windows else ""
+
     def set_env(self, name: str, value: str) -> str:
         if self.facts.is_windows:
             return f'$env:{name} = "{value}"'

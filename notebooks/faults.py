@@ -124,4 +124,5 @@ def asked_offline(name: str) -> str:
 
 def _said(name: str, **env: str) -> str:
     command = [sys.executable, "-W", "ignore", *PLAN, name]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env).stderr.strip()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=os.environ | env)
+    return done.stderr.strip()

@@ -20,10 +20,12 @@ from kit.chat.prompts import question
 from kit.chat.target import Target
 from kit.run.signals import StopSignals
 from kit.support import console
-from kit.support.errors import KitError, did_you_mean, problem
+from kit.support.errors import KitError, did_you_mean, failure, problem
 from kit.support.files import append_whole
+from kit.support.user_shell import shell
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a model writes must not steer the terminal
+END_OF_INPUT = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 HELP = {
     "/adapter NAME": "the adapter that answers from now on; without a name: which there are",
     "/base": "the untuned model answers from now on",
@@ -33,7 +35,7 @@ HELP = {
     "/reset": "forget the conversation",
     "/save FILE": "the conversation, as one more row of a .jsonl file that kit.train can read",
     "/help": "this",
-    "/quit": "leave, as Ctrl-D does",
+    "/quit": f"leave, as {END_OF_INPUT} does",
 }
 
 
@@ -53,7 +55,7 @@ class TerminalChat:
 
     def run(self) -> None:
         """Until the end of the input."""
-        console.say("/help: what can be typed; Ctrl-C stops an answer, Ctrl-D leaves", style="dim")
+        console.say(f"/help: what can be typed; Ctrl-C stops an answer, {END_OF_INPUT} leaves", style="dim")
         for line in _lines():
             try:
                 if line.startswith("/") and not line.startswith("//"):
@@ -236,14 +238,27 @@ def _lines() -> Iterator[str]:
             return
         except KeyboardInterrupt:
             begun = ""
-            console.say("\nCtrl-D leaves", style="dim")
+            console.say(f"\n{END_OF_INPUT} leaves", style="dim")
             continue
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from None
         if line.endswith("\\"):
             begun += line[:-1] + "\n"
             continue
         text, begun = (begun + line).strip(), ""
         if text:
             yield text
+
+
+def _not_utf8(error: UnicodeDecodeError) -> KitError:
+    utf8 = shell().pipe_utf8()
+    return failure(
+        "input-not-utf8",
+        "What was piped in is not UTF-8.",
+        f"{str(error).capitalize()}: the model would be asked something else.",
+        *([f"{utf8}        (then the same command)"] if utf8 else []),
+        "--prompts FILE        (a question a line)",
+    )
 
 
 def _split(line: str) -> tuple[str, str]:

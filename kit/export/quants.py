@@ -52,7 +52,7 @@ def check(quants: Iterable[str]) -> None:
 def quantize(source: Path, target: Path, quant: str) -> None:
     """By llama-quantize, of a file in F16. Raises KitError: there is none afterwards."""
     command = [QUANTIZE, str(source), str(target), quant.upper()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode or not target.is_file():
         raise failure(
             "gguf-quantize-failed",

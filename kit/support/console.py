@@ -1,7 +1,6 @@
 """Records -> the terminal: talk on standard error, plain lines where it is no terminal."""
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from envcheck import report
+from envcheck import report, streams
 from envcheck.facts import Finding
 from kit.support.errors import INTERRUPTED, KitError
 from kit.support.progress import OnProgress
@@ -29,6 +28,7 @@ stdout = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), **PLAIN)  #
 
 def status_of(command: Callable[[], int]) -> int:
     """A command's exit status; what the user can mend ends here as findings, an interrupt and a closed pipe quietly."""
+    streams.prepare()
     try:
         status = command()
         sys.stdout.flush()
@@ -39,8 +39,10 @@ def status_of(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # of `| head`; the flush at exit must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not streams.is_closed_pipe(error):
+            raise
+        streams.leave_pipe()
         return 0
 
 

@@ -30,7 +30,7 @@ def free_port() -> int:
 @contextmanager
 def running(command: Sequence[str], asked: str, ready_s: float) -> Iterator[None]:
     """Inside, the server of this command answers; it is ready when the address `asked` is. Raises NotStarted."""
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         child = subprocess.Popen(command, stdout=said, stderr=said)
         try:
             _wait(child, asked, ready_s, said)

@@ -16,6 +16,7 @@ LEVELS = {
     "facts": 1,
     "known": 1,
     "shell": 2,
+    "streams": 0,
     "wheels": 3,
     "other_gpus": 2,
     "visible": 4,
