@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kit.backend.merging import Piece
-from kit.export.vocabulary import Vocabulary
 from kit.models.change import Weight
 from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
+from kit.models.vocabulary import Vocabulary
 from kit.support.errors import failure
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.export import modelfile, quants, shards, vocabulary, writing
+from kit.export import modelfile, quants, shards, writing
 from kit.export.gguf_file import GgufFile, GgufModel
 from kit.export.job import Job
 from kit.export.parity_prompts import ParityPrompts
-from kit.export.vocabulary import Vocabulary
+from kit.models import vocabulary
+from kit.models.vocabulary import Vocabulary
 from kit.run.folder import cannot_write
 from kit.run.layout import NOT_VERIFIED
 from kit.support.errors import KitError

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kit.backend import candidates
 from kit.backend.candidates import Candidate
-from kit.export import llama_cpp, vocabulary
+from kit.export import llama_cpp
 from kit.export.parity_prompts import ParityPrompts
+from kit.models import vocabulary
 from kit.prompt import ChatFormat
 from kit.support.progress import OnProgress
 from kit.support.version import stamp

@@ -12,8 +12,8 @@ from typing import Any
 from kit.backend import merging
 from kit.backend.merging import Piece
 from kit.export.base import INDEX, SINGLE, Base
-from kit.export.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.change import Weight
+from kit.models.safetensors_file import PlannedTensor, TensorWriter
 from kit.support.errors import failure
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}

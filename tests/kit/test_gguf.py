@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from kit import models, prompt
-from kit.export import gguf_file, llama_cpp, modelfile, quants, vocabulary
+from kit.export import gguf_file, llama_cpp, modelfile, quants
 from kit.export.gguf_file import GgufFile, GgufModel
 from kit.export.job import prepare
 from kit.export.modelfile import Modelfile
 from kit.export.options import MergeCommand
+from kit.models import vocabulary
 from kit.models.change import Weight
 from kit.prompt import ChatFormat
 from kit.support.errors import KitError

@@ -15,7 +15,7 @@ from kit.options import METHODS, Run
 from kit.options.methods import TAKEN_BY, method_of
 
 KIT = Path(__file__).parents[2] / "kit"
-TOKENIZERS = "export/vocabulary.py"  # llama.cpp's names of tokenizers, some of which are also those of families
+TOKENIZERS = "models/vocabulary.py"  # llama.cpp's names of tokenizers, some of which are also those of families
 COMMON_WORDS = {"prompt", "prefix"}  # also keys of rows and of servers' answers
 
 

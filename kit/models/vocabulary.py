@@ -15,14 +15,36 @@ if TYPE_CHECKING:
     import gguf
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types of the format
-# How text is cut before the merges. The file holds only the name; the patterns are compiled into llama.cpp.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTIONS, _ENDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = tuple(rf"[^\r\n\p{{L}}\p{{N}}]?{word}" for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*"))
+_SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+# How text is cut before the merges, one pattern after the other. A file holds only the name: the patterns are compiled
+# into llama.cpp (src/llama-vocab.cpp), where names of equal patterns differ in whether a known word needs no merges.
 PATTERNS = {
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+",
-    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
+    "qwen2": (_CONTRACTIONS + _WORDS + r"|\p{N}" + _SIGNS + _ENDS,),
+    "qwen35": (
+        _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _ENDS,
+    ),
+    "gpt-2": (GPT2,),
+    "smollm": (r"\p{N}", GPT2),
+    "llama-bpe": (_CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _SIGNS + _ENDS,),
+    "glm4": (_CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _SIGNS + _ENDS,),
+    "tekken": ("|".join(_CASED) + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _ENDS,),
+    "gpt-4o": (
+        "|".join(f"{word}{_CONTRACTIONS}?" for word in _CASED)
+        + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _ENDS,
+    ),
+    "deepseek-v3": (
+        r"\p{N}{1,3}",
+        "[一-龥\u3040-ゟ゠-ヿ]+",
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+        r"| ?[\p{P}\p{S}]+[\r\n]*" + _ENDS,
+    ),
+}  # fmt: skip
+TAKES_WORDS_WHOLE = {"llama-bpe", "tekken"}
 SPACE = "▁"
 
 
@@ -30,7 +52,8 @@ SPACE = "▁"
 class Vocabulary:
     """What a GGUF file says of a tokenizer. kind: gpt2 (byte-level BPE) or llama (sentencepiece).
 
-    special: bos, eos, eot, padding, unknown -> id. scores: of sentencepiece; merges: of byte-level BPE.
+    special: bos, eos, eot, padding, unknown -> id. scores: of sentencepiece; merges: of byte-level BPE. adds_space:
+    sentencepiece puts a blank before every stretch of text between special tokens.
     """
 
     kind: str
@@ -42,6 +65,7 @@ class Vocabulary:
     special: dict[str, int]
     add_bos: bool
     template: str
+    adds_space: bool = False
 
     def add_to(self, writer: "gguf.GGUFWriter") -> None:
         """Its keys."""
@@ -53,7 +77,7 @@ class Vocabulary:
             writer.add_token_merges(self.merges)
         else:
             writer.add_token_scores(self.scores)
-            writer.add_add_space_prefix(True)
+            writer.add_add_space_prefix(self.adds_space)
         adders = {
             "bos": writer.add_bos_token_id,
             "eos": writer.add_eos_token_id,
@@ -85,8 +109,10 @@ def of_folder(folder: Path, vocab_size: int, end_token: str, template: str, conf
     model, added = whole["model"], whole.get("added_tokens") or []
     if model.get("type") != "BPE":
         raise KitError(_unknown(folder, f"its model is {model.get('type')}"))
-    kind = "llama" if model.get("byte_fallback") else "gpt2"
-    pre = "default" if kind == "llama" else _pre(folder, whole)
+    kind = "gpt2" if "ByteLevel" in _steps(whole, "pre_tokenizer") else "llama"
+    pre = _pre(folder, whole) if kind == "gpt2" else "default"
+    if kind == "llama" and not model.get("byte_fallback"):
+        raise KitError(_unknown(folder, "its merges are over neither bytes nor characters with bytes behind them"))
     tokens, types = _tokens(model["vocab"], added, vocab_size, kind)
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     numbers = {token: number for number, token in enumerate(tokens)}
@@ -101,7 +127,21 @@ def of_folder(folder: Path, vocab_size: int, end_token: str, template: str, conf
         special=special,
         add_bos=_adds_bos(folder, special),
         template=template,
+        adds_space=kind == "llama" and _adds_space(whole),
     )
+
+
+def _steps(whole: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
+    """The steps of a tokenizer's part by their type."""
+    found = whole.get(part) or {}
+    steps = found.get("pretokenizers") or found.get("normalizers") or [found]
+    return {step.get("type", ""): step for step in steps}
+
+
+def _adds_space(whole: dict[str, Any]) -> bool:
+    """Behind every special token, as llama.cpp does it; a blank before the very first text only has no name there."""
+    metaspace = _steps(whole, "pre_tokenizer").get("Metaspace", {})
+    return "Prepend" in _steps(whole, "normalizer") or metaspace.get("prepend_scheme") == "always"
 
 
 def _tokens(
@@ -156,18 +196,29 @@ def _adds_bos(folder: Path, special: dict[str, int]) -> bool:
 
 
 def _pre(folder: Path, whole: dict[str, Any]) -> str:
-    """The name under which llama.cpp knows the pattern of a byte-level tokenizer."""
+    """The name under which llama.cpp knows how a byte-level tokenizer cuts text."""
     found = whole.get("pre_tokenizer") or {}
     parts = found.get("pretokenizers", [found])
     if any(part.get("add_prefix_space") for part in parts):
         raise KitError(_unknown(folder, "it puts a space before every text"))
-    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
-    if not patterns and any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
-        patterns = [PATTERNS["gpt-2"]]
-    names = [name for name, pattern in PATTERNS.items() if [pattern] == patterns]
-    if not names:
-        raise KitError(_unknown(folder, f"it cuts text by {patterns or 'no pattern'}"))
-    return names[0]
+    patterns = tuple(filter(None, map(_pattern, parts)))
+    is_whole = bool(whole["model"].get("ignore_merges"))
+    for name, known in PATTERNS.items():
+        if known == patterns and is_whole == (name in TAKES_WORDS_WHOLE):
+            return name
+    raise KitError(_unknown(folder, f"it cuts text by {' and '.join(patterns) or 'no pattern'}"))
+
+
+def _pattern(step: dict[str, Any]) -> str:
+    """By which a step of cutting cuts, "" for one that does not."""
+    match step.get("type"):
+        case "Split":
+            return str(step["pattern"].get("Regex", step["pattern"]))
+        case "Digits" if step.get("individual_digits"):
+            return r"\p{N}"
+        case "ByteLevel" if step.get("use_regex", True):
+            return GPT2
+    return ""
 
 
 def _unknown(folder: Path, what: str) -> Finding:
@@ -196,6 +247,7 @@ def of_gguf(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
         special={name: values[key] for name, key in special.items() if key in values},
         add_bos=bool(values.get(f"{at}add_bos_token")),
         template=values.get("tokenizer.chat_template", ""),
+        adds_space=bool(values.get(f"{at}add_space_prefix", values[f"{at}model"] == "llama")),
     )
     return vocabulary, values
 
@@ -203,10 +255,10 @@ def of_gguf(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
     merges = [(left, right) for left, right in (merge.split(" ", 1) for merge in vocabulary.merges)]
-    built = Tokenizer(models.BPE(vocab=numbers, merges=merges))
-    pattern = pre_tokenizers.Split(Regex(PATTERNS[vocabulary.pre]), "isolated")
+    built = Tokenizer(models.BPE(vocab=numbers, merges=merges, ignore_merges=vocabulary.pre in TAKES_WORDS_WHOLE))
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PATTERNS[vocabulary.pre]]
     built.pre_tokenizer = pre_tokenizers.Sequence(
-        [pattern, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     built.decoder = decoders.ByteLevel()
     return built
@@ -224,5 +276,14 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
     unknown = vocabulary.tokens[vocabulary.special["unknown"]] if "unknown" in vocabulary.special else None
     built = Tokenizer(models.BPE(vocab=numbers, merges=[pair for _, pair in merges], unk_token=unknown,
                                  fuse_unk=True, byte_fallback=True))  # fmt: skip
-    built.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    blank = [normalizers.Prepend(SPACE)] if vocabulary.adds_space else []
+    built.normalizer = normalizers.Sequence([*blank, normalizers.Replace(" ", SPACE)])
+    built.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *([decoders.Strip(" ", 1, 0)] if blank else []),
+        ]
+    )
     return built
