@@ -11,7 +11,6 @@ import itertools
 import json
 import lzma
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import measure
+from kit.backend.device_memory import peak_resident_bytes
 from kit.support.units import GIB
 
 QWEN3 = measure.ROOT / "tests" / "data" / "qwen3"
@@ -42,7 +42,7 @@ def unpack_qwen3(folder: Path) -> None:
 def write_rows(source: Path, rows: int, target: Path) -> None:
     """The source's rows again and again, each time with another number in its question."""
     lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    with target.open("w", encoding="utf-8") as file:
+    with target.open("w", encoding="utf-8", newline="\n") as file:
         for number, row in zip(range(rows), itertools.cycle(lines), strict=False):
             changed = {"question": f"{row['question']} (Exercise {number})", "answer": row["answer"]}
             file.write(json.dumps(changed, ensure_ascii=False) + "\n")
@@ -121,8 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.part:
         figures = PARTS[args.part](args.data, args.folder)
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        json.dump(figures | {"peak_gib": round(peak_bytes / GIB, 3)}, sys.stdout)
+        json.dump(figures | {"peak_gib": round(peak_resident_bytes() / GIB, 3)}, sys.stdout)
         return
     with tempfile.TemporaryDirectory() as scratch:
         measure.write("data_speed", measured(args, Path(scratch)))

@@ -67,7 +67,7 @@ class FaultSite:
     def losses(self) -> dict[int, tuple[float, int]]:
         """Step -> (loss, tokens so far), as written down; a step that stands there twice is an error."""
         path, found = self.output / "metrics.jsonl", {}
-        for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+        for line in map(json.loads, path.read_text("utf-8").splitlines() if path.exists() else ()):
             if "loss" in line:
                 assert line["step"] not in found, f"step {line['step']} is written down twice"
                 found[line["step"]] = (line["loss"], line["tokens"])
@@ -176,7 +176,7 @@ def beside_another(place: FaultSite, fault: Fault) -> measure.Done:
 
 MEMORY = "memory ran out"
 PASSED, AGAIN = "is not whole and is passed over", "beginning again with step 1"
-KILLED = -9
+KILLED = 15 if sys.platform == "win32" else -9  # as psutil ends a process there
 FAULTS = (
     Fault("memory: loading", "no room for the model", "oom-load", 1, "out-of-memory-at-load", 0),
     Fault("memory: adapter made", "no room for the adapter", "oom-adapt", 1, "out-of-memory-at-load", 0),
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
     args = parser.parse_args()
     wanted = [one for one in FAULTS if not args.only or any(part in one.name for part in args.only)]
-    can_mount = os.geteuid() == 0 and shutil.which("mount")
+    can_mount = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount")
     start_s = time.perf_counter()
     undisturbed = {backend: losses_of(backend) for backend in sorted({one.backend for one in wanted})}
 

@@ -15,6 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from kit import backend, train
 from kit.backend import loading, methods, training
 from kit.run import keeping, measuring, recording, watch
@@ -179,7 +181,12 @@ def obey_rights() -> None:
 
 
 def send(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
+    return lambda: signal.raise_signal(number)
+
+
+def killed() -> None:
+    """As by kill -9 or the task manager."""
+    psutil.Process().kill()
 
 
 def twice_interrupted() -> None:
@@ -195,7 +202,7 @@ def killed_while_writing(step: int) -> None:
 
     def look(trainer: Any, _: Path) -> None:
         if trainer.state.global_step == step:
-            send(signal.SIGKILL)()
+            killed()
 
     behind(backend, "save_state", look)
 
@@ -230,7 +237,7 @@ def lose_data() -> None:
 
 
 def change_data() -> None:
-    with Path(option("--data")).open("a", encoding="utf-8") as file:
+    with Path(option("--data")).open("a", encoding="utf-8", newline="\n") as file:
         file.write('{"question": "new?", "answer": "new"}\n')
 
 
@@ -258,8 +265,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "oom-adapter-once": lambda: memory_runs_out(backend, "save_adapter", range(1)),
     "oom-adapter": lambda: memory_runs_out(backend, "save_adapter"),
     "nan": not_a_number,
-    "kill-before-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(1, send(signal.SIGKILL))),
-    "kill": lambda: before(keeping.Keeper, "keep", at_step(STEP, send(signal.SIGKILL))),
+    "kill-before-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(1, killed)),
+    "kill": lambda: before(keeping.Keeper, "keep", at_step(STEP, killed)),
     "kill-while-writing": lambda: killed_while_writing(STEP),
     "disk-first-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(1, fill_disk)),
     "disk-later-checkpoint": lambda: before(keeping.Keeper, "keep", at_step(STEP, fill_disk)),

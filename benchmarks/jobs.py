@@ -52,7 +52,7 @@ def build(name: str, folder: Path) -> None:
     measure.draw_weights(model)
     rows = _rows(tokenizer, re.findall("[A-Za-z]{3,10}", " ".join(text)), TRAIN_ROWS + HELD_OUT_ROWS)
     for file, part in (("train.jsonl", rows[:TRAIN_ROWS]), ("held_out.jsonl", rows[TRAIN_ROWS:])):
-        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8", newline="\n")
 
 
 def _published(size: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _published(size: str) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8", newline="\n")
 
 
 def _tokenizer(text: list[str]) -> Any:

@@ -6,11 +6,11 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from envcheck import probe
@@ -18,6 +18,7 @@ from kit.run.recording import versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+UTF8 = {"encoding": "utf-8", "errors": "replace"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Done:
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Done:
     """`python ARGUMENTS` from the repository root."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with TemporaryFile("w+", **UTF8) as out, TemporaryFile("w+", **UTF8) as err:
         start_s = time.perf_counter()
         child = subprocess.Popen(
             [sys.executable, *map(str, arguments)], cwd=ROOT, stdout=out, stderr=err, env={**os.environ, **(env or {})}
@@ -84,13 +85,15 @@ def write(name: str, figures: dict[str, Any]) -> None:
     }
     record = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, "versions": versions(), **figures}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n"
+    )
     print(json.dumps(figures, indent=1, ensure_ascii=False))
 
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -41,7 +41,7 @@ def write_adapter(folder: Path, model: Path, rank: int, size: float) -> None:
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     said = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(model), "r": rank,
             "lora_alpha": rank, "target_modules": list(TARGETS), "bias": "none", "inference_mode": True}  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    (folder / "adapter_config.json").write_text(json.dumps(said), "utf-8", newline="\n")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (model / name).is_file():
             (folder / name).write_bytes((model / name).read_bytes())

@@ -50,7 +50,7 @@ def run_once(job: str, tool: str, steps: int, folder: Path, output: Path) -> dic
         took = Path(cache) / "steps.json"
         command = commands(job, steps, folder, output)[tool]
         done = measure.must(measure.run("-m", "benchmarks.ruler", took, 0, *command, env=env))
-        counted = json.loads(took.read_text())[-steps:][FIRST_STEPS:]  # the kit's preflight has one before
+        counted = json.loads(took.read_text("utf-8"))[-steps:][FIRST_STEPS:]  # the kit's preflight has one before
     return {
         "steps": steps,
         "tokens_per_s": round(sum(step["tokens"] for step in counted) / sum(step["seconds"] for step in counted), 1),

@@ -46,7 +46,7 @@ def build_few_layers(config: dict[str, Any], folder: Path) -> None:
     own = json.loads((TINY / "config.json").read_text("utf-8"))
     tokens = {name: own[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
     small = config | tokens | {"num_hidden_layers": FEW_LAYERS, "layer_types": None}
-    (folder / "config.json").write_text(json.dumps(small), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(small), encoding="utf-8", newline="\n")
     measure.draw_weights(folder)
 
 

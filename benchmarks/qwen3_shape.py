@@ -49,7 +49,7 @@ def build_rows(folder: Path, tokens: int) -> Path:
             words.pop(0)
         made.append(row)
     path = folder.parent / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8", newline="\n")
     return path
 
 

@@ -106,7 +106,7 @@ def with_figures(text: str) -> str:
 
 
 def main() -> None:
-    README.write_text(with_figures(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(with_figures(README.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
     print(f"{README.name} brought up to date")
 
 

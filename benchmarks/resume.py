@@ -9,7 +9,6 @@ import argparse
 import itertools
 import json
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ def command(output: Path, backend: str, four_bit: bool) -> list[str]:
 
 
 def losses(output: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (output / "metrics.jsonl").read_text("utf-8").splitlines())
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
@@ -41,10 +40,10 @@ def killed_once(output: Path, backend: str, four_bit: bool, seconds: float) -> i
     while child.poll() is None and not (output / "metrics.jsonl").exists():
         time.sleep(0.05)
     time.sleep(seconds)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     child.wait()
     measure.must(measure.run(*command(output, backend, four_bit)))
-    events = map(json.loads, (output / "events.jsonl").read_text().splitlines())
+    events = map(json.loads, (output / "events.jsonl").read_text("utf-8").splitlines())
     return next((event["step"] for event in events if event["kind"] == "resumed"), 0)
 
 
@@ -60,7 +59,7 @@ def main() -> None:
             output = Path(scratch) / f"{backend}-{four_bit}"
             measure.must(measure.run(*command(output, backend, four_bit)))
             undisturbed[backend, four_bit] = losses(output)
-            lines = (output / "metrics.jsonl").read_text().splitlines()
+            lines = (output / "metrics.jsonl").read_text("utf-8").splitlines()
             lasted_s[backend, four_bit] = json.loads(lines[-1])["elapsed_s"] if "elapsed_s" in lines[-1] else 5.0
         for number in range(args.kills):
             backend, four_bit = combination = COMBINATIONS[number % len(COMBINATIONS)]

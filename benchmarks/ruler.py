@@ -51,7 +51,7 @@ def main() -> None:
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        Path(out).write_text(json.dumps(ruler.steps), encoding="utf-8")
+        Path(out).write_text(json.dumps(ruler.steps), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def main() -> None:
         test_tokens=len(test_stream), loss=loss, perplexity=math.exp(loss), unigram=unigram,
         unigram_perplexity=math.exp(unigram), held_out=HELD_OUT_PCT, sources=sources,
     )  # fmt: skip
-    (args.out / "README.md").write_text(card, encoding="utf-8")
+    (args.out / "README.md").write_text(card, encoding="utf-8", newline="\n")
     print(f"held-out loss {loss:.3f} (unigram {unigram:.3f}) after {steps} steps, {minutes:.0f} minutes -> {args.out}")
 
 

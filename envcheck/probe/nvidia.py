@@ -205,7 +205,9 @@ def _from_pci() -> Dict[str, Any]:
     cards: List[Gpu] = []
     for device in sorted(PCI_DEVICES.iterdir()):
         try:
-            kind, vendor, model = ((device / name).read_text().strip() for name in ("class", "vendor", "device"))
+            kind, vendor, model = (
+                (device / name).read_text(encoding="utf-8").strip() for name in ("class", "vendor", "device")
+            )
         except OSError:
             continue
         if kind.startswith("0x03") and vendor in PCI_VENDORS and device.name != INTEL_INSIDE:

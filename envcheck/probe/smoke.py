@@ -195,7 +195,7 @@ def run_source(source: str, limit_s: float, run: Runner) -> Output:
     """Triton reads the source of its kernels from a file, so every test is one."""
     with tempfile.TemporaryDirectory(prefix="envcheck-") as folder:
         path = os.path.join(folder, "smoke_test.py")
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
             file.write(source)
         env = {**os.environ, "PYTHONIOENCODING": "utf-8", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
         return run([sys.executable, path], limit_s, env)

@@ -52,8 +52,11 @@ def peak_memory_bytes(device: str) -> int:
     """Most memory taken so far: reserved by torch on a card, resident in this process on a CPU."""
     import torch
 
-    if device == "cuda":
-        return torch.cuda.max_memory_reserved()
+    return torch.cuda.max_memory_reserved() if device == "cuda" else peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Most main memory that this process had at once; needs no torch."""
     if sys.platform == "win32":
         import psutil
 
