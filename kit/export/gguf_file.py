@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from kit.backend.merging import Piece
 from kit.models.change import Weight
 from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
+from kit.models.gguf_in import paired_heads
 from kit.models.vocabulary import Vocabulary
 from kit.support.errors import failure
 
@@ -149,7 +150,7 @@ def slots(weights: Sequence[Weight], config: dict[str, Any], quant: str) -> dict
         if name is None:
             unnamed.append(weight.name)
         else:
-            found[weight.name] = Slot(name, _kind(name, weight.shape, quant), _permuted_heads(name, config))
+            found[weight.name] = Slot(name, _kind(name, weight.shape, quant), paired_heads(name, config))
     if unnamed:
         raise failure(
             "gguf-weight-unknown",
@@ -181,17 +182,6 @@ def _kind(name: str, shape: tuple[int, ...], quant: str) -> "gguf.GGMLQuantizati
         return kinds.F32
     kind = kinds[TYPES[quant][1 if name in (EMBEDDING, HEAD) else 0]]
     return kind if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0 else kinds.F16
-
-
-def _permuted_heads(name: str, config: dict[str, Any]) -> int:
-    """Heads whose rows change their places: 0 where rotary pairs lie in GGUF as in transformers."""
-    if not _family(config).gguf_pairs_neighbours:
-        return 0
-    if name.endswith("attn_q.weight"):
-        return config["num_attention_heads"]
-    if name.endswith("attn_k.weight"):
-        return key_value_heads(config)
-    return 0
 
 
 def permuted(numbers: "np.ndarray", heads: int) -> "np.ndarray":

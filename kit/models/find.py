@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
+from kit.models import gguf_in
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.file_names import file_name
@@ -75,6 +76,8 @@ def find(name: str, option: str = "--model") -> Model:
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(name, folder)
+    if gguf_in.is_gguf(name) and folder.is_file():
+        return _in_folder(name, gguf_in.unpack(folder))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise ModelNotHere(_not_found(name, option))
     return _on_hub(name, option)
@@ -88,6 +91,7 @@ def _not_found(name: str, option: str) -> Finding:
         "It is no folder here, and hub names have the form owner/name.",
         f"{option} tiny                  the small model that comes with the kit",
         f"{option} path/to/folder        with config.json, tokenizer.json and *.safetensors",
+        f"{option} path/to/file.gguf     of a family that the kit reads",
         f"{option} {KNOWN_ON_HUB[0]}       a name on the hub",
     )
 

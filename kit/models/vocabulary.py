@@ -6,7 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from envcheck.facts import Finding
 from kit.support.errors import KitError, problem
@@ -250,6 +250,13 @@ def of_gguf(path: Path) -> tuple[Vocabulary, dict[str, Any]]:
         adds_space=bool(values.get(f"{at}add_space_prefix", values[f"{at}model"] == "llama")),
     )
     return vocabulary, values
+
+
+def begins_with(token: str, number: int) -> processors.TemplateProcessing:
+    """The step of a tokenizer that puts a token before every text."""
+    return processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, number)]
+    )
 
 
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
