@@ -17,7 +17,7 @@ from kit.options.words import nearest
 from kit.support.errors import USAGE, KitError, near_name, problem
 
 FLAG = re.compile(r"--?[A-Za-z]")  # a negative number or a lone dash is a value
-SWITCH_VALUES = ("auto", "on", "off")  # after a switch; any other word there is not its value
+SWITCH_VALUES = ("auto", "on", "off")  # after a switch, and its own; any other word there is not its value
 LONGEST_SHOWN = 60  # characters of a wrong value
 Model = TypeVar("Model", bound=BaseModel)
 AnyDoor = TypeVar("AnyDoor", bound=Door)
@@ -119,7 +119,7 @@ def _values_of(option: Option, words: deque[str]) -> list[str]:
     if option.is_list:
         return _values(words)
     if option.is_switch:
-        return [words.popleft()] if words and words[0] in SWITCH_VALUES else ["on"]
+        return [words.popleft()] if words and words[0] in (*SWITCH_VALUES, *option.literals) else ["on"]
     return [words.popleft()] if words and not FLAG.match(words[0]) else []
 
 

@@ -154,6 +154,11 @@ class TestReading:
         assert resolve.load(["--preset", "cpu", *argv], pytest.fail).run.load_in_4bit is train
         assert parse(ChatCommand, ["tiny", *argv]).load_in_4bit == chat
 
+    def test_a_switch_with_a_value_of_its_own_takes_it(self) -> None:
+        """As the kit's own advice says: --gradient-checkpointing unsloth."""
+        run = resolve.load(["--preset", "cpu", "my.jsonl", "--gradient-checkpointing", "unsloth"], pytest.fail).run
+        assert (run.data, run.gradient_checkpointing) == (("my.jsonl",), "unsloth")
+
     def test_a_switch_does_not_take_the_next_word(self) -> None:
         assert read(TrainCommand, ["--load-in-4bit", "my.csv"]) == {"load_in_4bit": "on", "data": ["my.csv"]}
         assert parse(ChatCommand, ["--load-in-4bit", "auto", "tiny"]).load_in_4bit == "auto"
