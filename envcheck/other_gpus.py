@@ -1,8 +1,10 @@
 """GPUs that are not NVIDIA's, which the kit leaves alone: which, and in which words it says so. Pure; imports facts.
 
->>> words(Facts.from_json({"gpu": [{"name": "Apple M4 Pro"}]})).split(":")[0]
+>>> notes(Facts.from_json({"gpu": [{"name": "Apple M4 Pro"}]}))[0].split(":")[0]
 'This GPU (Apple M4 Pro) is not used'
 """
+
+from typing import Tuple
 
 from envcheck.facts import Facts
 
@@ -17,12 +19,12 @@ def names(facts: Facts) -> str:
     return "; ".join(gpu.name or "?" for gpu in gpus if gpu.vendor in OTHERS)
 
 
-def words(facts: Facts) -> str:
-    """What a user of such a machine should know before anything runs; "" elsewhere."""
+def notes(facts: Facts) -> Tuple[str, ...]:
+    """What the user of such a machine should know before anything runs; () elsewhere."""
     found = names(facts)
     if not found:
-        return ""
+        return ()
     return (
         f"This GPU ({found}) is not used: the kit knows NVIDIA cards only, and runs on the CPU, where a model of 0.6B "
-        "weights takes an evening (--preset cpu). What can be done here: python -m envcheck --explain gpu-not-nvidia"
+        "weights takes an evening (--preset cpu). What can be done here: python -m envcheck --explain gpu-not-nvidia",
     )

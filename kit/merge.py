@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from envcheck import other_gpus, probe
 from kit.export import parity_prompts, verifying
 from kit.export.job import Job, prepare
 from kit.export.model_folder import WrittenFiles, write
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def command_line(argv: list[str]) -> int:
     command = parse(MergeCommand, argv)
+    for text in other_gpus.notes(probe.collect()):
+        console.note(text)
     job = prepare(command)  # all that can be wrong is found here, before a weight is read
     show(job)
     with console.progress() as on_progress:

@@ -18,13 +18,14 @@ def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
     from peft import PeftModel
 
     model: Any = loaded.model
+    device = loaded.device  # else PEFT takes any GPU that it finds
     for index, (name, folder) in enumerate(folders.items()):
         try:
             with silence():
                 if index == 0:
-                    model = PeftModel.from_pretrained(model, str(folder), adapter_name=_peft_name(0))
+                    model = PeftModel.from_pretrained(model, str(folder), _peft_name(0), torch_device=device)
                 else:
-                    model.load_adapter(str(folder), adapter_name=_peft_name(index))
+                    model.load_adapter(str(folder), _peft_name(index), torch_device=device)
         except (RuntimeError, ValueError, OSError, KeyError, TypeError, MemoryError) as error:
             raise _cannot_load(name, folder, error) from error
     keep_precision(model)

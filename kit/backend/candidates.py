@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kit.backend.device import has_card
 from kit.backend.merging import combined
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
@@ -131,9 +132,10 @@ def _with_adapters(model: "PreTrainedModel", candidate: Candidate) -> "PreTraine
 
     adapters, way = candidate.adapters, candidate.combination.way
     names = [f"adapter{number}" for number in range(len(adapters))]
-    tuned: Any = PeftModel.from_pretrained(model, adapters[0][0], adapter_name=names[0])
+    device = candidate.device  # else PEFT takes any GPU that it finds
+    tuned: Any = PeftModel.from_pretrained(model, adapters[0][0], names[0], torch_device=device)
     for name, (folder, _) in list(zip(names, adapters, strict=True))[1:]:
-        tuned.load_adapter(folder, adapter_name=name)
+        tuned.load_adapter(folder, name, torch_device=device)
     shares = [share for _, share in adapters]
     if way != "linear":
         return _with_one_update(tuned, names, shares, candidate.combination)
@@ -164,7 +166,7 @@ def choose_device(weights: int) -> tuple[str, str]:
     import torch
 
     free_bytes = {"cpu": psutil.virtual_memory().available}
-    if torch.cuda.is_available():
+    if has_card():
         free_bytes = {"cuda": torch.cuda.mem_get_info()[0]} | free_bytes
     for arithmetic, width_bytes in (("fp32", 4), ("bf16", 2)):
         for device, free in free_bytes.items():

@@ -4,6 +4,8 @@ import re
 import sys
 from collections.abc import Callable
 
+from kit.backend.device import has_card
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """torch says it as a RuntimeError, in other words on a card than on a CPU."""
@@ -18,7 +20,7 @@ def free_memory() -> None:
     import torch
 
     gc.collect()
-    if torch.cuda.is_available():
+    if has_card():
         torch.cuda.empty_cache()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kit.backend.device import has_card
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
 from kit.models.adapters import BlockSum, Factors
@@ -83,7 +84,7 @@ def _device() -> "torch.device":
     """Where training quantised it: bitsandbytes has kernels of its own for each."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if has_card() else "cpu")
 
 
 def _changed(base: "torch.Tensor", weight: Weight, combination: Combination) -> "torch.Tensor":

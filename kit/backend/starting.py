@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from envcheck import settings, wheels
 from envcheck.facts import Facts, Gpu
+from kit.backend.device import has_card
 from kit.backend.silence import silence
 from kit.support import environment
 from kit.support.cache import cache_folder
@@ -95,7 +96,7 @@ def _set_environment(loading: "Loading") -> tuple[str, ...]:
     os.environ.update(environment.of_compiled(folder, os.environ))
     environment.set_constant(os.environ)
     if loading.device == "cpu":
-        os.environ[environment.CARDS] = ""  # also for a card that torch would find and then fail on
+        os.environ.update(environment.ON_CPU)
     elif loading.card:
         card = loading.card
         os.environ.update(environment.of_card(card.gpu.index, card.gpu.uuid, card.is_only_one, os.environ))
@@ -136,11 +137,12 @@ def _check_card(card: PlannedCard | None) -> None:
     """Raises KitError: torch sees no card, or not the one that was planned for."""
     import torch
 
-    if not torch.cuda.is_available():
+    if not has_card():
         raise failure(
             "torch-sees-no-card",
             "There is a graphics card, and torch cannot use it.",
-            "Either torch is built for the CPU, or a run in this process was on the CPU: that cannot be undone.",
+            "Either torch is built for the CPU or for AMD, or a run in this process was on the CPU: that cannot be "
+            "undone.",
             "python -m envcheck           (says what is wrong with torch or the driver)",
             "a fresh process              (in a notebook: restart the kernel)",
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kit.backend.device import has_card
 from kit.backend.loading import Loaded
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype("int64")), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if has_card() else [],
     }
 
 
@@ -125,5 +126,5 @@ def set_random_state(state: dict[str, Any]) -> None:
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
+    if state["cuda"] and has_card():
         torch.cuda.set_rng_state_all(state["cuda"])

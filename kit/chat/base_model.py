@@ -10,7 +10,7 @@ from kit.backend.starting import PlannedCard
 from kit.chat.names import ChatSource
 from kit.chat.options import ChatCommand
 from kit.models import Model
-from kit.options import Method
+from kit.options import Method, resolve
 from kit.options.methods import IN_UNSLOTH
 from kit.support.errors import failure
 
@@ -23,13 +23,8 @@ def loading_for(
         facts = replace(facts, gpu=())
     device = "cpu" if settings.best_card(facts) is None else "cuda"
     if command.device == "cuda" != device:
-        raise failure(
-            "no-usable-gpu",
-            "--device cuda asks for a graphics card and none can be used here.",
-            "No NVIDIA card was found, or it is hidden from this program.",
-            "python -m envcheck           (says what is wrong with the card)",
-            "--device cpu",
-        )
+        what = "--device cuda asks for a graphics card and none can be used here."
+        raise resolve.no_usable_card(what, facts, "--device cpu")
     as_before = _in_training(source, device)
     here = settings.choose(facts).precision.value
     return Loading(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from envcheck import other_gpus
 from envcheck.facts import Facts
 from kit import models, prompt
 from kit.backend import Loading
@@ -110,7 +111,7 @@ def find(command: ChatCommand, facts: Facts) -> Target:
         chats=tuple(chats) or (_chat(model, model.files, source, command.template),),
         loading=loading,
         sampling=sampling,
-        notes=notes_for(command, source, loading, takes_likeliest=not sampling.temperature),
+        notes=(*notes_for(command, source, loading, not sampling.temperature), *other_gpus.notes(facts)),
         whole=whole.name if whole else "",
         untuned=untuned,
     )

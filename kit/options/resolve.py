@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from envcheck import settings
+from envcheck import other_gpus, settings
 from envcheck.facts import Facts, Gpu
 from kit.options import METHODS, DataCommand, Rows, Run, TrainCommand, command_line
 from kit.options.commands import RunDoor
@@ -84,13 +84,8 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     chosen = settings.choose(facts)
     on_card = settings.best_card(facts) is not None
     if run.device == "cuda" and not on_card:
-        raise failure(
-            "no-usable-gpu",
-            "The run asks for a graphics card and none can be used here.",
-            "No NVIDIA card was found, or it is hidden from this program.",
-            "python -m envcheck           (says what is wrong with the card)",
-            "--preset cpu                 (trains on the CPU)",
-        )
+        what = "The run asks for a graphics card and none can be used here."
+        raise no_usable_card(what, facts, "--preset cpu                 (trains on the CPU)")
     auto = {
         "device": ("cuda" if on_card else "cpu", "an NVIDIA card is there" if on_card else "no usable NVIDIA card"),
         "precision": chosen.precision,
@@ -102,6 +97,17 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     undecided = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in undecided.items()})
     return settled, {name: reason for name, (_, reason) in undecided.items()}
+
+
+def no_usable_card(what: str, facts: Facts, on_cpu: str) -> KitError:
+    """For a card that was asked for; on_cpu: what to type instead."""
+    others = other_gpus.names(facts)
+    why = "No NVIDIA card was found, or it is hidden from this program."
+    if others:
+        why = f"The GPU here is {others}; the kit knows NVIDIA cards only, and leaves every other alone."
+    return failure(
+        "no-usable-gpu", what, why, "python -m envcheck           (says what is wrong with the card)", on_cpu
+    )
 
 
 def why_hf(run: Run) -> str:

@@ -1,13 +1,16 @@
 """What the user should know before a run begins."""
 
+import os
 from typing import TYPE_CHECKING
 
+from envcheck import other_gpus
 from kit.memory import WILL_NOT_FIT, can_offload_embedding
 from kit.models import Model, families
 from kit.options import Run, TrainCommand
 from kit.options.methods import TAKEN_BY
 from kit.run import trackers
 from kit.run.prepared import Planned
+from kit.support import environment
 
 if TYPE_CHECKING:
     from kit.backend import Backend
@@ -26,6 +29,12 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
     if backend.name == "hf" and run.backend == "auto":
         notes.append(f"{backend.reason}. Going on with plain transformers and PEFT (--backend hf).")
     notes += backend.notes
+    if run.precision == "fp32" and _offloads(run, backend) and environment.rounds_offloaded(os.environ):
+        notes.append(
+            f"{environment.OFFLOADED_FP32} is set: activations that wait in main memory are rounded to bf16, so this "
+            "is no run in fp32. Unset it, or --gradient-checkpointing on."
+        )
+    notes += other_gpus.notes(planned.facts)
     if run.report_to != trackers.NONE:
         notes.append(trackers.note(run.report_to, planned.output))
     if run.lora_dropout > 0 and backend.name == "unsloth":
@@ -47,6 +56,10 @@ def unknown_sizes(model: Model) -> str:
     """For a model without a plan."""
     family = families.name_of(model.config)
     return f"The sizes of this model are not known to the planner ({family}): nothing is said about memory."
+
+
+def _offloads(run: Run, backend: "Backend") -> bool:
+    return run.device == "cuda" and backend.name == "unsloth" and run.gradient_checkpointing == "unsloth"
 
 
 def _was_asked_for(command: TrainCommand, name: str) -> bool:

@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from envcheck import other_gpus
 from kit.memory import Plan
 from kit.run.layout import ADAPTER, MODEL, REPORT
 from kit.run.notes import unknown_sizes
@@ -104,5 +105,7 @@ def show_plan(planned: Planned) -> None:
         print(json.dumps(planned.plan.to_json() if planned.plan else None, indent=1))
     else:
         show(planned)
+        for text in other_gpus.notes(planned.facts):
+            console.note(text)
         if planned.plan is None:
             console.note(unknown_sizes(planned.model))

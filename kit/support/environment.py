@@ -12,6 +12,7 @@ from kit.support.units import GIB
 
 LAYERS_COMPILED, LOGITS_GIB, COMPILED_FOLDER = (
     "UNSLOTH_BLOCK_COMPILE", "UNSLOTH_LOGPROB_CHUNK_GB", "UNSLOTH_COMPILE_LOCATION")  # fmt: skip
+OFFLOADED_FP32, EXACT = "UNSLOTH_OFFLOAD_FP32", "exact"
 CARDS, CARD_ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 BY_BUS = "PCI_BUS_ID"  # of CARD_ORDER: as nvidia-smi counts; by itself CUDA counts the fastest card first
 
@@ -44,7 +45,18 @@ CONSTANT = (
         "else half of the memory that is free at that moment decides how many logits are computed at once: shapes and "
         "rounding would not be those of an equal run; 0.5 GiB hold the least rows of the largest vocabularies",
     ),
+    Variable(
+        OFFLOADED_FP32,
+        EXACT,
+        "else activations in 32 bit that wait in main memory come back rounded to bf16, in a run that asked for fp32",
+    ),
 )
+ON_CPU = {
+    CARDS: "",  # also for a card that torch would find and then fail on
+    "HIP_VISIBLE_DEVICES": "-1",  # AMD's, with a torch for ROCm, where nothing named is no list
+    "UNSLOTH_FORCE_CPU": "1",  # else Unsloth takes Intel's, with a torch for XPU
+    "UNSLOTH_FORCE_GPU_PATH": "1",  # and Apple's, where MLX is installed; its path for GPUs then finds the CPU
+}
 
 
 def set_constant(environ: MutableMapping[str, str]) -> None:
@@ -78,6 +90,11 @@ def compiles_layers(environ: Mapping[str, str]) -> bool:
         "1",
         "partial",
     )
+
+
+def rounds_offloaded(environ: Mapping[str, str]) -> bool:
+    """Whether activations in 32 bit are rounded on their way to main memory: where the user has it so."""
+    return environ.get(OFFLOADED_FP32, EXACT).lower() != EXACT
 
 
 def logits_chunk_bytes(environ: Mapping[str, str]) -> int:

@@ -1,15 +1,15 @@
 """What the kit relies on in Unsloth, and where models are loaded, adapted, asked and merged."""
 
 from tests.contracts.kit_uses import passed
-from tests.contracts.promises import Contract, Does, IsThere, Says, Takes, contracts
+from tests.contracts.promises import Contract, Does, InOrder, IsThere, Says, Takes, contracts
 
-ENVIRONMENT, STARTING = "kit/support/environment.py", "kit/backend/starting.py"
+ENVIRONMENT = "kit/support/environment.py"
 LOADING, METHODS, GENERATION = "kit/backend/loading.py", "kit/backend/methods.py", "kit/backend/generation.py"
 MERGING, CANDIDATES, SERVING = "kit/backend/merging.py", "kit/backend/candidates.py", "kit/backend/serving.py"
 ADAPTERS, ACTIVATIONS, WEIGHTS = "kit/backend/adapters_in_use.py", "kit/memory/activations.py", "kit/memory/weights.py"
 HUB = "kit/data/rows/hub.py"
 LOADER, LLAMA, CPU = "unsloth.models.loader", "unsloth.models.llama", "unsloth_zoo.cpu.loader:FastCPUModel"
-CHUNKS = "unsloth_zoo.fused_losses.fused_linear"
+CHUNKS, OFFLOADING = "unsloth_zoo.fused_losses.fused_linear", "unsloth_zoo.gradient_checkpointing"
 LORA, TUNER = "peft.tuners.lora.model:LoraModel", "peft.tuners.tuners_utils"
 BNB, QUANTISE = "bitsandbytes.nn.modules", "bitsandbytes.functional"
 
@@ -30,9 +30,18 @@ UNSLOTH = contracts(
     # a card that is hidden leaves Unsloth its CPU backend
     ("unsloth_zoo.device_type:_hidden_by", Does(
         "mask is not None and ''.join(mask.split()) in ('', '-1')",
-    ), STARTING, 'environ[environment.CARDS] = ""'),
+    ), ENVIRONMENT, 'CARDS: ""'),
     ("unsloth_zoo.device_type:cpu_backend_allowed",
-     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), STARTING, 'environ[environment.CARDS] = ""'),
+     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), ENVIRONMENT, 'CARDS: ""'),
+    ("unsloth_zoo.device_type:get_device_type", InOrder(
+        "return 'mlx'", "cpu_backend_forced()", "torch.cuda.is_available()", "torch.xpu.is_available()",
+    ), ENVIRONMENT, '"UNSLOTH_FORCE_CPU": "1"'),
+    ("unsloth_zoo.device_type:cpu_backend_forced", Does(
+        "os.environ.get('UNSLOTH_FORCE_CPU', '0') == '1'",
+    ), ENVIRONMENT, '"UNSLOTH_FORCE_CPU": "1"'),
+    ("unsloth_zoo.mlx.runtime:is_mlx_available", Does(
+        "os.environ.get('UNSLOTH_FORCE_GPU_PATH', '0') != '1'",
+    ), ENVIRONMENT, '"UNSLOTH_FORCE_GPU_PATH": "1"'),
     # checkpointing: what is recorded, what None means, and from how many tokens on it is offloaded
     (f"{LLAMA}:FastLlamaModel.get_peft_model", Does(
         "transformers_set_seed(random_state)",
@@ -63,6 +72,29 @@ UNSLOTH = contracts(
     ("unsloth.models._utils:apply_unsloth_gradient_checkpointing", Does(
         "max_seq_length < 512",
     ), ACTIVATIONS, "OFFLOADED_FROM_LENGTH_TOKENS = 512"),
+    (f"{OFFLOADING}:initialize_unsloth_gradient_checkpointing", Does(
+        "MINIMUM_SIZE = 2 * 1024 * 1024",
+    ), ACTIVATIONS, "OFFLOADED_FROM_BYTES = 2 << 20"),
+    (f"{OFFLOADING}:_pinned_block_bytes", Does(
+        "1 << (int(nbytes) - 1).bit_length()",
+    ), ACTIVATIONS, "1 << (block - 1).bit_length()"),
+    (f"{OFFLOADING}:FP32_OFFLOAD_EXACT", Does(
+        "os.environ.get('UNSLOTH_OFFLOAD_FP32', 'bf16').lower() == 'exact'",
+    ), ENVIRONMENT, '"UNSLOTH_OFFLOAD_FP32", "exact"'),
+    # without gradients a padded batch has a mask of every pair of tokens
+    (f"{LLAMA}:LlamaModel_fast_forward", Does(
+        "_prepare_4d_causal_attention_mask_for_sdpa(attention_mask, (batch_size, seq_length), inputs_embeds, "
+        "past_key_values_length, sliding_window=band)",
+    ), ACTIVATIONS, "_fused_forward_bytes"),
+    ("transformers.modeling_attn_mask_utils:AttentionMaskConverter._expand_mask", Does(
+        "mask[:, None, None, :].expand(bsz, 1, tgt_len, src_len).to(dtype)",
+        "inverted_mask.masked_fill(inverted_mask.to(torch.bool), torch.finfo(dtype).min)",
+    ), ACTIVATIONS, "3 * width + 1"),
+    # an adapter goes where it is told; by itself PEFT takes any GPU that it finds
+    ("peft.peft_model:PeftModel.load_adapter", Does(
+        "torch_device = infer_device()",
+        "load_peft_weights(model_id, device=torch_device, key_mapping=key_mapping, **hf_hub_download_kwargs)",
+    ), ADAPTERS, "torch_device=device"),
     # how many logits at once
     (f"{CHUNKS}:_CHUNK_GB", Does("_env_float('UNSLOTH_LOGPROB_CHUNK_GB', 2.0)"), ENVIRONMENT, "return 2 * GIB"),
     (f"{CHUNKS}:_budget_bytes", Does("min(_CHUNK_GB, free)"), ENVIRONMENT, "LOGITS_GIB"),

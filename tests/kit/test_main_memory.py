@@ -3,10 +3,14 @@ and what Unsloth keeps on the card all the same."""
 
 import pytest
 
-from kit import memory
+from envcheck.facts import Facts, Gpu
+from kit import memory, train
+from kit.backend import Backend
 from kit.memory import Shape
 from kit.memory.activations import evaluation_bytes
-from kit.options import Run
+from kit.options import Run, resolve
+from kit.run.notes import collect_notes
+from kit.support import environment
 from kit.support.units import GIB
 from tests.support.plans import ON_CARD, config_of, plan_of
 
@@ -112,3 +116,19 @@ def test_evaluation_on_a_card_counts_the_mask_of_a_padded_batch() -> None:
     assert alone < padded / 8, "one sample is never padded"
     hf = run.model_copy(update={"backend": "hf"})
     assert evaluation_bytes(shape, hf, 4 * tokens, tokens) < padded
+
+
+def test_a_run_in_fp32_offloads_in_fp32(monkeypatch) -> None:
+    """Unsloth by itself rounds to bf16 what waits in main memory. Where the user has it so, it is said."""
+    environ: dict[str, str] = {}
+    environment.set_constant(environ)
+    assert not environment.rounds_offloaded(environ)
+    facts = Facts(gpu=(Gpu(name="NVIDIA card", vram_gib=24, compute_capability="8.6"),))
+    options = ["--model", "tiny", "--plan", "--precision", "fp32", "--gradient-checkpointing", "unsloth"]
+    planned = train.plan(resolve.load(options, lambda: facts), facts)
+
+    def said(backend: str, value: str) -> bool:
+        monkeypatch.setenv(environment.OFFLOADED_FP32, value)
+        return any("fp32" in note for note in collect_notes(planned, Backend(backend, "asked for"), None))
+
+    assert [said("unsloth", "bf16"), said("unsloth", "exact"), said("hf", "bf16")] == [True, False, False]
