@@ -12,8 +12,9 @@ May import: support, options, models, prompt, data, memory.
 """
 
 from kit.backend.adapters_in_use import without_virtual_tokens
-from kit.backend.device_memory import attempt, free_memory, is_out_of_memory, memory_bytes, peak_memory_bytes
-from kit.backend.generation import answer, answering
+from kit.backend.device_errors import CardFailed, card_error, card_errors_explained, is_out_of_memory
+from kit.backend.device_memory import attempt, free_memory, memory_bytes, peak_memory_bytes
+from kit.backend.generation import answer, answering, context_tokens
 from kit.backend.listener import Listener
 from kit.backend.loading import Loaded, Loading, load
 from kit.backend.methods import adapt
@@ -27,6 +28,7 @@ from kit.backend.update import UpdateCutShort
 
 __all__ = [
     "Backend",
+    "CardFailed",
     "Listener",
     "Loaded",
     "Loading",
@@ -35,6 +37,9 @@ __all__ = [
     "answer",
     "answering",
     "attempt",
+    "card_error",
+    "card_errors_explained",
+    "context_tokens",
     "free_memory",
     "held_out_loss",
     "is_out_of_memory",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kit.backend.device_memory import is_out_of_memory
+from kit.backend.device_errors import card_error, is_out_of_memory
 from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.silence import silence
@@ -26,8 +26,8 @@ def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
                     model = PeftModel.from_pretrained(model, str(folder), _peft_name(0), torch_device=device)
                 else:
                     model.load_adapter(str(folder), _peft_name(index), torch_device=device)
-        except (RuntimeError, ValueError, OSError, KeyError, TypeError, MemoryError) as error:
-            raise _cannot_load(name, folder, error) from error
+        except Exception as error:  # safetensors and Triton have kinds of their own
+            raise card_error(error) or _cannot_load(name, folder, error) from error
     keep_precision(model)
     return replace(loaded, model=model)
 

@@ -1,16 +1,10 @@
-"""Memory of the device: how much is taken, how torch says that it ran out, how it is freed for another try."""
+"""Memory of the device: how much is taken, how it is freed for another try."""
 
-import re
 import sys
 from collections.abc import Callable
 
 from kit.backend.device import has_card
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch says it as a RuntimeError, in other words on a card than on a CPU."""
-    match = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
-    return match is not None or isinstance(error, MemoryError)
+from kit.backend.device_errors import card_error, is_out_of_memory
 
 
 def free_memory() -> None:
@@ -25,7 +19,8 @@ def free_memory() -> None:
 
 
 def attempt(work: Callable[[], object]) -> Exception | None:
-    """The error that the work raises, whatever it is; where memory ran out, after another try with memory freed."""
+    """The error that the work raises; where memory ran out, after another try with memory freed. An error of the card
+    is raised: it is no matter of this work alone."""
     error = _error_of(work)
     if error and is_out_of_memory(error):
         error.__traceback__ = None  # see free_memory
@@ -38,6 +33,8 @@ def _error_of(work: Callable[[], object]) -> Exception | None:
     try:
         work()
     except Exception as error:
+        if card_error(error):
+            raise
         return error
     return None
 

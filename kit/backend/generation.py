@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from kit.backend.device_memory import is_out_of_memory
+from kit.backend.device_errors import card_errors_explained, is_out_of_memory
 from kit.backend.loading import Loaded
 from kit.backend.methods import converting_layers
 from kit.backend.silence import no_warnings, silence
@@ -60,7 +60,8 @@ class TokenStream:
 
 
 def answer(loaded: Loaded, prompt_ids: list[int], longest_tokens: int) -> tuple[str, int, float]:
-    """Greedy answer to a prompt: the text without its end token, its tokens, and the seconds it took."""
+    """Greedy answer to a prompt: the text without its end token, its tokens, and the seconds it took. There must be
+    positions for both: see context_tokens."""
     start_s = time.perf_counter()
     with silence():
         output = _generate(loaded, prompt_ids, longest_tokens, Sampling(), eos_token_id=loaded.tokenizer.eos_token_id)
@@ -69,6 +70,7 @@ def answer(loaded: Loaded, prompt_ids: list[int], longest_tokens: int) -> tuple[
     return text.strip(), len(new), time.perf_counter() - start_s
 
 
+@card_errors_explained()
 def stream_answer(
     loaded: Loaded,
     prompt_ids: Sequence[int],
@@ -79,7 +81,7 @@ def stream_answer(
 ) -> GeneratedTokens:
     """An answer to a prompt, up to the end token of training or one that the model itself ends with.
 
-    Raises KitError: not enough memory for it.
+    Raises KitError: not enough memory for it, the card failed.
     """
     import torch
     from transformers import StoppingCriteriaList
@@ -100,7 +102,7 @@ def stream_answer(
                 streamer=stream,
                 stopping_criteria=criteria,
             )
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # of any kind: see device_errors
         if not is_out_of_memory(error):
             raise
         text = first_line(error)
@@ -115,6 +117,11 @@ def stream_answer(
         "/reset                       (forgets the conversation so far)",
         "--max-tokens 256, or --load-in-4bit",
     )
+
+
+def context_tokens(loaded: Loaded) -> int:
+    """Positions that the model knows; without a number of its own, more than anything takes."""
+    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 def _generate(
@@ -159,11 +166,14 @@ def _generating(loaded: Loaded) -> Iterator[None]:
     if loaded.backend.name == "unsloth":
         from unsloth import FastLanguageModel
 
+        # asked for nothing, Unsloth goes back to what the model began with, whatever the ladder has switched on since
+        flags = [getattr(module, "gradient_checkpointing", False) for module in loaded.model.modules()]
         FastLanguageModel.for_inference(loaded.model)
         try:
             yield
         finally:
-            FastLanguageModel.for_training(loaded.model)
+            checkpointing = next(filter(None, flags), False)
+            FastLanguageModel.for_training(loaded.model, use_gradient_checkpointing=checkpointing)
     else:
         loaded.model.eval()
         loaded.model.config.use_cache = True

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from kit.backend.device_memory import free_memory, is_out_of_memory
+from kit.backend.device_errors import is_out_of_memory
+from kit.backend.device_memory import free_memory
 from kit.backend.listener import OnEvent
 from kit.backend.loading import Loaded
 from kit.backend.methods import recompute_activations
@@ -24,6 +25,7 @@ class Ladder:
     def __init__(self, loaded: Loaded, run: Run, samples: Samples, on_event: OnEvent):
         self.loaded = loaded
         self.checkpointing = run.gradient_checkpointing
+        self.recomputes_since_a_step = False  # checkpointing is on because memory ran out
         method = METHODS[run.method]
         self.can_recompute = not method.learns_prefix
         self.virtual_tokens = run.virtual_tokens if method.learns_virtual_tokens else 0  # before each sample
@@ -40,7 +42,7 @@ class Ladder:
         while True:
             try:
                 return work()
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # of any kind: see device_errors
                 if not is_out_of_memory(error):
                     raise
                 text = first_line(error)
@@ -54,8 +56,7 @@ class Ladder:
             self.budget_tokens = max(self.longest_tokens, self.budget_tokens // 2)
             text = f"at most {self.budget_tokens:,} tokens at once from now on"
         elif self.checkpointing == "off" and self.can_recompute:
-            self.checkpointing = "on"
-            recompute_activations(self.loaded)
+            self._recompute()
             text = "gradient checkpointing from now on"
         else:
             longest = self.longest_tokens - self.virtual_tokens
@@ -63,6 +64,18 @@ class Ladder:
         self.on_event(
             "out-of-memory", f"memory ran out in {phase}: {text}, the same step again", step=step, error=error
         )
+
+    def _recompute(self) -> None:
+        self.checkpointing, self.recomputes_since_a_step = "on", True
+        recompute_activations(self.loaded)
+
+    def go_on_from(self, budget_tokens: int, recomputes: bool) -> None:
+        """On the rungs of an earlier process of this run: what did not fit then does not fit now."""
+        self.budget_tokens = min(self.budget_tokens, budget_tokens)
+        if recomputes and self.checkpointing == "off":
+            self._recompute()
+            text = "gradient checkpointing stays on: memory ran out without it earlier in this run"
+            self.on_event("checkpointing-stays-on", text)
 
 
 def _nothing_left(phase: str, step: int, longest_tokens: int, can_recompute: bool, error: str) -> KitError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from envcheck.facts import Facts
-from kit.backend.device_memory import is_out_of_memory
+from kit.backend.device_errors import card_error, is_out_of_memory
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.backend.starting import Backend, PlannedCard
@@ -80,7 +80,7 @@ class Loading:
 def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> Loaded:
     """The base model, in 4-bit NF4 with double quantisation or in 16 bit, and its tokenizer with the chat's template.
 
-    Raises KitError: weights that cannot be read, or not enough memory for them.
+    Raises KitError: weights that cannot be read, or not enough memory for them; the card failed.
     """
     # a download shows its own progress
     quiet = silence() if model.is_local else contextlib.redirect_stdout(sys.stderr)
@@ -88,8 +88,8 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     try:
         with quiet:
             base, tokenizer = read(model.location, loading)
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise _cannot_load(model, loading.load_in_4bit, error) from error
+    except Exception as error:  # safetensors and Triton have kinds of their own
+        raise card_error(error) or _cannot_load(model, loading.load_in_4bit, error) from error
     if loading.load_in_4bit and not getattr(base, "is_loaded_in_4bit", False):
         raise failure(
             "not-loaded-in-4bit",

@@ -9,7 +9,7 @@ prefix tuning (Li and Liang 2021, arXiv:2101.00190), P-tuning v2 (Liu et al. 202
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from kit.backend.device_memory import is_out_of_memory
+from kit.backend.device_errors import card_errors_explained, is_out_of_memory
 from kit.backend.loading import Loaded, no_room, unsloth_checkpointing
 from kit.backend.silence import silence
 from kit.models import adapters
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from kit.backend.loading import CausalModel
 
 
+@card_errors_explained()
 def adapt(loaded: Loaded, run: Run) -> Loaded:
     """The model ready to train, with a fresh adapter or all its weights: equal seed, equal start in both backends.
 
     Raises KitError: a target module that the model does not have; a rank above what goes into a layer; not enough
-    memory.
+    memory; the card failed.
     """
     method = METHODS[run.method]
     if method.adapts_layers:
@@ -41,7 +42,7 @@ def adapt(loaded: Loaded, run: Run) -> Loaded:
     try:
         with silence():
             model = make_trainable(loaded.model, run)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # of any kind: see device_errors
         if not is_out_of_memory(error):
             raise
         raise no_room("The adapter", run.load_in_4bit, error) from error

@@ -26,9 +26,11 @@ def save(trainer: "Steps", folder: Path) -> None:
         "scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
         "random": random_state(),
-        "tokens": trainer._total_train_tokens,
+        "tokens": trainer.tokens,
+        "skipped_in_a_row": trainer.skipped_in_a_row,
         "was_below_guessing": trainer.was_below_guessing,
         "budget_tokens": trainer.ladder.budget_tokens,
+        "recomputes_since_a_step": trainer.ladder.recomputes_since_a_step,
     }
     torch.save(state, folder / STATE)
     trainer.state.save_to_json(str(folder / TRAINER))
@@ -82,9 +84,11 @@ def load(trainer: "Steps", folder: Path) -> None:
     trainer.lr_scheduler.load_state_dict(state["scheduler"])
     if state["scaler"] is not None and trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
-    trainer._total_train_tokens = state["tokens"]
+    trainer.tokens = state["tokens"]
     trainer.was_below_guessing = state["was_below_guessing"]
-    trainer.ladder.budget_tokens = min(trainer.ladder.budget_tokens, state["budget_tokens"])
+    # checkpoints of version 0.1 lack two of these
+    trainer.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+    trainer.ladder.go_on_from(state["budget_tokens"], state.get("recomputes_since_a_step", False))
 
 
 def load_random(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 else:
     SFTTrainer = object  # `trainer_class` puts the real one below
 
+MOST_SKIPPED = 20  # optimiser steps in a row: halved as often, the loss scale of fp16 is below 1
 SPIKE = 1.5  # times the loss of guessing evenly among all tokens (ln of their number): no trained model is that bad
 
 Batch = dict[str, "torch.Tensor"]  # input_ids, labels, attention_mask: each (samples, tokens), padded to the longest
@@ -62,6 +64,8 @@ class Steps(SFTTrainer):
         self.on_event = on_event
         self.guessing_loss = math.log(loaded.model.config.vocab_size)
         self.was_below_guessing = False
+        self.tokens = 0  # of the samples trained so far, without padding
+        self.skipped_in_a_row = 0  # the newest optimiser steps that the loss scale of fp16 left out
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> "Optimizer":
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -87,12 +91,11 @@ class Steps(SFTTrainer):
         Raises KitError: memory ran out with one sample at a time; a loss or gradient that is not finite, or a spike.
         """
         random = state.random_state()
-        tokens = self._total_train_tokens
 
         def undo() -> None:
             model.zero_grad()
             state.set_random_state(random)
-            self.reset_counts(tokens)
+            self.forget_figures()
 
         def work() -> "torch.Tensor":
             return self._run_micro_batches(model, batch, num_items)
@@ -100,6 +103,7 @@ class Steps(SFTTrainer):
         loss = self.ladder.retry("training", self.state.global_step + 1, work, undo)
         trouble = self._trouble_of(model, loss)
         if not trouble:
+            self.tokens += int(self.accelerator.gather(batch["attention_mask"].sum()).sum())
             return loss
         undo()
         good = self._good_samples(model, batch, trouble, data_row)
@@ -107,10 +111,18 @@ class Steps(SFTTrainer):
         trained = (rest["labels"][:, 1:] != IGNORED).sum()
         return self.run_step(model, rest, trained, lambda index: data_row(good[index]))
 
-    def reset_counts(self, tokens: int) -> None:
-        """What TRL has counted since its last log, which is once a step."""
-        self._total_train_tokens = tokens
+    def forget_figures(self) -> None:
+        """Those of a try that is undone, of which TRL would tell a tracker the mean."""
         self._metrics["train"].clear()
+
+    def count_update(self) -> None:
+        """After each optimiser step. A few are skipped as the loss scale finds its size."""
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.accelerator.optimizer_step_was_skipped else 0
+
+    def check_updates(self) -> None:
+        """Raises KitError: many in a row were skipped, or all there are."""
+        if self.skipped_in_a_row >= min(MOST_SKIPPED, self.state.max_steps):
+            raise _all_skipped(self.state.global_step, self.skipped_in_a_row, self.accelerator.scaler.get_scale())
 
     def _run_micro_batches(
         self, model: "torch.nn.Module", batch: Batch, num_items: "torch.Tensor | int | None"
@@ -205,15 +217,30 @@ def find_bad_samples(trainer: Steps, model: "torch.nn.Module", batch: Batch) -> 
     them."""
     import torch
 
-    bad, layer = [], ""
+    bad, layer, autocast = [], "", trainer.accelerator.autocast
     for index in range(len(batch["labels"])):
         (alone,) = _parts(batch, [[index]])
-        with torch.no_grad(), trainer.accelerator.autocast(), silence(), watch_layers(model) as not_finite:
+        with _not_compiled(), watch_layers(model) as not_finite, autocast(), torch.no_grad(), silence():
             loss = float(model(**alone, use_cache=False).loss)
         if not math.isfinite(loss) or trainer.is_spike(loss):
             bad.append(index)
             layer = layer or next(iter(not_finite), "")
     return bad, layer
+
+
+@contextlib.contextmanager
+def _not_compiled() -> Iterator[None]:
+    """Unsloth asks for the variable at each call. A hook that looks at numbers would end the compiling of its layers
+    for the rest of the process, and the run go on in another arithmetic."""
+    name = "UNSLOTH_BLOCK_COMPILE"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager
@@ -244,4 +271,15 @@ def _not_finite(step: int, trouble: str, rows: list[int], layer: str) -> KitErro
         "--on-nan retry        (leaves these rows out and goes on)" if rows else "--precision bf16",
         "--learning-rate 5e-5",
         details={"rows": ", ".join(map(str, rows)) or "none alone", "first layer": layer or "none in the forward pass"},
+    )
+
+
+def _all_skipped(step: int, steps: int, scale: float) -> KitError:
+    return failure(
+        "loss-not-finite",
+        f"Step {step}: the last {steps} optimiser steps were skipped; nothing is being trained.",
+        f"In fp16 a gradient was beyond the largest number in each of them, also at a loss scale of {scale:g}.",
+        "--precision bf16             (cards from the RTX 30 series on)",
+        "--precision fp32",
+        "--learning-rate 5e-5",
     )

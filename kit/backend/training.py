@@ -13,14 +13,14 @@ from kit.backend.listener import Listener, OnEvent, add_listener
 from kit.backend.loading import Loaded
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
-from kit.backend.steps import Batch, Steps, trainer_class
+from kit.backend.steps import MOST_SKIPPED, Batch, Steps, trainer_class
 from kit.backend.tracking import add_tracker
 from kit.data.batches import micro_batches
 from kit.data.store import Samples
 from kit.memory import evaluation_tokens
 from kit.options import Run
 from kit.prompt import IGNORED, Sample
-from kit.support.errors import failure
+from kit.support.errors import KitError, failure
 
 if TYPE_CHECKING:
     import datasets
@@ -151,8 +151,12 @@ def preflight(trainer: Steps, held_out: Samples) -> Preflight:
         worst = trainer.samples.take((-lengths).argsort(kind="stable")[:together])
         batch = collate(trainer, worst)
         trained = (batch["labels"][:, 1:] != IGNORED).sum()
-        trainer.run_step(model, batch, trained, worst.row.__getitem__)
-        trainer.optimizer.step()
+        for _ in range(MOST_SKIPPED):
+            trainer.run_step(model, batch, trained, worst.row.__getitem__)
+            trainer.optimizer.step()
+            if not trainer.optimizer.step_was_skipped:
+                break
+            trainer.optimizer.zero_grad()  # fp16 at a smaller loss scale: without a step no optimiser state is there
         start_s = time.perf_counter()
         trainer.run_step(model, batch, trained, worst.row.__getitem__)
         seconds = time.perf_counter() - start_s
@@ -163,8 +167,10 @@ def preflight(trainer: Steps, held_out: Samples) -> Preflight:
 
     try:
         samples, tokens, seconds = trainer.ladder.retry("the preflight", 0, work, undo)
-    finally:
+    except KitError:
         undo()
+        raise
+    undo()
     return Preflight(samples, tokens, tokens / seconds, peak_memory_bytes(device))
 
 
@@ -174,7 +180,7 @@ def _undo(trainer: Steps) -> Callable[[], None]:
     optimizer = state.copy_to_cpu(trainer.optimizer.state_dict())
     scaler = trainer.accelerator.scaler
     scale = copy.deepcopy(scaler.state_dict()) if scaler is not None else None
-    tokens, below = trainer._total_train_tokens, trainer.was_below_guessing
+    tokens, below = trainer.tokens, trainer.was_below_guessing
 
     def undo() -> None:
         state.set_weights(trainer.model, weights)
@@ -186,8 +192,8 @@ def _undo(trainer: Steps) -> Callable[[], None]:
         if scale is not None:
             scaler.load_state_dict(scale)
         state.set_random_state(random)
-        trainer.reset_counts(tokens)
-        trainer.was_below_guessing = below
+        trainer.forget_figures()
+        trainer.tokens, trainer.was_below_guessing = tokens, below
 
     return undo
 

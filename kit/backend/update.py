@@ -4,7 +4,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from envcheck.facts import Finding
-from kit.backend.device_memory import free_memory, is_out_of_memory
+from kit.backend.device_errors import is_out_of_memory
+from kit.backend.device_memory import free_memory
 from kit.backend.listener import OnEvent
 from kit.support.errors import KitError, first_line, problem
 
@@ -24,7 +25,7 @@ def guard_update(optimizer: "Optimizer", on_event: OnEvent) -> None:
         before = _changes(optimizer)
         try:
             return plain(*args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # of any kind: see device_errors
             if not is_out_of_memory(error):
                 raise
             text = first_line(error)

@@ -24,7 +24,7 @@ SAME = {True: "equal", False: "DIFFER", None: "-"}
 
 def verify(job: Job, written: WrittenFiles, prompts: ParityPrompts, on_progress: OnProgress) -> Parity:
     """The record of it goes beside the model and into the run folder. Raises KitError: not enough memory for it."""
-    from kit.backend import candidates, is_out_of_memory
+    from kit.backend import candidates, card_error, is_out_of_memory
 
     device, arithmetic = candidates.choose_device(sum(math.prod(weight.shape) for weight in job.weights))
     reference = candidates.Candidate(
@@ -41,7 +41,10 @@ def verify(job: Job, written: WrittenFiles, prompts: ParityPrompts, on_progress:
     against = "the run's model" if job.first.is_whole else "base + adapter"
     try:
         found = parity.compare(reference, against, _exports(job, written), prompts, on_progress, trained)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # of any kind: see device_errors
+        again = "merge again into a new folder: this one keeps its mark, as it was not compared"
+        if explained := card_error(error, again):
+            raise explained from error
         if not is_out_of_memory(error):
             raise
         raise failure(

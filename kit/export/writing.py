@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from kit.backend import merging
+from kit.backend import card_errors_explained, merging
 from kit.backend.merging import Piece
 from kit.models.change import Combination, Weight
 from kit.support.errors import failure
@@ -23,6 +23,7 @@ class Sink(Protocol):
     def abort(self) -> None: ...
 
 
+@card_errors_explained()
 def write(weights: Sequence[Weight], combination: Combination, sinks: Sequence[Sink], on_progress: OnProgress) -> None:
     """Peak memory: the largest tensor and its update. Raises KitError: a weight with NaN or infinity in it; OSError."""
     with ExitStack() as opened:

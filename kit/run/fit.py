@@ -74,15 +74,23 @@ def errors_explained(session: Session) -> Iterator[None]:
     except KitError:
         _say_what_is_kept(session)
         raise
-    except (OSError, RuntimeError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno in (*FULL, *NOT_ALLOWED):
-            finding = cannot_write(Path(error.filename or session.folder.checkpoints), error)
-        elif backend.is_out_of_memory(error):
-            finding = _out_of_memory(session.state.step, error)
-        else:
+    except Exception as error:
+        explained = _explained(session, error)
+        if explained is None:
             raise
         _say_what_is_kept(session)
-        raise KitError(finding) from error
+        raise explained from error
+
+
+def _explained(session: Session, error: Exception) -> KitError | None:
+    """Nothing is tried on a card that failed, so what it leaves is the newest checkpoint."""
+    step, kept_step = session.state.step, session.state.kept_step
+    if isinstance(error, OSError) and error.errno in (*FULL, *NOT_ALLOWED):
+        return KitError(cannot_write(Path(error.filename or session.folder.checkpoints), error))
+    if backend.is_out_of_memory(error):
+        return KitError(_out_of_memory(step, error))
+    start = f"goes on after step {kept_step}" if kept_step else "begins with step 1"
+    return backend.card_error(error, f"the same command again: it {start} (in a notebook: restart the kernel first)")
 
 
 def _say_what_is_kept(session: Session) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 from kit import backend
 from kit.data import Question
+from kit.options import METHODS
 from kit.run.layout import BEGUN
 from kit.run.record import Answer
 from kit.run.session import Session
 
 NO_ANSWER = "(no answer: memory ran out)"
+NO_ROOM = "(no answer: the prompt takes all positions of the model)"
 
 
 def held_out_loss(session: Session, trainer: Any, stage: str) -> float | None:
@@ -24,7 +26,7 @@ def held_out_loss(session: Session, trainer: Any, stage: str) -> float | None:
 
 def answers(session: Session) -> tuple[Answer, ...]:
     """To the prompts of the run, or to the first held-out questions. Too little memory for them stops nothing: the
-    questions it does not suffice for have NO_ANSWER, of 0 tokens."""
+    questions it does not suffice for have NO_ANSWER, of 0 tokens; those that leave no position free, NO_ROOM."""
     run, chat = session.run, session.chat
     own = [Question(text, chat.prompt_ids([{"role": "user", "content": text}])) for text in run.prompts]
     questions = own or session.data.questions
@@ -33,10 +35,9 @@ def answers(session: Session) -> tuple[Answer, ...]:
     try:
         with backend.answering(session.loaded):
             for number, question in enumerate(questions, start=1):
-                text, tokens, seconds = backend.answer(session.loaded, question.ids, run.sample_tokens)
-                given.append(Answer(question.text, text, tokens, round(tokens / seconds, 1)))
+                given.append(_answer(session, question))
                 session.on_progress("answers", number, len(questions), "")
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not backend.is_out_of_memory(error):
             raise
         ran_out = True
@@ -47,6 +48,18 @@ def answers(session: Session) -> tuple[Answer, ...]:
         session.journal.event("out-of-memory", text, step=session.state.step)
         given += missing
     return tuple(given)
+
+
+def _answer(session: Session, question: Question) -> Answer:
+    run, context_tokens = session.run, backend.context_tokens(session.loaded)
+    virtual_tokens = run.virtual_tokens if METHODS[run.method].learns_virtual_tokens else 0
+    room_tokens = context_tokens - virtual_tokens - len(question.ids)
+    if room_tokens < 1:
+        text = f"no answer to a prompt of {len(question.ids):,} tokens: the model has {context_tokens:,} positions"
+        session.journal.event("no-room-to-answer", text, step=session.state.step)
+        return Answer(question.text, NO_ROOM, 0, 0.0)
+    text, tokens, seconds = backend.answer(session.loaded, question.ids, min(run.sample_tokens, room_tokens))
+    return Answer(question.text, text, tokens, round(tokens / seconds, 1))
 
 
 def of_the_untuned(session: Session, trainer: Any) -> tuple[float | None, tuple[Answer, ...]]:

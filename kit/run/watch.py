@@ -53,7 +53,7 @@ class Watch:
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         session, state = self.session, self.session.state
-        state.step, state.tokens = step, int(metrics.get("num_tokens", 0))
+        state.step, state.tokens = step, int(metrics["num_tokens"])
         is_made_again = session.folder.restore()
         self._write_figures(metrics)
         if is_made_again:

@@ -153,7 +153,7 @@ def preflight(make, folder):
             same_random=bool((random["torch"] == after["torch"]).all()) and random["python"] == after["python"],
             optimizer_empty=not training.trainer.optimizer.state_dict()["state"],
             no_gradients=all(weight.grad is None for weight in training.loaded.model.parameters()),
-            tokens_counted=training.trainer._total_train_tokens,
+            tokens_counted=training.trainer.tokens,
         )
 
     listener.begin = begin

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ from kit.run.watch import Watch
 from kit.support.errors import KitError
 
 OUT_OF_MEMORY = RuntimeError(inject.OUT_OF_MEMORY)
+POSITIONS = 32
+FIGURES = {"loss": 1.0, "num_tokens": 9}  # of a step
+
+
+PAPER_MODEL = SimpleNamespace(
+    config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=POSITIONS))
+)
 
 
 class SafetensorError(Exception):
@@ -43,7 +51,7 @@ class Around:
     def __init__(self, path: Path, **of_session: Any):
         self.said: list[str] = []
         self.session = Session(
-            loaded=Loaded(None, None, Backend("hf", ""), "cpu"),
+            loaded=Loaded(PAPER_MODEL, None, Backend("hf", ""), "cpu"),
             run=Run(max_steps=6, checkpoint_minutes=1000),
             data=Data(range(48), [], tuple(Question(text, [1]) for text in "abc"), None, (), None),
             chat=None,
@@ -121,7 +129,7 @@ def test_the_last_step_has_a_checkpoint(around, monkeypatch) -> None:
     saving(monkeypatch, "save_state", None)
     around.watch.measured_steps = set()
     for step in range(1, 7):
-        around.watch.on_step(step, {"loss": 1.0})
+        around.watch.on_step(step, FIGURES)
     assert [one.about.step for one in checkpoints.whole(around.folder.checkpoints)[0]] == [6]
 
 
@@ -138,7 +146,7 @@ def test_a_caller_hears_each_held_out_loss_and_may_stop_the_run_there(tmp_path, 
     watch.measured_steps, state.step = {2, 4, 6}, 0
     with around.folder.open(TrainCommand(run=around.session.run)):
         while state.step < 6 and not watch.stop_requested():
-            watch.on_step(state.step + 1, {"loss": 1.0})
+            watch.on_step(state.step + 1, FIGURES)
     last = stop_at or 6
     assert heard == [(step, 2.0 / step) for step in (2, 4, 6) if step <= last]
     assert (state.step, state.kept_step, watch.is_paused) == (last, last, last < 6)
@@ -239,12 +247,12 @@ def test_a_deleted_run_folder_is_made_again(around, monkeypatch) -> None:
     around.folder.write_json("data.json", {"sha256": "1"})
     shutil.rmtree(around.folder.path)
     around.watch.measured_steps = set()
-    around.watch.on_step(3, {"loss": 1.0})
+    around.watch.on_step(3, FIGURES)
     assert around.files == {
         ".lock", "run.toml", "data.json", "metrics.jsonl", "events.jsonl", "checkpoints",
     }  # fmt: skip
     assert around.state.kept_step == 3
-    around.watch.on_step(4, {"loss": 1.0})
+    around.watch.on_step(4, FIGURES)
     assert [event["kind"] for event in around.events] == ["folder-deleted"]
 
 

@@ -52,14 +52,15 @@ def test_a_spike_is_one_only_after_the_loss_was_below_guessing(trainer) -> None:
 def test_the_listener_hears_of_steps_and_may_stop_after_one() -> None:
     steps = []
     listener = SimpleNamespace(on_step=lambda *step: steps.append(step), stop_requested=lambda: len(steps) == 2)
-    callback, control = ListenerCallback(listener), SimpleNamespace(should_training_stop=False)
+    trainer = SimpleNamespace(tokens=7, count_update=lambda: None, check_updates=lambda: None)
+    callback, control = ListenerCallback(listener, trainer), SimpleNamespace(should_training_stop=False)
     for step in (1, 2):
         state = SimpleNamespace(global_step=step, log_history=[{"loss": 1}])
         assert not control.should_training_stop
         callback.on_log(None, state, control, logs={"loss": 2})
         callback.on_log(None, state, control, logs={"train_runtime": 1})
         assert state.log_history == []
-    assert steps == [(1, {"loss": 2.0}), (2, {"loss": 2.0})]
+    assert steps == [(1, {"loss": 2.0, "num_tokens": 7}), (2, {"loss": 2.0, "num_tokens": 7})]
     assert control.should_training_stop
 
 
