@@ -14,6 +14,7 @@ May import: support, options, models, prompt, data, memory.
 from kit.backend.adapters_in_use import without_virtual_tokens
 from kit.backend.device_errors import CardFailed, card_error, card_errors_explained, is_out_of_memory
 from kit.backend.device_memory import attempt, free_memory, memory_bytes, peak_memory_bytes
+from kit.backend.embedding import check_tokens
 from kit.backend.generation import answer, answering, context_tokens
 from kit.backend.listener import Listener
 from kit.backend.loading import Loaded, Loading, load
@@ -39,6 +40,7 @@ __all__ = [
     "attempt",
     "card_error",
     "card_errors_explained",
+    "check_tokens",
     "context_tokens",
     "free_memory",
     "held_out_loss",

@@ -30,7 +30,7 @@ STARTING_BYTES = 256 << 20  # what cuBLAS and cuDNN take of a card for themselve
 FROM_THE_CARD = _any_of(
     r"\b(cuda|cudnn|cublas|cublaslt|cusolver|cusparse) ((unknown|driver) )?error|cuda(_e|e)rror",
     r"\b(cublas|cudnn|cusolver|cusparse)_status_|nvrtc|triton error|ptxas|out of resource|unable to find an engine",
-    r"device-side assert|no kernel image|illegal memory access|unspecified launch failure",
+    r"device-side assert triggered|no kernel image|illegal memory access|unspecified launch failure",
     r"ecc error|gpu is lost|off the bus|\bxid\b",
     r"no cuda gpus|no cuda-capable|no nvidia driver|cuda driver (initialization|version)",
 )
@@ -51,7 +51,7 @@ class CardFailure(NamedTuple):
 
 CARD_FAILURES = (
     CardFailure(
-        _any_of("device-side assert", "cudaerrorassert"),
+        _any_of("device-side assert triggered|cudaerrorassert"),  # torch names the first also in its advice
         "A kernel was given a number outside of its table: nearly always a token id that the model has no row for.",
         "a --template of this model's own tokens",
     ),

@@ -197,6 +197,12 @@ class Stored:
         """Tokens of each sample."""
         return np.concatenate([np.diff(offsets) for offsets, *_ in self.batches] or [np.zeros(0, np.int32)])
 
+    @cached_property
+    def token_ids(self) -> np.ndarray:
+        """Every token id in it, each once, in order."""
+        found = [np.flatnonzero(np.bincount(ids)) for _, ids, *_ in self.batches]
+        return np.unique(np.concatenate(found or [np.zeros(0, np.int64)]))
+
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids, spans as [start, stop] pairs) of a sample."""
         batch = bisect_right(self.first_of_batch, number) - 1
@@ -254,6 +260,17 @@ class Samples:
         for first, last in spans:
             labels[first:last] = ids[first:last]
         return Sample(int(self.row[index]), ids[start:stop].tolist(), labels[start:stop].tolist())
+
+    def tokens_by_row(self, wanted: np.ndarray, but_last: bool) -> dict[int, list[int]]:
+        """Row -> those of the wanted token ids that it holds, of rows that hold any; but_last: a sample's last token
+        does not count."""
+        found: dict[int, list[int]] = {}
+        places = zip(self.number, self.start, self.stop - but_last, self.row, strict=True)
+        for number, start, stop, row in places:
+            held = np.intersect1d(self.stored.sample(number)[0][start:stop], wanted)
+            if len(held):
+                found[int(row)] = [*found.get(int(row), []), *held.tolist()]
+        return found
 
     def trained_tokens(self) -> int:
         """Trained tokens of all of them."""

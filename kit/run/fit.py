@@ -25,6 +25,7 @@ def fit(session: Session) -> Outcome:
     """
     loaded, run, state, folder = session.loaded, session.run, session.state, session.folder
     with errors_explained(session):
+        backend.check_tokens(loaded, run, session.data.train, session.data.held_out)
         checkpoint = resume(session)
         trainer = backend.trainer(loaded, run, session.data.train, folder.checkpoints, session.journal.event)
         watch = Watch(session, trainer)
@@ -35,7 +36,7 @@ def fit(session: Session) -> Outcome:
             if checkpoint and state.is_over:  # the trainer would do one step more
                 backend.load_weights(trainer.model, checkpoint.path)
             else:
-                with _last_good_step_kept(watch):
+                with last_good_step_kept(watch):
                     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
             if state.stopped_early:
                 _back_to_the_best(session, trainer)
@@ -111,7 +112,7 @@ def _out_of_memory(step: int, error: Exception) -> Finding:
 
 
 @contextmanager
-def _last_good_step_kept(watch: Watch) -> Iterator[None]:
+def last_good_step_kept(watch: Watch) -> Iterator[None]:
     """Where a finding ends the training, the weights are those of the last good step: they are not lost."""
     try:
         yield

@@ -153,6 +153,8 @@ class Work:
         try:
             with console.saying_to(console.QUIET):  # all of them would say the same; their records have it
                 train_trial(trial, self.facts, on_evaluation, partial(self._on_trial_progress, trial))
+        except backend.CardFailed:  # in this process every other trial would fail too
+            raise
         except Exception as error:
             self.decisions.ended[trial.folder] = ("failed", explain_error(error))
         backend.free_memory()  # outside of `except`: the error holds on to the trial's tensors

@@ -4,6 +4,8 @@ python tests/kit/scenarios.py SCENARIO BACKEND FOLDER [OPTIONS AS JSON]
 """
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -22,13 +24,14 @@ class Listener:
     """Remembers what it is told; `at` maps a step to something to do after it."""
 
     def __init__(self, at=None):
-        self.losses, self.events, self.at, self.begin = [], [], at or {}, lambda: None
+        self.losses, self.tokens, self.events, self.at, self.begin = [], [], [], at or {}, lambda: None
 
     def on_begin(self):
         self.begin()
 
     def on_step(self, step, metrics):
         self.losses.append(metrics["loss"])
+        self.tokens.append(metrics["num_tokens"])
         self.at.get(step, lambda: None)()
 
     def on_event(self, kind, text, **facts):
@@ -71,13 +74,24 @@ def weights(training):
 
 
 def unbroken(make):
-    return {"losses": make(Listener()).train()}
+    training = make(Listener())
+    return {"losses": training.train(), "tokens": training.listener.tokens, "lengths": lengths_of_steps(training)}
 
 
-def resumed(make, folder):
-    """Half of the steps, a checkpoint, everything made anew, the other half."""
+def lengths_of_steps(training):
+    """Of the samples of each step, without padding."""
+    lengths, size = training.data.train.lengths.tolist(), training.run.batch_size
+    order = list(training.trainer._get_train_sampler())
+    return [[lengths[index] for index in order[place : place + size]] for place in range(0, STEPS * size, size)]
+
+
+def resumed(make, folder, run_out=False):
+    """Half of the steps, a checkpoint, everything made anew, the other half; run_out: of memory, before, until
+    activations are recomputed."""
     first = Listener()
     training = make(first)
+    if run_out:
+        limit_memory(training, 0)
 
     def keep():
         path = lambda part: backend.save_state(training.trainer, part)  # noqa: E731
@@ -89,13 +103,19 @@ def resumed(make, folder):
     again = make(Listener())
     rest = again.train(found.path)
     same = all(bool((weight == weights(again)[name]).all()) for name, weight in weights(training).items())
-    return {"whole": whole, "rest": rest, "same_weights": same}
+    told = {"whole": whole, "rest": rest, "same_weights": same, "events": again.listener.events}
+    tokens = (training.trainer.tokens, again.trainer.tokens)
+    return told | {"tokens": tokens, "recomputes": checkpointing(again.loaded.model)}
 
 
 def out_of_memory(make, folder, most_tokens):
+    training = make(Listener())
+    limit_memory(training, most_tokens)
+    return {"losses": training.train(), "events": training.listener.events, "tokens": training.listener.tokens}
+
+
+def limit_memory(training, most_tokens):
     """An error as of torch whenever more tokens are computed at once, or with 0: until activations are recomputed."""
-    listener = Listener()
-    training = make(listener)
     compute = training.trainer.compute_loss
 
     def limited(model, inputs, *args, **kwargs):
@@ -108,7 +128,6 @@ def out_of_memory(make, folder, most_tokens):
         return loss
 
     training.trainer.compute_loss = limited
-    return {"losses": training.train(), "events": listener.events}
 
 
 def checkpointing(model):
@@ -228,8 +247,36 @@ def out_of_memory_in_the_update(make, in_its_middle):
     return told | {"events": listener.events}
 
 
+def skipped(make, largest_scale):
+    """Updates with a loss scale, in the way of fp16: above the largest one a gradient is infinite."""
+    import torch
+
+    training = make(Listener())
+    trainer, told = training.trainer, {"updates": 0}
+    scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    weight = next(weight for weight in training.loaded.model.parameters() if weight.requires_grad)
+    weight.register_hook(lambda gradient: gradient * (math.inf if scaler.get_scale() > largest_scale else 1))
+
+    def count(*_):
+        told["updates"] += 1
+
+    def begin():
+        trainer.optimizer.optimizer.register_step_post_hook(count)
+        backend.preflight(trainer, training.data.held_out)
+        told.update(scale=scaler.get_scale(), in_preflight=told["updates"])
+
+    training.listener.begin = begin
+    try:
+        training.train()
+    except KitError as error:
+        told["finding"] = error.findings[0].id
+    return told | {"steps": len(training.listener.losses), "in_a_row": trainer.skipped_in_a_row}
+
+
 def not_a_number(make, folder):
     """One row of the first step gives nan in a layer in the middle of the model."""
+    import torch
+
     listener = Listener()
     training = make(listener)
     bad = training.data.train[int(next(iter(training.trainer._get_train_sampler())))]
@@ -238,6 +285,8 @@ def not_a_number(make, folder):
 
     def look(_, args, kwargs):
         ids = kwargs.get("input_ids", args[0] if args else None)
+        if not torch.is_grad_enabled():
+            marked["compiling"] = os.environ.get("UNSLOTH_BLOCK_COMPILE")
         marked["rows"] = [row for row in range(len(ids)) if ids[row, : len(bad.ids)].tolist() == bad.ids]
 
     def spoil(_, __, output):
@@ -249,14 +298,16 @@ def not_a_number(make, folder):
     model.register_forward_pre_hook(look, with_kwargs=True)
     layer.register_forward_hook(spoil)
     before = weights(training)
-    told = {"row": bad.row}
+    told = {"row": bad.row, "row_tokens": len(bad.ids), "lengths": lengths_of_steps(training)}
+    os.environ["UNSLOTH_BLOCK_COMPILE"] = "1"
     try:
         told["losses"] = training.train()
     except KitError as error:
         told["finding"] = error.findings[0].id
         told["details"] = dict(error.findings[0].details)
         told["same_weights"] = all(bool((value == weights(training)[name]).all()) for name, value in before.items())
-    return told | {"events": listener.events}
+    told["compiling"] = {"in the search": marked["compiling"], "after": os.environ["UNSLOTH_BLOCK_COMPILE"]}
+    return told | {"events": listener.events, "tokens": listener.tokens}
 
 
 if __name__ == "__main__":
@@ -268,14 +319,16 @@ if __name__ == "__main__":
         return Training(name, folder, options, listener)
 
     most_tokens, in_its_middle = options.pop("most_tokens", 0), options.pop("in_its_middle", False)
+    run_out, largest_scale = options.pop("run_out", False), options.pop("largest_scale", 0)
     done = {
         "unbroken": lambda: unbroken(make),
-        "resumed": lambda: resumed(make, folder / "checkpoints"),
+        "resumed": lambda: resumed(make, folder / "checkpoints", run_out),
         "out of memory": lambda: out_of_memory(make, folder, most_tokens),
         "nothing left": lambda: nothing_left(make, folder),
         "preflight": lambda: preflight(make, folder),
         "gradients": lambda: gradients(make),
         "out of memory in the update": lambda: out_of_memory_in_the_update(make, in_its_middle),
+        "skipped": lambda: skipped(make, largest_scale),
         "not a number": lambda: not_a_number(make, folder),
     }[scenario]()
     print(json.dumps(done))

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 
 from benchmarks import faults, inject
 from kit import backend
-from kit.backend import Backend, Loaded, device_memory
+from kit.backend import Backend, CardFailed, Loaded, device_memory
 from kit.data import Data, Question
 from kit.options import Run, TrainCommand
 from kit.run import checkpoints, fit, keeping, measuring
 from kit.run.checkpoints import About
 from kit.run.folder import RunFolder
-from kit.run.measuring import NO_ANSWER
+from kit.run.measuring import NO_ANSWER, NO_ROOM
 from kit.run.session import Session
 from kit.run.watch import Watch
 from kit.support.errors import KitError
@@ -230,6 +231,56 @@ def test_memory_and_disk_end_in_words_and_a_defect_does_not(around, monkeypatch)
     assert all("the checkpoint of step 2 is kept" in text for text in around.said)
     with pytest.raises(RuntimeError, match="shapes"), fit.errors_explained(around.session):
         raise RuntimeError("shapes do not fit")
+
+
+ILLEGAL_ACCESS = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_card_that_failed_is_left_alone_and_the_same_command_goes_on(around, monkeypatch) -> None:
+    saving(monkeypatch, "save_state", None)
+    around.keep()
+    around.state.step = 5
+    monkeypatch.setattr(around.watch.keeper, "keep", lambda: pytest.fail("something more was tried on the card"))
+    with (
+        pytest.raises(CardFailed) as ended,
+        fit.errors_explained(around.session),
+        fit.last_good_step_kept(around.watch),
+    ):
+        raise ILLEGAL_ACCESS
+    (finding,) = ended.value.findings
+    assert finding.id == "card-failed"
+    assert finding.fix[0].startswith("the same command again: it goes on after step 2")
+    assert around.said == ["the checkpoint of step 2 is kept; a run of the same options goes on from there"]
+
+
+def test_a_run_that_kept_nothing_says_that_it_begins_again(around) -> None:
+    with pytest.raises(CardFailed) as ended, fit.errors_explained(around.session):
+        raise ILLEGAL_ACCESS
+    assert ended.value.findings[0].fix[0].startswith("the same command again: it begins with step 1")
+
+
+@pytest.mark.parametrize("work", ["checkpoint", "adapter"])
+def test_saving_from_a_card_that_failed_is_no_reason_to_go_on(around, monkeypatch, work) -> None:
+    """No other try, no other folder: the error of the card ends the run."""
+    saving(monkeypatch, "save_state", ILLEGAL_ACCESS)
+    saving(monkeypatch, "save_adapter", ILLEGAL_ACCESS)
+    monkeypatch.setattr(keeping, "save_elsewhere", lambda *_: pytest.fail("something more was tried on the card"))
+    with pytest.raises(CardFailed), fit.errors_explained(around.session):
+        around.keep() if work == "checkpoint" else keeping.save(around.session)
+    assert around.said == []
+
+
+def test_an_answer_takes_no_more_positions_than_there_are(around, monkeypatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(backend, "answer", lambda _, ids, most: asked.append(len(ids) + most) or ("yes", 1, 0.5))
+    monkeypatch.setattr(backend, "answering", lambda _: shutil.os.scandir(around.folder.path))  # any context
+    lengths = (1, POSITIONS - 1, POSITIONS)
+    questions = tuple(Question(str(length), [1] * length) for length in lengths)
+    session = replace(around.session, data=replace(around.session.data, questions=questions))
+    answers = measuring.answers(session)
+    assert [answer.text for answer in answers] == ["yes", "yes", NO_ROOM]
+    assert asked == [POSITIONS, POSITIONS]
+    assert around.said == ["no answer to a prompt of 32 tokens: the model has 32 positions"]
 
 
 def test_a_run_without_a_checkpoint_writes_no_step_twice(around) -> None:

@@ -1,10 +1,12 @@
 """Optimiser steps that go wrong: memory, numbers, a kill - with the real libraries, each in a process of its own."""
 
 import json
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
+from tests.support.error_texts import CARD, KERNEL, MEMORY, ON_A_FULL_CARD
 from tests.support.processes import run_python
 from tests.support.results import record_of
 
@@ -18,10 +20,22 @@ def play(scenario: str, backend: str, folder: Path, **options: object) -> dict:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> dict[str, list[float]]:
-    """Losses of the same steps when nothing goes wrong, in fp32 so that splitting shows no rounding."""
+def undisturbed(tmp_path_factory) -> dict[str, dict]:
+    """Of each backend the same steps when nothing goes wrong, in fp32 so that splitting shows no rounding."""
     folder = tmp_path_factory.mktemp("unbroken")
-    return {name: play("unbroken", name, folder, **EXACT)["losses"] for name in ("unsloth", "hf")}
+    return {name: play("unbroken", name, folder, **EXACT) for name in ("unsloth", "hf")}
+
+
+@pytest.fixture(scope="module")
+def unbroken(undisturbed) -> dict[str, list[float]]:
+    return {name: got["losses"] for name, got in undisturbed.items()}
+
+
+@pytest.fixture(scope="module")
+def at_each_place(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """Place of a run -> text of an error -> what came of it."""
+    done = run_python("tests/kit/error_places.py", tmp_path_factory.mktemp("places"), libraries="hf")
+    return record_of(done)
 
 
 EXACT = {"precision": "fp32", "load_in_4bit": False}
@@ -39,12 +53,32 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one_to_the_last
     assert got["rest"] == got["whole"][2:]
     assert len(got["rest"]) == 2
     assert got["same_weights"]
+    assert got["tokens"][0] == got["tokens"][1] > 0
+
+
+def counted(lengths: list[list[int]]) -> list[int]:
+    """Tokens of all steps so far, after each."""
+    return list(accumulate(map(sum, lengths)))
 
 
 @pytest.mark.parametrize("backend", ["unsloth", "hf"])
-def test_out_of_memory_splits_the_step_and_loses_nothing(backend, unbroken, tmp_path) -> None:
+def test_the_tokens_of_each_step_are_those_of_its_samples(undisturbed, backend) -> None:
+    assert undisturbed[backend]["tokens"] == counted(undisturbed[backend]["lengths"])
+
+
+@pytest.mark.parametrize("backend", ["unsloth", "hf"])
+def test_a_resumed_run_recomputes_activations_where_it_had_to_before(backend, tmp_path) -> None:
+    got = play("resumed", backend, tmp_path, run_out=True, **EXACT)
+    assert got["recomputes"]
+    assert [event["kind"] for event in got["events"]] == ["checkpointing-stays-on"]
+    assert (got["rest"], got["same_weights"]) == (got["whole"][2:], True)
+
+
+@pytest.mark.parametrize("backend", ["unsloth", "hf"])
+def test_out_of_memory_splits_the_step_and_loses_nothing(backend, unbroken, undisturbed, tmp_path) -> None:
     got = play("out of memory", backend, tmp_path, most_tokens=200, **EXACT)
     assert got["losses"] == pytest.approx(unbroken[backend], rel=1e-5)
+    assert got["tokens"] == undisturbed[backend]["tokens"], "none for the tries that were undone"
     assert {event["kind"] for event in got["events"]} == {"out-of-memory"}
     assert all("tokens at once" in event["text"] for event in got["events"])
 
@@ -64,6 +98,21 @@ def test_a_split_step_has_the_same_gradients_tensor_by_tensor(backend, tmp_path)
     assert got["4 x 2"] < 1e-4
     assert got["1 x 8"] < 1e-4
     assert got["mean of means"] > 1e-2
+
+
+ENDS = {"loading": "out-of-memory-at-load", "adapting": "out-of-memory-at-load",
+        "adapter_in_use": "out-of-memory-at-load", "chat": "out-of-memory-answering"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "place", ["forward", "backward", "optimizer_step", "held_out_loss", "answers", "checkpoint", *ENDS]
+)
+def test_every_text_of_memory_and_card_is_known_at_each_place(at_each_place, place) -> None:
+    """Memory goes down the ladder where there is one, or is a finding; a card's failure is one everywhere."""
+    expected = dict.fromkeys(MEMORY | ON_A_FULL_CARD, ENDS.get(place, "went on"))
+    expected |= {f"card: {name}": "card-failed" for name in CARD}
+    expected |= {f"card: {name}": "kernel-cannot-run" for name in KERNEL}
+    assert at_each_place[place] == expected
 
 
 def test_memory_that_runs_out_in_the_update_is_tried_again(unbroken, tmp_path) -> None:
@@ -109,3 +158,24 @@ def test_retry_goes_on_without_that_row(tmp_path) -> None:
     got = play("not a number", "unsloth", tmp_path, on_nan="retry")
     assert len(got["losses"]) == 4
     assert got["events"][0]["rows"] == [got["row"]]
+    lengths = [[*got["lengths"][0], -got["row_tokens"]], *got["lengths"][1:]]
+    assert got["tokens"] == counted(lengths), "what is left out is not counted"
+
+
+def test_bad_samples_are_searched_without_compiled_layers(tmp_path) -> None:
+    """A hook that looks at numbers would end Unsloth's compiling for the rest of the process."""
+    got = play("not a number", "unsloth", tmp_path, on_nan="retry")
+    assert got["compiling"] == {"in the search": "0", "after": "1"}
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(30, 20), (3, 3)])
+def test_a_loss_scale_that_never_fits_ends_the_run(tmp_path, max_steps, steps) -> None:
+    """20 updates in a row that change nothing, or all that there are."""
+    got = play("skipped", "hf", tmp_path, **EXACT, max_steps=max_steps)
+    assert (got["finding"], got["steps"], got["in_a_row"], got["updates"]) == ("loss-not-finite", steps, steps, 0)
+
+
+def test_a_loss_scale_that_finds_its_size_goes_on(tmp_path) -> None:
+    """The preflight finds one with which the optimiser has its states, and leaves the scale as it was."""
+    got = play("skipped", "hf", tmp_path, largest_scale=2.0**14, **EXACT)
+    assert got == {"in_preflight": 1, "scale": 2.0**16, "updates": 3, "steps": 4, "in_a_row": 0}

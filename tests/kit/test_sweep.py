@@ -476,6 +476,16 @@ def test_a_trial_that_fails_is_on_record_and_the_others_go_on(swept) -> None:
     assert [one.status for one in again.trials] == ["stopped", "finished", "finished", "finished"]
 
 
+def test_a_card_that_failed_ends_the_sweep_and_the_same_command_goes_on(swept) -> None:
+    """Every other trial of this process would fail as well, and be on record as failed."""
+    lost = backend.CardFailed(problem("card-failed", "The card failed.", "No reason known.", "again"))
+    with pytest.raises(backend.CardFailed):
+        swept(lambda run, step: lost if run.lora_rank == 2 else by_rank(run, step), *RANKS)
+    done, machine = swept(by_rank, *RANKS)
+    assert [name for name, *_ in machine.asked] == ["lora_rank 2", "lora_rank 1", "lora_rank 8"]
+    assert "failed" not in {one.status for one in done.trials}
+
+
 def test_when_all_fail_nobody_is_the_best(swept) -> None:
     done, _ = swept(lambda *_: RuntimeError("no"), *RANKS)
     assert done.best is None

@@ -1,11 +1,14 @@
 """What the kit adds to the libraries' classes, over bases made of paper: no torch here."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from kit.backend.generation import TokenStream
+from kit.backend import Backend, Loaded, ladder
+from kit.backend.generation import TokenStream, answering
+from kit.backend.ladder import Ladder
 from kit.backend.listener import ListenerCallback
 from kit.backend.loading import Loading
 from kit.backend.steps import SPIKE, Steps
@@ -62,6 +65,50 @@ def test_the_listener_hears_of_steps_and_may_stop_after_one() -> None:
         assert state.log_history == []
     assert steps == [(1, {"loss": 2.0, "num_tokens": 7}), (2, {"loss": 2.0, "num_tokens": 7})]
     assert control.should_training_stop
+
+
+class PaperModel:
+    """Two modules, of which one recomputes activations where it is told to."""
+
+    def __init__(self):
+        self.layer = SimpleNamespace(gradient_checkpointing=False)
+
+    def modules(self):
+        return [SimpleNamespace(), self.layer]
+
+
+class PaperUnsloth:
+    """Its two switches as they are on a card: asked for nothing, it goes back to what the model began with."""
+
+    @staticmethod
+    def for_inference(model: PaperModel) -> None:
+        model.layer.gradient_checkpointing = False
+
+    @staticmethod
+    def for_training(model: PaperModel, use_gradient_checkpointing=None) -> None:
+        model.layer.gradient_checkpointing = use_gradient_checkpointing or False
+
+
+@pytest.mark.parametrize("way", [False, True, "unsloth"])
+def test_answers_leave_the_checkpointing_of_the_ladder_on(monkeypatch, way) -> None:
+    monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=PaperUnsloth))
+    model = PaperModel()
+    model.layer.gradient_checkpointing = way
+    with answering(Loaded(model, None, Backend("unsloth", ""), "cuda")):
+        assert model.layer.gradient_checkpointing is False
+    assert model.layer.gradient_checkpointing == way
+
+
+@pytest.mark.parametrize(("asked", "saved", "then"), [("off", True, "on"), ("unsloth", True, "unsloth"),
+                                                      ("off", False, "off")])  # fmt: skip
+def test_a_resumed_run_is_on_the_rungs_that_it_was_on(monkeypatch, asked, saved, then) -> None:
+    events, switched = [], []
+    monkeypatch.setattr(ladder, "recompute_activations", switched.append)
+    run = Run(batch_size=4, micro_batch_size=4, gradient_checkpointing=asked)
+    resumed = Ladder(None, run, FakeSamples(), lambda kind, _: events.append(kind))
+    resumed.go_on_from(9, saved)
+    assert (resumed.budget_tokens, resumed.checkpointing) == (9, then)
+    assert len(switched) == len(events) == (then != asked)
 
 
 def test_the_prompt_is_no_part_of_the_answer() -> None:

@@ -1,0 +1,86 @@
+"""Every text of "memory ran out" and "the card failed": what each is taken for, and what is said of it. No torch."""
+
+import pytest
+
+from kit.backend import device_errors
+from kit.backend.device_errors import CardFailed, card_error, card_errors_explained, is_out_of_memory
+from kit.support.errors import KitError, failure
+from tests.support.error_texts import CARD, KERNEL, MEMORY, ON_A_FULL_CARD, OTHERS, error_of_text
+from tests.support.results import error_of, finding_of
+
+
+@pytest.fixture(autouse=True)
+def card_with_room(monkeypatch) -> None:
+    monkeypatch.setattr(device_errors, "_card_is_full", lambda: False)
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_that_ran_out_is_told_by_its_words(name) -> None:
+    error = error_of_text(*MEMORY[name])
+    assert is_out_of_memory(error)
+    assert card_error(error) is None
+
+
+@pytest.mark.parametrize("name", ON_A_FULL_CARD)
+def test_a_library_that_cannot_start_lacks_memory_only_on_a_full_card(name, monkeypatch) -> None:
+    error = error_of_text(*ON_A_FULL_CARD[name])
+    assert not is_out_of_memory(error)
+    assert card_error(error)
+    monkeypatch.setattr(device_errors, "_card_is_full", lambda: True)
+    assert is_out_of_memory(error)
+    assert card_error(error) is None
+
+
+def explained(kind: str, text: str) -> KitError:
+    @card_errors_explained()
+    def work() -> None:
+        raise error_of_text(kind, text)
+
+    return error_of(work)
+
+
+@pytest.mark.parametrize("name", CARD)
+def test_a_card_that_failed_says_how_to_go_on(name) -> None:
+    kind, text = CARD[name]
+    assert not is_out_of_memory(error_of_text(kind, text))
+    error = explained(kind, text)
+    assert isinstance(error, CardFailed)
+    (finding,) = error.findings
+    assert finding.id == "card-failed"
+    assert text.splitlines()[0] in finding.what
+    assert finding.fix[0].startswith("the same command again")
+
+
+def test_each_failure_of_a_card_has_its_own_reason() -> None:
+    said = {name: explained(*CARD[name]).findings[0].why for name in CARD}
+    assert "token id" in said["assert"]
+    assert said["ECC"] == said["lost"] == said["off the bus"]
+    assert said["standby"] == said["none"] == said["busy"]
+    assert "TDR" in said["watchdog"]
+    assert len({said[name] for name in ("assert", "ECC", "standby", "watchdog")}) == 4
+
+
+@pytest.mark.parametrize("name", KERNEL)
+def test_a_kernel_that_does_not_fit_the_card_is_no_lack_of_memory(name) -> None:
+    kind, text = KERNEL[name]
+    assert not is_out_of_memory(error_of_text(kind, text))
+    error = explained(kind, text)
+    assert not isinstance(error, CardFailed)
+    assert error.findings[0].id == "kernel-cannot-run"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_errors_are_left_as_they_are(name) -> None:
+    error = error_of_text(*OTHERS[name])
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)), card_errors_explained():
+        raise error
+
+
+def test_what_has_been_judged_is_not_judged_again() -> None:
+    error = failure("out-of-memory", "Memory ran out: CUDA out of memory, CUDA error.", "No room.", "less")
+    assert not is_out_of_memory(error)
+    with pytest.raises(KitError) as raised, card_errors_explained():
+        raise error
+    assert raised.value is error
+    assert finding_of(lambda: (_ for _ in ()).throw(error)).id == "out-of-memory"
