@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from envcheck import settings, wheels
 from envcheck.facts import Facts, Gpu
 from kit.backend.device import has_card
+from kit.backend.device_errors import card_errors_explained
 from kit.backend.silence import silence
 from kit.support import environment
 from kit.support.cache import cache_folder
@@ -72,6 +73,7 @@ def starting_words(loading: "Loading") -> str:
     return "starting the libraries" + (": the first time on this machine takes a minute" if is_first else "")
 
 
+@card_errors_explained()
 def start(loading: "Loading") -> Backend:
     """Import the libraries in the right order. Where Unsloth cannot start, `auto` goes on with transformers and PEFT.
 

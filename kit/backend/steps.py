@@ -18,6 +18,7 @@ from kit.data.batches import EpochSampler, epoch_order, micro_batches
 from kit.data.store import Samples
 from kit.options import Run
 from kit.prompt import IGNORED
+from kit.support.environment import LAYERS_COMPILED
 from kit.support.errors import KitError, failure
 
 if TYPE_CHECKING:
@@ -232,15 +233,12 @@ def find_bad_samples(trainer: Steps, model: "torch.nn.Module", batch: Batch) -> 
 def _not_compiled() -> Iterator[None]:
     """Unsloth asks for the variable at each call. A hook that looks at numbers would end the compiling of its layers
     for the rest of the process, and the run go on in another arithmetic."""
-    name = "UNSLOTH_BLOCK_COMPILE"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
+    before = os.environ[LAYERS_COMPILED]
+    os.environ[LAYERS_COMPILED] = "0"
     try:
         yield
     finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        os.environ[LAYERS_COMPILED] = before
 
 
 @contextlib.contextmanager
