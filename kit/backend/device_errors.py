@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from envcheck.facts import Finding
 from kit.support.errors import KitError, first_line, problem
+from kit.support.user_shell import shell
 
 
 def _any_of(*texts: str) -> re.Pattern[str]:
@@ -115,7 +116,7 @@ def card_error(error: BaseException, again: str = SAME_COMMAND) -> KitError | No
             failed.why,
             again,
             failed.fix,
-            "CUDA_LAUNCH_BLOCKING=1 in the environment names the kernel in which it fails, if it comes again",
+            f"{shell().set_env('CUDA_LAUNCH_BLOCKING', '1')}      (if it comes again: names the kernel in which it fails)",
         )
     )
 
