@@ -116,7 +116,7 @@ def card_error(error: BaseException, again: str = SAME_COMMAND) -> KitError | No
             failed.why,
             again,
             failed.fix,
-            f"{shell().set_env('CUDA_LAUNCH_BLOCKING', '1')}      (if it comes again: names the kernel in which it fails)",
+            f"{shell().set_env('CUDA_LAUNCH_BLOCKING', '1')}   (if it comes again: names the kernel)",
         )
     )
 

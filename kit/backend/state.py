@@ -27,6 +27,7 @@ def save(trainer: "Steps", folder: Path) -> None:
         "scaler": scaler.state_dict() if scaler is not None else None,
         "random": random_state(),
         "tokens": trainer.tokens,
+        "skipped_steps": trainer.skipped_steps,
         "skipped_in_a_row": trainer.skipped_in_a_row,
         "was_below_guessing": trainer.was_below_guessing,
         "budget_tokens": trainer.ladder.budget_tokens,
@@ -86,8 +87,8 @@ def load(trainer: "Steps", folder: Path) -> None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     trainer.tokens = state["tokens"]
     trainer.was_below_guessing = state["was_below_guessing"]
-    # checkpoints of version 0.1 lack two of these
-    trainer.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+    # checkpoints of version 0.1 lack three of these
+    trainer.skipped_steps, trainer.skipped_in_a_row = state.get("skipped_steps", 0), state.get("skipped_in_a_row", 0)
     trainer.ladder.go_on_from(state["budget_tokens"], state.get("recomputes_since_a_step", False))
 
 

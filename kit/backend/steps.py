@@ -66,7 +66,8 @@ class Steps(SFTTrainer):
         self.guessing_loss = math.log(loaded.model.config.vocab_size)
         self.was_below_guessing = False
         self.tokens = 0  # of the samples trained so far, without padding
-        self.skipped_in_a_row = 0  # the newest optimiser steps that the loss scale of fp16 left out
+        self.skipped_steps = 0  # optimiser steps that the loss scale of fp16 left out
+        self.skipped_in_a_row = 0  # the newest of them
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> "Optimizer":
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -118,10 +119,17 @@ class Steps(SFTTrainer):
 
     def count_update(self) -> None:
         """After each optimiser step. A few are skipped as the loss scale finds its size."""
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.accelerator.optimizer_step_was_skipped else 0
+        is_skipped = self.accelerator.optimizer_step_was_skipped
+        self.skipped_steps += is_skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
 
     def check_updates(self) -> None:
-        """Raises KitError: many in a row were skipped, or all there are."""
+        """How many were skipped, said after the last one. Raises KitError: many in a row, or all there are."""
+        if self.skipped_steps and self.state.global_step == self.state.max_steps:
+            text = (
+                f"{self.skipped_steps} of {self.state.max_steps} steps changed nothing: fp16's loss scale was too large"
+            )
+            self.on_event("steps-skipped", text, steps=self.skipped_steps)
         if self.skipped_in_a_row >= min(MOST_SKIPPED, self.state.max_steps):
             raise _all_skipped(self.state.global_step, self.skipped_in_a_row, self.accelerator.scaler.get_scale())
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from envcheck.facts import Finding
+from kit.backend import CardFailed
 from kit.chat.asking import CLOSED, OPEN, Reply, Speaker, StopRequested, prompt_ids
 from kit.chat.names import UNTUNED
 from kit.chat.options import ChatCommand
@@ -63,6 +64,8 @@ class TerminalChat:
                         return
                 else:
                     self.ask(line.removeprefix("/") if line.startswith("//") else line)
+            except CardFailed:
+                raise
             except KitError as error:  # a question that cannot be answered ends nothing
                 console.findings(error.findings)
 

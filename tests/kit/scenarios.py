@@ -270,7 +270,8 @@ def skipped(make, largest_scale):
         training.train()
     except KitError as error:
         told["finding"] = error.findings[0].id
-    return told | {"steps": len(training.listener.losses), "in_a_row": trainer.skipped_in_a_row}
+    told |= {"steps": len(training.listener.losses), "in_a_row": trainer.skipped_in_a_row}
+    return told | {"events": [event["text"] for event in training.listener.events]}
 
 
 def not_a_number(make, folder):
