@@ -17,13 +17,15 @@ from safetensors.numpy import load_file, save_file
 
 from envcheck import probe
 from kit import models
+from kit.backend import CardFailed
+from kit.chat import terminal
 from kit.chat.__main__ import main
 from kit.chat.asking import Reply
 from kit.chat.options import read_command
 from kit.chat.target import find, sampling_for
 from kit.chat.terminal import TerminalChat
 from kit.models import adapters
-from kit.support.errors import KitError
+from kit.support.errors import KitError, problem
 from tests.kit import exports
 from tests.kit.exports import ANSWER_TOKENS, METHODS, QUESTIONS, made_by_peft
 from tests.support.processes import run_kit
@@ -293,6 +295,25 @@ def test_unsloth_is_for_methods_that_it_knows(kinds) -> None:
         with pytest.raises(KitError, match="unsloth-without-method"):
             find(read_command([str(kinds[0] / method), "--backend", "unsloth"]), FACTS)
     assert find(read_command([str(kinds[0] / "rslora"), "--backend", "unsloth"]), FACTS).loading.backend == "unsloth"
+
+
+@pytest.mark.parametrize(("kind", "heard"), [(KitError, 2), (CardFailed, 1)])
+def test_a_card_that_failed_ends_the_conversation_and_another_finding_does_not(monkeypatch, kind, heard) -> None:
+    asked: list[str] = []
+
+    def ask(_, text: str) -> None:
+        asked.append(text)
+        raise kind(problem("any", "What is wrong.", "Why.", "the fix"))
+
+    monkeypatch.setattr(terminal, "_lines", lambda: ["first", "second"])
+    monkeypatch.setattr(TerminalChat, "ask", ask)
+    chat = TerminalChat(
+        SimpleNamespace(target=SimpleNamespace(names=["a"], indices=[0])),
+        SimpleNamespace(thinking=False, compare=False, system=""),
+    )
+    with contextlib.nullcontext() if heard == 2 else pytest.raises(CardFailed):
+        chat.run()
+    assert len(asked) == heard
 
 
 # before anything is loaded
