@@ -55,8 +55,7 @@ class Places:
         self.journal = SimpleNamespace(event=lambda *_, **__: None)
 
     def _step(self) -> None:
-        self.trainer.ladder.budget_tokens = 2 * self.trainer.ladder.longest_tokens
-        self.trainer.run_step(self.trainer.model_wrapped, self.batch, 10, int)
+        self.trainer.run_step(self.trainer.model_wrapped, self.batch, torch.tensor(10), int)
 
     def forward(self, strike: Callable[[], None]) -> None:
         with before(self.trainer, "compute_loss", strike):
@@ -69,7 +68,7 @@ class Places:
 
     def optimizer_step(self, strike: Callable[[], None]) -> None:
         self._step()
-        with before(torch.optim.AdamW, "step", strike):
+        with before(self.trainer.optimizer.optimizer, "_init_group", strike):  # what torch's own step begins with
             self.trainer.optimizer.step()
 
     def held_out_loss(self, strike: Callable[[], None]) -> None:
@@ -96,7 +95,7 @@ class Places:
             backend.load(model, loading.Loading.of(run), self.training.loaded.backend, prompt.load(model, "auto"))
 
     def adapting(self, strike: Callable[[], None]) -> None:
-        with before(methods, "_by_peft", strike):
+        with replaced(methods, "_check_targets", lambda *_: None), before(methods, "_by_peft", strike):
             backend.adapt(self.training.loaded, self.training.run)
 
     def adapter_in_use(self, strike: Callable[[], None]) -> None:
@@ -113,6 +112,7 @@ class Places:
 
     def _outcome(self, place: Callable, kind: str, text: str) -> str:
         left = [error_of_text(kind, text)]
+        self.trainer.ladder.budget_tokens = 2 * self.trainer.ladder.longest_tokens
 
         def strike() -> None:
             if left:
