@@ -110,8 +110,7 @@ ENDS = {"loading": "out-of-memory-at-load", "adapting": "out-of-memory-at-load",
 def test_every_text_of_memory_and_card_is_known_at_each_place(at_each_place, place) -> None:
     """Memory goes down the ladder where there is one, or is a finding; a card's failure is one everywhere."""
     expected = dict.fromkeys(MEMORY | ON_A_FULL_CARD, ENDS.get(place, "went on"))
-    expected |= {f"card: {name}": "card-failed" for name in CARD}
-    expected |= {f"card: {name}": "kernel-cannot-run" for name in KERNEL}
+    expected |= dict.fromkeys(CARD, "card-failed") | dict.fromkeys(KERNEL, "kernel-cannot-run")
     assert at_each_place[place] == expected
 
 
