@@ -1,5 +1,5 @@
-"""What torch and its libraries say when memory ran out or the card failed: told by their words, as their kinds do not
-tell it."""
+"""What torch and its libraries say when memory ran out or the card failed: told by their words, as most of their kinds
+do not tell it."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ def _any_of(*texts: str) -> re.Pattern[str]:
 MEMORY_RAN_OUT = _any_of(
     r"out[ _]?of[ _]?memory",  # CUDA, its driver, page-locked memory, Triton, the compilers, Rust
     r"memoryallocation|alloc(ation)?_failed",  # of CUDA; of cuBLAS, cuDNN, cuSOLVER
-    r"can(no|')t allocate|(unable|failed) to allocate|not enough memory",  # torch on Linux and Windows, Linux, NumPy
+    r"can(no|')t allocate|(unable|failed) to allocate|could not allocate|not enough memory",  # torch, Linux, NumPy
+    r"cuda(hostalloc|malloc\w*)\b.*failed",  # page-locked and managed memory
     r"std::bad_alloc|bad allocation",  # C++ by GCC and by MSVC
     r"\[errno 12\]|\[winerror (8|14|1450|1455)\]|(os error|error code:) <?1455\b|paging file is too small",
     r"negligible gpu memory",  # Unsloth's loss
@@ -29,15 +30,17 @@ NO_ROOM_TO_START = _any_of(r"_status_(not_initialized|internal_error)", "unable 
 STARTING_BYTES = 256 << 20  # what cuBLAS and cuDNN take of a card for themselves, and some more
 
 FROM_THE_CARD = _any_of(
-    r"\b(cuda|cudnn|cublas|cublaslt|cusolver|cusparse) ((unknown|driver) )?error|cuda(_e|e)rror",
+    r"\b(cuda|cudnn|cublas|cublaslt|cusolver|cusparse) ((unknown|driver|frontend) )?error|cuda(_e|e)rror",
+    "acceleratorerror",  # torch's kind for what CUDA answers, whatever its words
     r"\b(cublas|cudnn|cusolver|cusparse)_status_|nvrtc|triton error|ptxas|out of resource|unable to find an engine",
     r"device-side assert triggered|no kernel image|illegal memory access|unspecified launch failure",
-    r"ecc error|gpu is lost|off the bus|\bxid\b",
+    r"ecc error|gpu is lost|off the bus|\bxid\b|unable to determine the device handle",
     r"no cuda gpus|no cuda-capable|no nvidia driver|cuda driver (initialization|version)",
 )
 CANNOT_RUN_A_KERNEL = _any_of(
     r"no kernel image|invalid device function|unsupported toolchain|ptxas|nvrtc|named symbol not found",
-    r"out of resource|too many resources|invalid configuration|find an engine",
+    r"out of resource|too many resources|invalid configuration|find an engine|execution plans",
+    r"invalid (argument|value|resource handle)|operation not (permitted|supported)",
     r"_status_(not_supported|arch_mismatch|invalid_value)",
 )
 
@@ -57,12 +60,15 @@ CARD_FAILURES = (
         "a --template of this model's own tokens",
     ),
     CardFailure(
-        _any_of(r"ecc error|gpu is lost|off the bus|\bxid\b|requires reset|hardware stack|nvlink"),
+        _any_of(r"ecc error|gpu is lost|off the bus|\bxid\b|device handle|requires reset|hardware stack|nvlink"),
         "The card reports a fault of its own: its memory, its power or its place in the slot.",
         "restart the computer; where it comes again, see to power cables, temperature and slot of the card",
     ),
     CardFailure(
-        _any_of("no cuda|no nvidia driver|unknown error - this may|driver (initialization|version)|busy or"),
+        _any_of(
+            "no cuda|no nvidia driver|unknown error - this may|driver (initialization|version)|busy or|"
+            "initialization error|invalid device ordinal"
+        ),
         "The driver does not give the card to this program; after standby it may need a restart.",
         "restart the computer",
     ),
@@ -84,12 +90,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Of the card or of the machine. What is a KitError has been judged already."""
     if isinstance(error, KitError):
         return False
-    text = str(error)
+    text = _words(error)
     return (
         isinstance(error, MemoryError)
         or MEMORY_RAN_OUT.search(text) is not None
         or (NO_ROOM_TO_START.search(text) is not None and _card_is_full())
     )
+
+
+def _words(error: BaseException) -> str:
+    """Its kind and all that it says, without the name of a file, which may say anything."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = text.replace(repr(error.filename), "")
+    return f"{type(error).__name__}: {text}"
 
 
 def _card_is_full() -> bool:
@@ -103,7 +117,7 @@ def _card_is_full() -> bool:
 
 def card_error(error: BaseException, again: str = SAME_COMMAND) -> KitError | None:
     """What is to be said where the card, and not a lack of memory, is the reason; again: how the user goes on."""
-    text = str(error)
+    text = _words(error)
     if isinstance(error, KitError) or not FROM_THE_CARD.search(text) or is_out_of_memory(error):
         return None
     if CANNOT_RUN_A_KERNEL.search(text):

@@ -77,6 +77,11 @@ def test_other_errors_are_left_as_they_are(name) -> None:
         raise error
 
 
+def test_the_name_of_a_file_says_nothing() -> None:
+    assert not is_out_of_memory(FileNotFoundError(2, "No such file or directory", "CUDA out of memory.jsonl"))
+    assert card_error(FileNotFoundError(2, "No such file or directory", "CUDA error.jsonl")) is None
+
+
 def test_what_has_been_judged_is_not_judged_again() -> None:
     error = failure("out-of-memory", "Memory ran out: CUDA out of memory, CUDA error.", "No room.", "less")
     assert not is_out_of_memory(error)

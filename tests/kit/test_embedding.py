@@ -64,7 +64,19 @@ def test_a_token_that_the_model_never_learnt_is_a_finding_with_its_row(kit_train
 @pytest.mark.torch
 def test_who_trains_all_weights_may_begin_with_a_vector_of_noughts(kit_train, samples, tmp_path) -> None:
     model = without(rare_token(samples)[0], tmp_path / "base")
-    run = ("--model", model, "--data", ROWS, "--method", "full", "--output", tmp_path / "x", "--sample-tokens", 1)
+    run = (
+        "--model",
+        model,
+        "--data",
+        ROWS,
+        "--method",
+        "full",
+        "--no-load-in-4bit",
+        "--output",
+        tmp_path / "x",
+        "--sample-tokens",
+        1,
+    )
     done = kit_train("--preset", "cpu", "--max-steps", 1, *run, libraries="hf")
     assert done.returncode == 0, done.stderr
 
