@@ -68,6 +68,7 @@ class Steps(SFTTrainer):
         self.tokens = 0  # of the samples trained so far, without padding
         self.skipped_steps = 0  # optimiser steps that the loss scale of fp16 left out
         self.skipped_in_a_row = 0  # the newest of them
+        self.scale_before = 1.0  # the loss scale of the step that is under way
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> "Optimizer":
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -82,6 +83,7 @@ class Steps(SFTTrainer):
         self, model: "torch.nn.Module", inputs: Batch, num_items_in_batch: "torch.Tensor | int | None" = None
     ) -> "torch.Tensor":
         """Loss of the step, its gradients left in the weights. Raises KitError: see run_step."""
+        self.scale_before = self.loss_scale()
         data_row = partial(self.data_row, self.state.global_step + 1)
         return self.run_step(model, self._prepare_inputs(inputs), num_items_in_batch, data_row)
 
@@ -117,9 +119,15 @@ class Steps(SFTTrainer):
         """Those of a try that is undone, of which TRL would tell a tracker the mean."""
         self._metrics["train"].clear()
 
+    def loss_scale(self) -> float:
+        """Of fp16; 1 where losses are not scaled."""
+        scaler = self.accelerator.scaler
+        return float(scaler.get_scale()) if scaler is not None else 1.0
+
     def count_update(self) -> None:
-        """After each optimiser step. A few are skipped as the loss scale finds its size."""
-        is_skipped = self.accelerator.optimizer_step_was_skipped
+        """After each optimiser step. A few are skipped as the loss scale finds its size: it is halved then, which tells
+        more than accelerate, as torch's fused optimisers skip inside of their step."""
+        is_skipped = self.loss_scale() < self.scale_before
         self.skipped_steps += is_skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
 
@@ -131,7 +139,7 @@ class Steps(SFTTrainer):
             )
             self.on_event("steps-skipped", text, steps=self.skipped_steps)
         if self.skipped_in_a_row >= min(MOST_SKIPPED, self.state.max_steps):
-            raise _all_skipped(self.state.global_step, self.skipped_in_a_row, self.accelerator.scaler.get_scale())
+            raise _all_skipped(self.state.global_step, self.skipped_in_a_row, self.loss_scale())
 
     def _run_micro_batches(
         self, model: "torch.nn.Module", batch: Batch, num_items: "torch.Tensor | int | None"

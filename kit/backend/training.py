@@ -152,9 +152,10 @@ def preflight(trainer: Steps, held_out: Samples) -> Preflight:
         batch = collate(trainer, worst)
         trained = (batch["labels"][:, 1:] != IGNORED).sum()
         for _ in range(MOST_SKIPPED):
+            scale = trainer.loss_scale()
             trainer.run_step(model, batch, trained, worst.row.__getitem__)
             trainer.optimizer.step()
-            if not trainer.optimizer.step_was_skipped:
+            if trainer.loss_scale() >= scale:
                 break
             trainer.optimizer.zero_grad()  # fp16 at a smaller loss scale: without a step no optimiser state is there
         start_s = time.perf_counter()

@@ -254,16 +254,19 @@ def skipped(make, largest_scale):
     training = make(Listener())
     trainer, told = training.trainer, {"updates": 0}
     scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    weight = next(weight for weight in training.loaded.model.parameters() if weight.requires_grad)
+    weight = next(weight for name, weight in training.loaded.model.named_parameters() if "lora_B" in name)
     weight.register_hook(lambda gradient: gradient * (math.inf if scaler.get_scale() > largest_scale else 1))
+    last = [weight.detach().clone()]
 
     def count(*_):
-        told["updates"] += 1
+        told["updates"] += not torch.equal(weight, last[0])
+        last[0] = weight.detach().clone()
 
     def begin():
         trainer.optimizer.optimizer.register_step_post_hook(count)
         backend.preflight(trainer, training.data.held_out)
-        told.update(scale=scaler.get_scale(), in_preflight=told["updates"])
+        told.update(scale=scaler.get_scale(), in_preflight=told["updates"], updates=0)
+        last[0] = weight.detach().clone()
 
     training.listener.begin = begin
     try:
