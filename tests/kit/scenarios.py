@@ -247,12 +247,13 @@ def out_of_memory_in_the_update(make, in_its_middle):
     return told | {"events": listener.events}
 
 
-def skipped(make, largest_scale):
+def skipped(make, largest_scale, optimizer):
     """Updates with a loss scale, in the way of fp16: above the largest one a gradient is infinite."""
     import torch
 
     training = make(Listener())
     trainer, told = training.trainer, {"updates": 0}
+    trainer.args.optim = optimizer
     scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     weight = next(weight for name, weight in training.loaded.model.named_parameters() if "lora_B" in name)
     weight.register_hook(lambda gradient: gradient * (math.inf if scaler.get_scale() > largest_scale else 1))
@@ -324,6 +325,7 @@ if __name__ == "__main__":
 
     most_tokens, in_its_middle = options.pop("most_tokens", 0), options.pop("in_its_middle", False)
     run_out, largest_scale = options.pop("run_out", False), options.pop("largest_scale", 0)
+    optimizer = options.pop("as_optimizer", "adamw_torch_fused")
     done = {
         "unbroken": lambda: unbroken(make),
         "resumed": lambda: resumed(make, folder / "checkpoints", run_out),
@@ -332,7 +334,7 @@ if __name__ == "__main__":
         "preflight": lambda: preflight(make, folder),
         "gradients": lambda: gradients(make),
         "out of memory in the update": lambda: out_of_memory_in_the_update(make, in_its_middle),
-        "skipped": lambda: skipped(make, largest_scale),
+        "skipped": lambda: skipped(make, largest_scale, optimizer),
         "not a number": lambda: not_a_number(make, folder),
     }[scenario]()
     print(json.dumps(done))

@@ -171,13 +171,13 @@ def test_bad_samples_are_searched_without_compiled_layers(tmp_path) -> None:
 @pytest.mark.parametrize(("max_steps", "steps"), [(30, 20), (3, 3)])
 def test_a_loss_scale_that_never_fits_ends_the_run(tmp_path, optimizer, max_steps, steps) -> None:
     """20 updates in a row that change nothing, or all that there are."""
-    got = play("skipped", "hf", tmp_path, **EXACT, max_steps=max_steps, optimizer=optimizer)
+    got = play("skipped", "hf", tmp_path, **EXACT, max_steps=max_steps, as_optimizer=optimizer)
     assert (got["finding"], got["steps"], got["in_a_row"], got["updates"]) == ("loss-not-finite", steps, steps, 0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused"])
 def test_a_loss_scale_that_finds_its_size_goes_on(tmp_path, optimizer) -> None:
     """The preflight finds one with which the optimiser has its states, and leaves the scale as it was."""
-    got = play("skipped", "hf", tmp_path, largest_scale=2.0**14, **EXACT, optimizer=optimizer)
+    got = play("skipped", "hf", tmp_path, largest_scale=2.0**14, **EXACT, as_optimizer=optimizer)
     assert got.pop("events") == ["2 of 4 steps changed nothing: fp16's loss scale was too large"]
     assert got == {"in_preflight": 1, "scale": 2.0**16, "updates": 2, "steps": 4, "in_a_row": 0}
