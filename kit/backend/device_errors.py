@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from envcheck.facts import Finding
+from kit.backend.device import has_card
 from kit.support.errors import KitError, first_line, problem
 from kit.support.user_shell import shell
 
@@ -110,7 +111,7 @@ def _card_is_full() -> bool:
     import torch
 
     try:
-        return torch.cuda.is_available() and torch.cuda.mem_get_info()[0] < STARTING_BYTES
+        return has_card() and torch.cuda.mem_get_info()[0] < STARTING_BYTES
     except RuntimeError:  # the card is lost
         return False
 
