@@ -12,7 +12,8 @@ from typing import List, Optional, Tuple
 from envcheck import wheels
 from envcheck.facts import Facts, Gpu
 
-BY_BUS = "PCI_BUS_ID"  # of CUDA_DEVICE_ORDER: as nvidia-smi counts; without it CUDA counts the fastest card first
+VARIABLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+BY_BUS = "PCI_BUS_ID"  # of ORDER: as nvidia-smi counts; without it CUDA counts the fastest card first
 
 NUMBER = re.compile(r"^[0-9]{1,6}$")
 
@@ -29,10 +30,10 @@ def cards(facts: Facts, order: str = "") -> Tuple[Gpu, ...]:
     (a number of unlike cards in CUDA's own order, a UUID of a card that has none in the facts) all of them.
     """
     every, env = wheels.nvidia_cards(facts), facts.env or {}
-    chosen = env.get("CUDA_VISIBLE_DEVICES")
+    chosen = env.get(VARIABLE)
     if chosen is None or not every:
         return every
-    if not _can_be_told(chosen, every, env.get("CUDA_DEVICE_ORDER", order)):
+    if not _can_be_told(chosen, every, env.get(ORDER, order)):
         return every
     seen: List[Gpu] = []
     for entry in entries(chosen):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envcheck import settings, wheels
+from envcheck import settings, visible, wheels
 from envcheck.facts import Facts, Gpu
 from kit.backend.device import has_card
 from kit.backend.device_errors import card_errors_explained
@@ -156,7 +156,7 @@ def _check_card(card: PlannedCard | None) -> None:
             "Something in this process had begun to use a card before, or its number is another one's: a card cannot "
             "be exchanged after that.",
             "a fresh process              (in a notebook: restart the kernel, and the kit's cells first)",
-            f"{environment.CARD_ORDER}={environment.BY_BUS} {environment.CARDS}=NUMBER python -m kit.train ...       "
+            f"{visible.ORDER}={visible.BY_BUS} {visible.VARIABLE}=NUMBER python -m kit.train ...       "
             "(as nvidia-smi counts)",
         )
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from envcheck import other_gpus, settings
+from envcheck import other_gpus, settings, visible, wheels
 from envcheck.facts import Facts, Gpu
 from kit.options import METHODS, DataCommand, Rows, Run, TrainCommand, command_line
 from kit.options.commands import RunDoor
@@ -82,12 +82,12 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     check_method(run)
     facts = seen_by(run, facts)
     chosen = settings.choose(facts)
-    on_card = settings.best_card(facts) is not None
-    if run.device == "cuda" and not on_card:
+    card = settings.best_card(facts)
+    if run.device == "cuda" and card is None:
         what = "The run asks for a graphics card and none can be used here."
         raise no_usable_card(what, facts, "--preset cpu                 (trains on the CPU)")
     auto = {
-        "device": ("cuda" if on_card else "cpu", "an NVIDIA card is there" if on_card else "no usable NVIDIA card"),
+        "device": ("cuda" if card else "cpu", _why_device(facts, card)),
         "precision": chosen.precision,
         "optimizer": chosen.optimizer,
         "pin_memory": as_option(chosen.pin_memory),
@@ -108,6 +108,20 @@ def no_usable_card(what: str, facts: Facts, on_cpu: str) -> KitError:
     return failure(
         "no-usable-gpu", what, why, "python -m envcheck           (says what is wrong with the card)", on_cpu
     )
+
+
+def _why_device(facts: Facts, card: Gpu | None) -> str:
+    """Which card, where there are several, and why none where one is hidden."""
+    every, named = wheels.nvidia_cards(facts), (facts.env or {}).get(visible.VARIABLE)
+    if card is None:
+        is_hidden = every and named is not None and not visible.cards(facts, visible.BY_BUS)
+        return f'no usable NVIDIA card: {visible.VARIABLE} is "{named}"' if is_hidden else "no usable NVIDIA card"
+    if len(every) == 1:
+        return "an NVIDIA card is there"
+    number = "" if card.index is None else f", number {card.index} of nvidia-smi's"
+    left = visible.cards(facts, visible.BY_BUS)
+    why = f"named by {visible.VARIABLE}" if len(left) == 1 else f"of {len(left)} cards the one with the most memory"
+    return f"{card.name}{number}: {why}"
 
 
 def why_hf(run: Run) -> str:

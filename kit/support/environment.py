@@ -8,13 +8,12 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from envcheck.visible import BY_BUS, ORDER, VARIABLE
 from kit.support.units import GIB
 
 LAYERS_COMPILED, LOGITS_GIB, COMPILED_FOLDER = (
     "UNSLOTH_BLOCK_COMPILE", "UNSLOTH_LOGPROB_CHUNK_GB", "UNSLOTH_COMPILE_LOCATION")  # fmt: skip
 OFFLOADED_FP32, EXACT = "UNSLOTH_OFFLOAD_FP32", "exact"
-CARDS, CARD_ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
-BY_BUS = "PCI_BUS_ID"  # of CARD_ORDER: as nvidia-smi counts; by itself CUDA counts the fastest card first
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ CONSTANT = (
     ),
 )
 ON_CPU = {
-    CARDS: "",  # also for a card that torch would find and then fail on
+    VARIABLE: "",  # also for a card that torch would find and then fail on
     "HIP_VISIBLE_DEVICES": "-1",  # AMD's, with a torch for ROCm, where nothing named is no list
     "UNSLOTH_FORCE_CPU": "1",  # else Unsloth takes Intel's, with a torch for XPU
     "UNSLOTH_FORCE_GPU_PATH": "1",  # and Apple's, where MLX is installed; its path for GPUs then finds the CPU
@@ -70,12 +69,12 @@ def of_card(index: int | None, uuid: str | None, is_only_one: bool, environ: Map
 
     index: nvidia-smi's; uuid: of the card. {}: it is the only one, or the user has named it.
     """
-    named = environ.get(CARDS)
+    named = environ.get(VARIABLE)
     if is_only_one or (named is not None and "," not in named):
-        return {} if CARD_ORDER in environ else {CARD_ORDER: BY_BUS}
-    if index is not None and environ.get(CARD_ORDER, BY_BUS) == BY_BUS:
-        return {CARD_ORDER: BY_BUS, CARDS: str(index)}
-    return {CARDS: uuid} if uuid else {}
+        return {} if ORDER in environ else {ORDER: BY_BUS}
+    if index is not None and environ.get(ORDER, BY_BUS) == BY_BUS:
+        return {ORDER: BY_BUS, VARIABLE: str(index)}
+    return {VARIABLE: uuid} if uuid else {}
 
 
 def of_compiled(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:

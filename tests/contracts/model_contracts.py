@@ -30,9 +30,9 @@ UNSLOTH = contracts(
     # a card that is hidden leaves Unsloth its CPU backend
     ("unsloth_zoo.device_type:_hidden_by", Does(
         "mask is not None and ''.join(mask.split()) in ('', '-1')",
-    ), ENVIRONMENT, 'CARDS: ""'),
+    ), ENVIRONMENT, 'VARIABLE: ""'),
     ("unsloth_zoo.device_type:cpu_backend_allowed",
-     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), ENVIRONMENT, 'CARDS: ""'),
+     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), ENVIRONMENT, 'VARIABLE: ""'),
     ("unsloth_zoo.device_type:get_device_type", InOrder(
         "return 'mlx'", "cpu_backend_forced()", "torch.cuda.is_available()", "torch.xpu.is_available()",
     ), ENVIRONMENT, '"UNSLOTH_FORCE_CPU": "1"'),
