@@ -39,6 +39,13 @@ def _error_of(work: Callable[[], object]) -> Exception | None:
     return None
 
 
+def unheld_card_bytes(device: str) -> int | None:
+    """Of the card, what no process holds at this moment; None on a CPU."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else None
+
+
 def memory_bytes(device: str) -> int:
     """Memory taken now: reserved by torch on a card, resident in this process on a CPU."""
     import psutil

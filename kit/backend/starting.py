@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """Who loads and adapts: `name` is unsloth or hf, `reason` says why. notes: what was decided as it started."""
+    """Who loads and adapts: `name` is unsloth or hf, `reason` says why. notes: what was decided as it started.
+    card_bytes: what of the card was free for the run then; None on a CPU."""
 
     name: str
     reason: str
     notes: tuple[str, ...] = ()
+    card_bytes: int | None = None
 
     @property
     def compiles_layers(self) -> bool:
@@ -81,15 +83,17 @@ def start(loading: "Loading") -> Backend:
     """
     notes = _set_environment(loading)
     backend = Backend("hf", loading.reason) if loading.backend == "hf" else _start_unsloth(loading.backend == "unsloth")
+    card_bytes = None
     if loading.device == "cuda":
         _check_card(loading.card)
-        notes += _limit_card(loading.card)
+        card_bytes = _free_for_the_run()
+        notes += _limit_card(loading.card, card_bytes)
         if backend.compiles_layers:
             notes += (
                 f"{environment.LAYERS_COMPILED} is set, so the layers are compiled in the first step: minutes, another "
                 "memory than planned, and after a resume another rounding.",
             )
-    return Backend(backend.name, backend.reason, notes)
+    return Backend(backend.name, backend.reason, notes, card_bytes)
 
 
 def _set_environment(loading: "Loading") -> tuple[str, ...]:
@@ -171,13 +175,22 @@ def is_same(gpu: Gpu, name: str, uuid: str) -> bool:
     return gpu.name in (None, name)
 
 
-def _limit_card(card: PlannedCard | None) -> tuple[str, ...]:
+def _free_for_the_run() -> int:
+    """Of the card: what nobody holds, and what torch has kept of an earlier run in this process."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+
+
+def _limit_card(card: PlannedCard | None, free_bytes: int) -> tuple[str, ...]:
     """No more of the card than the limit: beyond it torch says that memory ran out. Limit and counted peak are those
-    of this run, also where several follow one another in a process."""
+    of this run, also where several follow one another in a process. free_bytes: for it, now."""
     import torch
 
     torch.cuda.reset_peak_memory_stats()
     limit_bytes, total_bytes = card.limit_bytes if card else None, torch.cuda.get_device_properties(0).total_memory
+    if card and limit_bytes is not None and card.spills:
+        limit_bytes = min(limit_bytes, free_bytes)
     share = 1.0 if limit_bytes is None else min(1.0, limit_bytes / total_bytes)
     torch.cuda.set_per_process_memory_fraction(share)
     if not card or limit_bytes is None or not card.spills:

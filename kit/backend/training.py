@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.backend import state
-from kit.backend.device_memory import peak_memory_bytes
+from kit.backend.device_memory import peak_memory_bytes, unheld_card_bytes
 from kit.backend.listener import Listener, OnEvent, add_listener
 from kit.backend.loading import Loaded
 from kit.backend.precision import torch_dtype
@@ -128,12 +128,14 @@ def training_example(sample: Sample) -> dict[str, list[int]]:
 
 @dataclass(frozen=True)
 class Preflight:
-    """The worst that the run will do, done once before its first step."""
+    """The worst that the run will do, done once before its first step. beside_bytes: of the card, what was then left
+    for other programs; None on a CPU."""
 
     samples: int
     tokens: int
     tokens_per_s: float
     peak_memory_bytes: int
+    beside_bytes: int | None
 
 
 def preflight(trainer: Steps, held_out: Samples) -> Preflight:
@@ -168,11 +170,12 @@ def preflight(trainer: Steps, held_out: Samples) -> Preflight:
 
     try:
         samples, tokens, seconds = trainer.ladder.retry("the preflight", 0, work, undo)
+        beside_bytes = unheld_card_bytes(device)
     except KitError:
         undo()
         raise
     undo()
-    return Preflight(samples, tokens, tokens / seconds, peak_memory_bytes(device))
+    return Preflight(samples, tokens, tokens / seconds, peak_memory_bytes(device), beside_bytes)
 
 
 def _undo(trainer: Steps) -> Callable[[], None]:

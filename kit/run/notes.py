@@ -1,6 +1,7 @@
 """What the user should know before a run begins."""
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from envcheck import other_gpus
@@ -11,6 +12,7 @@ from kit.options.methods import TAKEN_BY
 from kit.run import trackers
 from kit.run.prepared import Planned
 from kit.support import environment
+from kit.support.units import gib
 
 if TYPE_CHECKING:
     from kit.backend import Backend
@@ -34,7 +36,7 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
             f"{environment.OFFLOADED_FP32} is set: activations that wait in main memory are rounded to bf16, so this "
             "is no run in fp32. Unset it, or --gradient-checkpointing on."
         )
-    notes += other_gpus.notes(planned.facts)
+    notes += [*_taken_since(planned, backend), *other_gpus.notes(planned.facts)]
     if run.report_to != trackers.NONE:
         notes.append(trackers.note(run.report_to, planned.output))
     if run.lora_dropout > 0 and backend.name == "unsloth":
@@ -56,6 +58,16 @@ def unknown_sizes(model: Model) -> str:
     """For a model without a plan."""
     family = families.name_of(model.config)
     return f"The sizes of this model are not known to the planner ({family}): nothing is said about memory."
+
+
+def _taken_since(planned: Planned, backend: "Backend") -> Iterator[str]:
+    """The card is read before the libraries start, which takes a while, and again then."""
+    room = planned.plan.available_bytes if planned.plan else None
+    if room is not None and backend.card_bytes is not None and backend.card_bytes < room:
+        yield (
+            f"{gib(backend.card_bytes)} GiB of the card are free now, and the plan has {gib(room)}: something else "
+            "began to use it (nvidia-smi names it). Close that, or stop and start again: then less is planned with."
+        )
 
 
 def _offloads(run: Run, backend: "Backend") -> bool:

@@ -12,7 +12,18 @@ from kit.run.session import Session
 from kit.run.signals import StopSignals
 from kit.support.units import GIB
 
+LEAST_BESIDE_BYTES = int(0.3 * GIB)  # of a card, for what a desktop takes now and then
 PAGE_EVERY_S = 120  # writing it takes a second or two
+
+
+def little_room(beside_bytes: int | None) -> str:
+    """What to say of the card's memory that the run leaves to other programs; "" where it is enough, or a CPU."""
+    if beside_bytes is None or beside_bytes >= LEAST_BESIDE_BYTES:
+        return ""
+    return (
+        f"only {beside_bytes / GIB:.2f} GiB of the card are free beside the run: a browser or a game that takes more "
+        "makes memory run out. Close what else uses the card (nvidia-smi names it), or leave room with --vram-limit-gib"
+    )
 
 
 class Watch:
@@ -44,6 +55,8 @@ class Watch:
             peak_memory_bytes=done.peak_memory_bytes,
             tokens_per_s=round(done.tokens_per_s, 1),
         )
+        if text := little_room(done.beside_bytes):
+            session.journal.event("little-card-memory", text, step=state.step, beside_bytes=done.beside_bytes)
         state.start_clock()
         self.keeper.last_try_s = time.perf_counter()
 
