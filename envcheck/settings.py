@@ -12,7 +12,7 @@ from envcheck.facts import Facts, Gpu
 
 GIB = 1 << 30
 FREE_SHARE = 0.97  # of free card memory a run may plan with: the allocator's own blocks and fragments need the rest
-DISPLAY_GIB = 0.6  # kept for the desktop where a display hangs on the card and its use is not yet in the figure
+DISPLAY_GIB = 0.6  # for what a desktop on the card may still take; twice where the free memory, without it, is unknown
 CUDA_CONTEXT_GIB = 0.5  # what a CUDA process takes before its first tensor (measured 0.3 to 0.6 by torch users)
 CPU_SHARE = 0.8  # of free main memory, the rest stays for the system
 PINNED_SHARE = 0.7  # of free main memory that a run on a card may fill with what it offloads: its process and the
@@ -131,20 +131,22 @@ def _four_bit(card: Optional[Gpu]) -> Choice:
 def _memory(facts: Facts, card: Optional[Gpu]) -> Choice:
     if card is None:
         return _share_of_main_memory(facts, CPU_SHARE)
+    shown = _has_desktop(facts, card)
     if card.vram_free_gib is not None:
-        kept = CUDA_CONTEXT_GIB + (DISPLAY_GIB if card.display else 0)
-        text = f"{card.vram_free_gib:g} GiB free, less {kept:g} for the CUDA context" + (
-            " and the display" if card.display else ""
-        )
-        return Choice(max(0, int((card.vram_free_gib * FREE_SHARE - kept) * GIB)), text)
-    if card.vram_gib is None:
+        kept = CUDA_CONTEXT_GIB + (DISPLAY_GIB if shown else 0)
+        size, words = card.vram_free_gib, f"{card.vram_free_gib:g} GiB free"
+    elif card.vram_gib is not None:
+        kept = CUDA_CONTEXT_GIB + (2 * DISPLAY_GIB if shown else 0)
+        size, words = card.vram_gib, f"{card.vram_gib:g} GiB in all (free memory unknown)"
+    else:
         return Choice(None, "the memory of the card could not be read")
-    shown = facts.is_windows or facts.is_wsl or bool(card.display)
-    kept = CUDA_CONTEXT_GIB + (2 * DISPLAY_GIB if shown else 0)
-    words = f"{card.vram_gib:g} GiB in all (free memory unknown), less {kept:g} for the CUDA context" + (
-        " and the desktop" if shown else ""
-    )
-    return Choice(max(0, int((card.vram_gib * FREE_SHARE - kept) * GIB)), words)
+    words += f", less {kept:g} for the CUDA context" + (" and the desktop" if shown else "")
+    return Choice(max(0, int((size * FREE_SHARE - kept) * GIB)), words)
+
+
+def _has_desktop(facts: Facts, card: Gpu) -> bool:
+    """Whether a desktop draws with it; in WSL that of the Windows around it, of which nvidia-smi may know nothing."""
+    return card.display if card.display is not None else facts.is_windows or facts.is_wsl
 
 
 def _main_memory(facts: Facts, card: Optional[Gpu]) -> Choice:

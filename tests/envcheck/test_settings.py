@@ -58,6 +58,26 @@ def test_a_container_limit_counts():
     assert values(gpu=[], ram_free_gib=60, memory_limit_gib=8)["memory_bytes"] == int(8 * settings.CPU_SHARE * 2**30)
 
 
+@pytest.mark.parametrize(
+    ("system", "display", "kept_gib"),
+    [
+        ("Windows 11", True, 0.6),
+        ("Windows 11", None, 0.6),
+        ("Ubuntu 24.04 (WSL2)", None, 0.6),
+        ("Windows 11", False, 0),
+        ("Ubuntu 24.04", True, 0.6),
+        ("Ubuntu 24.04", None, 0),
+    ],
+)
+def test_a_desktop_on_the_card_keeps_its_share(system, display, kept_gib):
+    """In WSL it is that of the Windows around it. Twice the share where what is free, without it, is unknown."""
+    card = {"name": "NVIDIA GeForce RTX 4070", "vram_gib": 12, "display": display}
+    free = values(os=system, gpu=[{**card, "vram_free_gib": 10}])["memory_bytes"]
+    assert free / 2**30 == pytest.approx(10 * settings.FREE_SHARE - settings.CUDA_CONTEXT_GIB - kept_gib)
+    whole = values(os=system, gpu=[card])["memory_bytes"]
+    assert whole / 2**30 == pytest.approx(12 * settings.FREE_SHARE - settings.CUDA_CONTEXT_GIB - 2 * kept_gib)
+
+
 def test_main_memory_for_what_is_offloaded():
     card = {"gpu": [{"name": "NVIDIA GeForce RTX 4090", "vram_gib": 24}]}
     share = settings.PINNED_SHARE * 2**30
