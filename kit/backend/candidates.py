@@ -78,12 +78,12 @@ def _load(candidate: Candidate) -> "PreTrainedModel":
     """With transformers and PEFT only: none of the code that merged has a part in it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": "eager"}
+    options: dict[str, Any] = {"attn_implementation": "eager"}
     if candidate.device != "cpu" or candidate.four_bit:
         options["device_map"] = {"": candidate.device}
     arithmetic = torch_dtype(candidate.arithmetic)
     if candidate.gguf:
-        config = AutoConfig.from_pretrained(candidate.folder, gguf_file=candidate.gguf)
+        config = AutoConfig.from_pretrained(candidate.folder, gguf_file=candidate.gguf, trust_remote_code=False)
         config.head_dim = candidate.head_dim  # of the file too, but transformers does not read it for every family
         options |= {"gguf_file": candidate.gguf, "config": config}
     else:
@@ -91,7 +91,9 @@ def _load(candidate: Candidate) -> "PreTrainedModel":
     if candidate.four_bit:
         model = _four_bit(candidate, options, torch_dtype(candidate.loaded_as), arithmetic)
     else:
-        model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=arithmetic, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            candidate.folder, dtype=arithmetic, trust_remote_code=False, **options
+        )
     return _with_adapters(model, candidate) if candidate.adapters else model
 
 
@@ -102,9 +104,10 @@ def _four_bit(
     import bitsandbytes
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if not getattr(AutoConfig.from_pretrained(candidate.folder), "quantization_config", None):
+    config = AutoConfig.from_pretrained(candidate.folder, trust_remote_code=False)
+    if not getattr(config, "quantization_config", None):
         options["quantization_config"] = nf4_config(arithmetic)
-    model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=loaded_as, **options)
+    model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=loaded_as, trust_remote_code=False, **options)
     for name, module in list(model.named_modules()):
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             model.set_submodule(name, _plain(module))  # dequantised once, not for every prompt

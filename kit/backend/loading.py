@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 UNKNOWN = Facts()  # a machine of which nothing was read
 
+# Said at loading, or the config.json would choose, also one that is not installed; every model has this one.
+FIRST_ATTENTION = {"attn_implementation": "eager"}
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -88,7 +91,7 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     try:
         with quiet:
             base, tokenizer = read(model.location, loading)
-    except Exception as error:  # safetensors and Triton have kinds of their own
+    except Exception as error:  # a config may say anything, and safetensors and Triton have errors of their own
         raise card_error(error) or _cannot_load(model, loading.load_in_4bit, error) from error
     if loading.load_in_4bit and not getattr(base, "is_loaded_in_4bit", False):
         raise failure(
@@ -98,7 +101,7 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
             "python -m envcheck           (says what is wrong with bitsandbytes)",
             "--no-load-in-4bit            (trains on the 16-bit base)",
         )
-    if backend.name == "hf" or loading.device == "cpu":  # on a card Unsloth has its own attention
+    if backend.name == "hf" or loading.device == "cpu":
         base.set_attn_implementation("eager" if loading.attention == "eager" else "sdpa")
     tokenizer.chat_template = chat.template_text  # saved with the adapter: who asks it later asks as it was trained
     if chat.end_token:
@@ -119,6 +122,7 @@ def _load_by_unsloth(location: str, loading: Loading) -> "tuple[CausalModel, Tok
         offload_embedding=loading.offload_embedding and loading.device == "cuda",
         trust_remote_code=False,
         use_safetensors=True,
+        **(FIRST_ATTENTION if loading.device == "cpu" else {}),  # on a card Unsloth has its own
     )
 
 
@@ -131,6 +135,7 @@ def _load_by_transformers(location: str, loading: Loading) -> "tuple[CausalModel
         dtype=dtype,
         device_map={"": loading.device},
         quantization_config=nf4_config(dtype) if loading.load_in_4bit else None,
+        **FIRST_ATTENTION,
         trust_remote_code=False,
         use_safetensors=True,
     )

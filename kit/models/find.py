@@ -11,6 +11,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models import gguf_in
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
+from kit.models.named_code import refuse_code
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.file_names import file_name
 from kit.support.user_shell import quoted, shell
@@ -70,8 +71,8 @@ def find(name: str, option: str = "--model") -> Model:
     """The model of that name. A folder always wins over the hub; the hub is asked only for the small files.
 
     option: with which the command at hand names a model, for its advice.
-    Raises KitError: a folder without config, tokenizer or safetensors weights, a Git-LFS pointer in place of weights;
-    ModelNotHere: no such folder or name, the hub out of reach.
+    Raises KitError: a folder without config, tokenizer or safetensors weights, a Git-LFS pointer in place of weights, a
+    config that names code; ModelNotHere: no such folder or name, the hub out of reach.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if folder.is_dir():
@@ -101,7 +102,7 @@ def _in_folder(name: str, folder: Path) -> Model:
     problems = [*_missing(folder, files), *_unusable_weights(folder)]
     if problems:
         raise KitError(*problems)
-    return Model(name, str(folder), read_json(files["config.json"]), files)
+    return Model(name, str(folder), _config(files["config.json"]), files)
 
 
 def folder_for(name: str) -> Path:
@@ -195,6 +196,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def _config(path: Path) -> dict[str, Any]:
+    return refuse_code(read_json(path), path)
+
+
 def _on_hub(name: str, option: str) -> Model:
     """A hub model's small files: from the cache where they lie there, else from the network."""
     from huggingface_hub import try_to_load_from_cache
@@ -203,7 +208,7 @@ def _on_hub(name: str, option: str) -> Model:
     files = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
     if not NEEDED.issubset(files):
         files = _download(name, option)
-    return Model(name, name, read_json(files["config.json"]), files)
+    return Model(name, name, _config(files["config.json"]), files)
 
 
 def _download(name: str, option: str) -> dict[str, Path]:

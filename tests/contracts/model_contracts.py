@@ -147,6 +147,13 @@ LOADED = contracts(
     ("transformers.tokenization_utils_base:PreTrainedTokenizerBase._from_pretrained", Does(
         "if args_name not in kwargs or kwargs[args_name] is None:\n    init_kwargs[args_name] = file_path",
     ), LOADING, "AutoTokenizer.from_pretrained"),
+    ("transformers.tokenization_utils_base:PreTrainedTokenizerBase.save_chat_templates", Does(
+        "Path(template_filepath).resolve().parent != Path(chat_template_dir).resolve()",
+    ), "kit/backend/saving.py", "loaded.tokenizer.save_pretrained"),
+    ("transformers.configuration_utils:PreTrainedConfig.__post_init__", Does(
+        "kwargs.pop('attn_implementation', None)", "kwargs.pop('experts_implementation', None)",
+    ), "kit/models/named_code.py", "_implementation"),
+    (f"{CPU}.from_pretrained", Takes("attn_implementation"), LOADING, "FIRST_ATTENTION"),
     # asking
     ("transformers.generation.stopping_criteria:StoppingCriteriaList.__call__", Does(
         "is_done = is_done | criteria(input_ids, scores, **kwargs)",

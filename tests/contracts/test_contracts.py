@@ -105,6 +105,15 @@ def test_a_library_has_every_name_that_the_kit_takes_from_it(use: kit_uses.Use) 
         pytest.fail(f"{error}, taken by {use.file}", pytrace=False)
 
 
+def test_code_that_a_model_brings_is_refused_wherever_one_is_read() -> None:
+    """Not passed it is None, and transformers asks on the terminal whether to run it."""
+    readers = [
+        use for use in kit_uses.uses() if re.fullmatch(r"(transformers\.Auto|unsloth).*from_pretrained", use.name)
+    ]
+    assert len(readers) > 5
+    assert [use for use in readers if "trust_remote_code" not in use.keywords] == []
+
+
 # the contracts themselves
 
 

@@ -1,10 +1,12 @@
 """The real libraries: both backends from one adapter start, the adapter as plain PEFT, the guards."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from kit.models import TINY
 from tests.support.processes import run_python
 from tests.support.results import record_of
 
@@ -121,3 +123,39 @@ def test_the_adapter_is_plain_peft(tmp_path) -> None:
         "tuned = PeftModel.from_pretrained(base, sys.argv[1]); print(float((tuned(ids).logits - before).abs().max()))"
     )
     assert record_of(run_python("-c", code, tmp_path / "adapter", libraries="hf")) > 0
+
+
+LOAD = """
+import json, sys
+from kit import backend, models, prompt
+from kit.support.errors import KitError
+chat = prompt.load(models.find("tiny"), "auto")
+loading = backend.Loading("cpu", "fp32", load_in_4bit=False, max_length_tokens=64, backend=sys.argv[1])
+chosen = backend.start(loading)
+said = []
+for folder in sys.argv[2:]:
+    try:
+        said.append(backend.load(models.find(folder), loading, chosen, chat).model.config._attn_implementation)
+    except KitError as error:
+        said.append([found.id for found in error.findings])
+print(json.dumps({"said": said}))
+"""
+
+
+@pytest.mark.parametrize("backend", ["hf", "unsloth"])
+def test_what_a_strangers_config_asks_for_is_not_run_and_never_a_traceback(backend, tmp_path) -> None:
+    asked = {
+        "an-attention-that-is-not-here": {"attn_implementation": "flash_attention_2"},
+        "code": {"auto_map": {"AutoModelForCausalLM": "theirs.Model", "AutoConfig": "theirs.Config"}},
+        "a-model-that-is-code": {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}},
+        "a-number-that-is-none": {"num_hidden_layers": "many"},
+    }
+    for name, fields in asked.items():
+        shutil.copytree(TINY, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | fields))
+        (tmp_path / name / "theirs.py").write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')\n")
+    folders = [str(tmp_path / name) for name in asked]
+    said = record_of(run_python("-c", LOAD, backend, *folders, libraries=backend))["said"]
+    assert said == ["sdpa", "sdpa", ["model-cannot-be-loaded"], ["model-cannot-be-loaded"]]
+    assert not (tmp_path / "it-ran").exists()

@@ -111,3 +111,30 @@ def test_a_hub_name_while_offline(kit_train) -> None:
 )
 def test_a_name_that_tutorials_invent_leads_to_the_model_of_its_size(name: str, meant: str) -> None:
     assert models.near_on_hub(name) == f"Did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"attn_implementation": "someone/kernel"},
+        {"attn_implementation": "paged|kernels-community/flash-attn@v1"},
+        {"attn_implementation": {"": "sdpa", "text_config": "someone/kernel"}},
+        {"_attn_implementation_internal": "someone/kernel"},
+        {"_experts_implementation_internal": "someone/kernel"},
+        {"experts_implementation": "someone/kernel"},
+        {"text_config": {"_attn_implementation": "someone/kernel"}},
+        {"parts": [{"attn_implementation": "someone/kernel"}]},
+    ],
+)
+def test_a_config_that_names_code_is_refused_before_a_library_reads_it(folder, config) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    found = problem(folder)
+    assert found.id == "model-names-code"
+    assert str(folder / "config.json") in found.what
+    assert "implementation" in found.fix[0]
+
+
+@pytest.mark.parametrize("value", ["flash_attention_2", "sdpa", None, {"": "eager"}, 7])
+def test_a_way_that_the_libraries_have_themselves_is_no_code(folder, value) -> None:
+    (folder / "config.json").write_text(json.dumps({"attn_implementation": value, "_name_or_path": "a/b"}))
+    assert models.find(str(folder)).config["attn_implementation"] == value
