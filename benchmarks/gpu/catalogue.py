@@ -142,7 +142,7 @@ def as_the_peers(place: Place, *more: str) -> list[str]:
     """Options of kit.train that make it do what the peers do; memory and order of the rows are its own."""
     steps = 4 if place.small else COMPARED_STEPS
     return ["--batch-size", str(SAMPLES), "--lora-rank", "16", "--lora-alpha", "16", "--held-out-rows", "0",
-            "--evaluations", "0", "--warmup-pct", f"{500 / steps:g}", "--max-length-tokens", str(ROWS.longest_tokens),
+            "--evaluations", "0", "--warmup-pct", f"{min(100, 500 / steps):g}", "--max-length-tokens", str(ROWS.longest_tokens),
             *(("--preset", "vram-16") if place.device == "cuda" else ()), *more]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def draw_layers(folder: Path) -> None:
     files: dict[str, dict[str, torch.Size]] = {}
     for name, weight in model.named_parameters():  # a head that is the embedding comes once
         parts = name.split(".")
-        file = f"layer-{int(parts[2]):02}" if parts[1] == "layers" else "model"
+        file = f"layer-{int(parts[2]):02}" if parts[1] == "layers" else "rest"  # "model" would be taken for all
         files.setdefault(f"{file}.safetensors", {})[name] = weight.shape
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(jobs.SEED)

@@ -96,6 +96,7 @@ def judge(ended: Ended) -> tuple[str, str, Record]:
     words = last_words(ended, figures)
     if "out-of-memory" in words or is_out_of_memory(RuntimeError(words)):
         return "out of memory", words, figures
+    words += known_cause(ended.err)
     if ended.status < 0:
         return (
             "killed",
@@ -118,16 +119,21 @@ def figures_in(out: str) -> Record:
 
 
 def last_words(ended: Ended, figures: Record) -> str:
-    """What went wrong: findings that were printed, else the last line, and what envcheck knows of it."""
+    """What went wrong: findings that were printed, else the last line."""
     if errors := [found["what"] for found in figures.get("findings", ()) if found.get("severity") == "error"]:
         return " ".join(errors)
     if found := list(FINDING.finditer(ended.err)):
         why = WHY.search(ended.err, found[-1].end())
         return " ".join(filter(None, (f"{found[-1][1]}: {found[-1][2]}", why and why[1])))
     lines = [line.strip() for line in ended.err.splitlines() if line.strip()]
-    cause = explain(ended.err[-20_000:], Facts())[:1]
-    known = f" ({cause[0].what})" if cause and cause[0].id != "text-not-recognised" else ""
-    return f"{lines[-1][:400]}{known}" if lines else figures.get("said", "")
+    return lines[-1][:400] if lines else figures.get("said", "")
+
+
+def known_cause(text: str) -> str:
+    """What envcheck says of an error text, if it is sure."""
+    first = explain(text[-20_000:], Facts())[:1]
+    is_sure = first and first[0].id != "text-not-recognised" and not first[0].what.startswith("A guess")
+    return f" ({first[0].what})" if is_sure else ""
 
 
 class Slice:
@@ -231,4 +237,4 @@ def how_slow(jobs: list[Job], records: dict[str, Record]) -> float:
     """Seconds that jobs took here over those expected; a machine is not taken to be faster than expected."""
     took = [(record["wall_s"], job.expected_s) for job in jobs
             if (record := records.get(job.name, {})).get("status") == "done"]  # fmt: skip
-    return min(MOST_SCALE, max(1.0, sum(t for t, _ in took) / sum(e for _, e in took))) if took else 1.0
+    return min(MOST_SCALE, max(1.0, sum(t for t, _ in took) / max(1, sum(e for _, e in took)))) if took else 1.0
