@@ -14,7 +14,7 @@ import pytest
 from benchmarks.flops import needed_flops_per_token, peak_flops
 from benchmarks.gpu import __main__ as front
 from benchmarks.gpu import catalogue, page, slices, summary, utilisation
-from benchmarks.gpu.catalogue import Job, Place
+from benchmarks.gpu.catalogue import CardJob, Workplace
 from benchmarks.gpu.shapes import config_of
 from envcheck import probe
 from envcheck.facts import Facts, Gpu
@@ -41,8 +41,8 @@ time.sleep(600)
 DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def job(name: str, code: str, expected_s: int = 1) -> Job:
-    return Job(name, f"the stand-in {name}", ("-c", code), expected_s)
+def job(name: str, code: str, expected_s: int = 1) -> CardJob:
+    return CardJob(name, f"the stand-in {name}", ("-c", code), expected_s)
 
 
 def a_slice(folder: Path, minutes: float = 5, said: list[str] | None = None) -> slices.Slice:
@@ -222,7 +222,7 @@ def test_wheels_are_used_by_every_job_without_a_network(monkeypatch, card, capsy
 
 @pytest.mark.parametrize("size_gib", [8, 16, 24, 80])
 def test_the_jobs_cover_what_they_say_in_under_25_minutes(size_gib: float, tmp_path: Path) -> None:
-    place = Place(resolve.with_card(MACHINE, size_gib), tmp_path)
+    place = Workplace(resolve.with_card(MACHINE, size_gib), tmp_path)
     jobs = catalogue.jobs(place)
     names = [one.name for one in jobs]
     assert len(set(names)) == len(names)
@@ -237,7 +237,7 @@ def test_the_jobs_cover_what_they_say_in_under_25_minutes(size_gib: float, tmp_p
 
 def test_every_preset_is_a_class_and_every_job_is_small_in_a_rehearsal(tmp_path: Path) -> None:
     assert {memory_class for memory_class, _ in catalogue.PRESETS} <= set(resolve.CLASSES)
-    jobs = catalogue.jobs(Place(Facts(gpu=()), tmp_path, small=True))
+    jobs = catalogue.jobs(Workplace(Facts(gpu=()), tmp_path, small=True))
     assert {one.model for one in jobs} == {"", "J1"}
     assert not any("cuda" in word for one in jobs for word in one.arguments)
 
@@ -307,7 +307,7 @@ def test_lines_of_nvidia_smi() -> None:
 
 def test_only_samples_of_the_window_count() -> None:
     samples = [
-        utilisation.Sample(at, busy, 2500 + at, None, 10 * at) for at, busy in ((1, 0), (2, 90), (3, 100), (9, 0))
+        utilisation.Reading(at, busy, 2500 + at, None, 10 * at) for at, busy in ((1, 0), (2, 90), (3, 100), (9, 0))
     ]
     assert utilisation.summary(samples, 2, 3) == {"busy_pct": 95.0, "clock_mhz": 2502.5, "used_mib": 30}
     assert utilisation.summary(samples, 20, 30) == {}
@@ -419,7 +419,8 @@ def test_the_page_has_all_of_it_escaped() -> None:
     assert "6 of 8 jobs done; 1 failed; 1 not run yet: the same command goes on" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script" not in text
-    for word in ("4,000", "2,617", "memory-4B", "9.5", "581.57", "same to the last bit", "0.25 apart", "checkpointing from now on"):
+    figures = ("4,000", "2,617", "memory-4B", "9.5", "581.57")
+    for word in (*figures, "same to the last bit", "0.25 apart", "checkpointing from now on"):
         assert word in text
 
 

@@ -89,7 +89,7 @@ def measure(asked: argparse.Namespace) -> int:
         raise no_card()
     about = about_machine(facts, card, asked.rehearse)
     key = about["key"]
-    place = catalogue.Place(facts, asked.work.absolute() / f"{key}-{hash_of(about)}", small=asked.rehearse)
+    place = catalogue.Workplace(facts, asked.work.absolute() / f"{key}-{hash_of(about)}", small=asked.rehearse)
     jobs = [job for job in catalogue.jobs(place) if not asked.only or job.name.startswith(tuple(asked.only))]
     check_names(asked, jobs, [job.name for job in catalogue.jobs(place)])
     shift = slices.Slice(place.folder, asked.minutes, card.index if card else None, code_hash(), console.say)

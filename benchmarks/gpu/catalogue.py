@@ -49,7 +49,7 @@ COMPILES = {"UNSLOTH_BLOCK_COMPILE": "1", "UNSLOTH_MEGA_CACHE": "1"}
 
 
 @dataclass(frozen=True)
-class Job:
+class CardJob:
     """What one process does. expected_s: on a card of today, loading included; model: the shape it needs."""
 
     name: str
@@ -61,7 +61,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Place:
+class Workplace:
     """Where jobs run: device cuda or cpu; small: to see that they work, nothing is measured."""
 
     facts: Facts
@@ -88,7 +88,7 @@ class Place:
         return sorted({self.limit_gib(size) for size in SIZES_GIB}, reverse=True)
 
 
-def jobs(place: Place) -> list[Job]:
+def jobs(place: Workplace) -> list[CardJob]:
     """All of them."""
     found = [*smoke(place), preset(place, "vram-16", "4B"), *compared(place), ladder(place), resumed(place)]
     found += [memory(place, name) for name in list(MEMORY)[:3]]
@@ -99,35 +99,35 @@ def jobs(place: Place) -> list[Job]:
     return [*found, shipped(place)]
 
 
-def smoke(place: Place) -> Iterator[Job]:
+def smoke(place: Workplace) -> Iterator[CardJob]:
     """Does anything work at all?"""
-    yield Job(PROPERTIES, "what torch and the driver say of the card", ("-m", "benchmarks.gpu.properties"), 10)
-    yield Job("smoke-envcheck", "envcheck finds nothing wrong with this machine", ("-m", "envcheck", "--json"), 15)
+    yield CardJob(PROPERTIES, "what torch and the driver say of the card", ("-m", "benchmarks.gpu.properties"), 10)
+    yield CardJob("smoke-envcheck", "envcheck finds nothing wrong with this machine", ("-m", "envcheck", "--json"), 15)
     for backend in ("unsloth", "hf"):
         arguments = ["-m", "kit.train", "--model", "tiny", "--data", "examples/identity.jsonl", "--backend", backend,
                      "--device", place.device, "--max-steps", "3" if place.small else "20", "--evaluations", "1",
                      "--sample-tokens", "8", "--output", str(place.folder / f"tiny-{backend}"), "--fresh", "--json",
                      *(("--preset", "cpu") if place.device == "cpu" else ())]  # fmt: skip
-        yield Job(f"smoke-tiny-{backend}", f"the embedded model trained by {backend}", tuple(arguments), 30)
+        yield CardJob(f"smoke-tiny-{backend}", f"the embedded model trained by {backend}", tuple(arguments), 30)
 
 
-def shipped(place: Place) -> Job:
+def shipped(place: Workplace) -> CardJob:
     tests = "test_equal_to_peft_to_the_last_bit or test_nf4_is_the_loaders or test_a_run_becomes_a_model_and_a_file"
     arguments = ("-m", "pytest", "-m", "torch", "-k", tests, "tests/kit/test_merge.py", "tests/kit/test_parity.py")
-    return Job("smoke-tests", "tests of merge and parity, which use the card where torch finds one", arguments, 60)
+    return CardJob("smoke-tests", "tests of merge and parity, which use the card where torch finds one", arguments, 60)
 
 
-def _whole_run(place: Place, name: str, what: str, size: str, expected_s: int, **asked: Any) -> Job:
+def _whole_run(place: Workplace, name: str, what: str, size: str, expected_s: int, **asked: Any) -> CardJob:
     env = asked.pop("env", {})
     steps = 4 if place.small else asked.pop("steps", COMPARED_STEPS)
     spec = {"tool": "kit", "options": [], "loss": False, "device": place.device, **asked, "steps": steps}
     if place.device == "cpu" and spec["tool"] == "kit":
         spec["options"] = [*spec["options"], "--preset", "cpu"]
     arguments = ("-m", "benchmarks.gpu.whole_run", str(place.model(size)), json.dumps(spec))
-    return Job(name, what, arguments, expected_s, place.shape(size), env)
+    return CardJob(name, what, arguments, expected_s, place.shape(size), env)
 
 
-def preset(place: Place, memory_class: str, size: str) -> Job:
+def preset(place: Workplace, memory_class: str, size: str) -> CardJob:
     """The preset as a user takes it, with rows of up to 1,024 tokens; the model is the preset's own or a larger one."""
     limit_gib = place.limit_gib(float(memory_class.removeprefix("vram-"))) if place.device == "cuda" else 0
     options = ["--preset", memory_class, "--vram-limit-gib", f"{limit_gib:g}", "--held-out-rows", "16",
@@ -138,15 +138,16 @@ def preset(place: Place, memory_class: str, size: str) -> Job:
     return _whole_run(place, f"preset-{memory_class}-{size}", what, size, expected_s, options=options, steps=8)
 
 
-def as_the_peers(place: Place, *more: str) -> list[str]:
+def as_the_peers(place: Workplace, *more: str) -> list[str]:
     """Options of kit.train that make it do what the peers do; memory and order of the rows are its own."""
     steps = 4 if place.small else COMPARED_STEPS
     return ["--batch-size", str(SAMPLES), "--lora-rank", "16", "--lora-alpha", "16", "--held-out-rows", "0",
-            "--evaluations", "0", "--warmup-pct", f"{min(100, 500 / steps):g}", "--max-length-tokens", str(ROWS.longest_tokens),
+            "--evaluations", "0", "--warmup-pct", f"{min(100, 500 / steps):g}",
+            "--max-length-tokens", str(ROWS.longest_tokens),
             *(("--preset", "vram-16") if place.device == "cuda" else ()), *more]  # fmt: skip
 
 
-def compared(place: Place) -> Iterator[Job]:
+def compared(place: Workplace) -> Iterator[CardJob]:
     """Tokens/s beside the peers', and the loss of held-out rows after the same steps."""
     for tool, words in (("kit", "the kit"), ("unsloth", "Unsloth as its notebooks"), ("trl", "TRL as its page")):
         options = as_the_peers(place) if tool == "kit" else []
@@ -155,7 +156,7 @@ def compared(place: Place) -> Iterator[Job]:
         yield _whole_run(place, f"speed-{tool}", what, COMPARED, expected_s, tool=tool, options=options, loss=True)
 
 
-def settings_of_unsloth(place: Place) -> Iterator[Job]:
+def settings_of_unsloth(place: Workplace) -> Iterator[CardJob]:
     """Each against speed-kit, or where only Unsloth's own loop has it, against its other value."""
     offloaded = ["--gradient-checkpointing", "unsloth"]
     keep_layers = "the same, but for the layers that fit (UNSLOTH_GC_KEEP_LAYERS=auto)"
@@ -177,7 +178,7 @@ def settings_of_unsloth(place: Place) -> Iterator[Job]:
     yield _whole_run(place, "setting-padded", what, COMPARED, 80, tool="unsloth", options=["padding_free=False"])
 
 
-def ladder(place: Place) -> Job:
+def ladder(place: Workplace) -> CardJob:
     """In so little memory that only the last rung is left: one sample at a time, its activations computed again."""
     limit_gib = between_gib(place.shape("1.7B"), place.device)
     options = ["--micro-batch-size", "8", "--batch-size", "8", "--gradient-checkpointing", "off",
@@ -199,13 +200,13 @@ def between_gib(size: str, device: str) -> float:
     return round((max(planned("on").high_bytes, planned("on").low_bytes) + planned("off").low_bytes) / 2 / GIB, 2)
 
 
-def resumed(place: Place) -> Job:
+def resumed(place: Workplace) -> CardJob:
     arguments = ("-m", "benchmarks.gpu.resumed", str(place.model("0.6B")), place.device)
     what = "a run killed after four steps goes on from the same state, its losses as near as those of a repeat"
-    return Job("resume", what, arguments, 100, place.shape("0.6B"))
+    return CardJob("resume", what, arguments, 100, place.shape("0.6B"))
 
 
-def memory(place: Place, name: str) -> Job:
+def memory(place: Workplace, name: str) -> CardJob:
     size, more, ways, expected_s = MEMORY[name]
     options = {**(CARD if place.device == "cuda" else CPU), "device": place.device, "backend": "unsloth", **more}
     limits_gib = place.limits_gib() if place.device == "cuda" else [1.0]
@@ -213,6 +214,6 @@ def memory(place: Place, name: str) -> Job:
     spec = {"options": options, "ways": ways, "limits_gib": limits_gib, "grid": grid}
     arguments = ("-m", "benchmarks.gpu.micro_batches", str(place.model(size) / "model"), json.dumps(spec))
     what = f"planned and measured: Qwen3-{size}, {', '.join(f'{k} {v}' for k, v in more.items()) or '4 bit, rank 16'}"
-    return Job(
+    return CardJob(
         f"memory-{name}", f"{what}, checkpointing {' then '.join(ways)}", arguments, expected_s, place.shape(size)
     )

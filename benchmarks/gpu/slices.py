@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu import shapes, utilisation
-from benchmarks.gpu.catalogue import Job
+from benchmarks.gpu.catalogue import CardJob
 from benchmarks.measure import ROOT
 from envcheck.explain import explain
 from envcheck.facts import Facts
@@ -46,7 +46,7 @@ class Ended:
     wall_s: float
     out: str
     err: str
-    samples: list[utilisation.Sample]
+    samples: list[utilisation.Reading]
 
 
 def run_process(arguments: Sequence[str], env: dict[str, str], log: Path, limit_s: float, index: int | None) -> Ended:
@@ -152,7 +152,7 @@ class Slice:
         for name in names:
             (self.folder / "records" / f"{name}.json").unlink(missing_ok=True)
 
-    def run(self, jobs: list[Job]) -> bool:
+    def run(self, jobs: list[CardJob]) -> bool:
         """Whether every job has a record now."""
         while True:
             records = self.records()
@@ -171,7 +171,7 @@ class Slice:
             self.run_job(job)
             self.has_run = True
 
-    def run_job(self, job: Job) -> None:
+    def run_job(self, job: CardJob) -> None:
         if trouble := self.make_model(job):
             self.keep(job, {"status": "failed", "why": trouble, "wall_s": 0, "figures": {}, "gpu": {}})
             return
@@ -190,7 +190,7 @@ class Slice:
         gpu = utilisation.summary(ended.samples, *window)
         self.keep(job, {"status": status, "why": why, "wall_s": ended.wall_s, "figures": figures, "gpu": gpu})
 
-    def keep(self, job: Job, found: Record) -> None:
+    def keep(self, job: CardJob, found: Record) -> None:
         path = self.folder / "records" / f"{job.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {
@@ -206,7 +206,7 @@ class Slice:
 
     # models are made when they are needed and removed when no job needs them any more: all together take 60 GB
 
-    def make_model(self, job: Job) -> str:
+    def make_model(self, job: CardJob) -> str:
         """ "" once the job's model is there, else why it cannot be."""
         model = self.folder / "models" / job.model
         if not job.model or model.is_dir():
@@ -233,7 +233,7 @@ def free_gib(folder: Path) -> float:
     return shutil.disk_usage(folder).free / GIB
 
 
-def how_slow(jobs: list[Job], records: dict[str, Record]) -> float:
+def how_slow(jobs: list[CardJob], records: dict[str, Record]) -> float:
     """Seconds that jobs took here over those expected; a machine is not taken to be faster than expected."""
     took = [(record["wall_s"], job.expected_s) for job in jobs
             if (record := records.get(job.name, {})).get("status") == "done"]  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from benchmarks.flops import needed_flops_per_token, peak_flops
-from benchmarks.gpu.catalogue import PROPERTIES, Job
+from benchmarks.gpu.catalogue import PROPERTIES, CardJob
 from benchmarks.gpu.shapes import config_of
 from benchmarks.gpu.slices import Record
 from kit.memory import Shape, trained_params
@@ -12,7 +12,7 @@ from kit.options import Run
 from kit.support.units import GIB
 
 
-def combine(jobs: list[Job], records: dict[str, Record], about: Record) -> Record:
+def combine(jobs: list[CardJob], records: dict[str, Record], about: Record) -> Record:
     """about: machine, versions and whether the jobs ran in small."""
     known = [records[job.name] for job in jobs if job.name in records]
     card = records.get(PROPERTIES, {}).get("figures", {})

@@ -15,7 +15,7 @@ QUERY = ("utilization.gpu", "clocks.sm", "power.draw", "memory.used")
 EVERY_MS = 250
 
 
-class Sample(NamedTuple):
+class Reading(NamedTuple):
     """One line of nvidia-smi, None for what it cannot tell. at_s: Unix time."""
 
     at_s: float
@@ -25,9 +25,9 @@ class Sample(NamedTuple):
     used_mib: float | None
 
 
-def parse(line: str, at_s: float) -> Sample | None:
+def parse(line: str, at_s: float) -> Reading | None:
     values = [_number(value) for value in line.split(",")]
-    return Sample(at_s, *values) if len(values) == len(QUERY) and any(v is not None for v in values) else None
+    return Reading(at_s, *values) if len(values) == len(QUERY) and any(v is not None for v in values) else None
 
 
 def _number(text: str) -> float | None:
@@ -37,7 +37,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def summary(samples: list[Sample], start_s: float, end_s: float) -> dict[str, float]:
+def summary(samples: list[Reading], start_s: float, end_s: float) -> dict[str, float]:
     """Mean share of time the card was busy, median clock, mean power and most memory between these times; {} where
     nothing was read there."""
     inside = [sample for sample in samples if start_s <= sample.at_s <= end_s]
@@ -50,7 +50,7 @@ class Watcher:
     """Samples one card while it is open; `samples` is what was read so far, nothing where there is no nvidia-smi."""
 
     def __init__(self, index: int | None):
-        self.samples: list[Sample] = []
+        self.samples: list[Reading] = []
         self.child: subprocess.Popen[str] | None = None
         self.index = index
 
