@@ -1,9 +1,12 @@
 """Every text of "memory ran out" and "the card failed": what each is taken for, and what is said of it. No torch."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from kit.backend import device_errors
+from kit.backend import candidates, device_errors, starting
 from kit.backend.device_errors import CardFailed, card_error, card_errors_explained, is_out_of_memory
+from kit.export import verifying, writing
 from kit.support.errors import KitError, failure
 from tests.support.error_texts import CARD, KERNEL, MEMORY, ON_A_FULL_CARD, OTHERS, error_of_text
 from tests.support.results import error_of, finding_of
@@ -75,6 +78,33 @@ def test_other_errors_are_left_as_they_are(name) -> None:
     assert not is_out_of_memory(error)
     with pytest.raises(type(error)), card_errors_explained():
         raise error
+
+
+def lost(*_: object, **__: object) -> None:
+    raise error_of_text(*CARD["card: illegal access"])
+
+
+def test_a_card_that_fails_as_the_libraries_start_is_a_finding(monkeypatch) -> None:
+    monkeypatch.setattr(starting, "_set_environment", lost)
+    assert isinstance(error_of(starting.start, None), CardFailed)
+
+
+def test_a_card_that_fails_in_a_merge_is_a_finding(monkeypatch) -> None:
+    monkeypatch.setattr(writing.merging, "pieces", lost)
+    assert isinstance(error_of(writing.write, [None], None, [], None), CardFailed)
+
+
+def test_a_card_that_fails_in_the_comparison_leaves_the_mark_of_what_is_written(monkeypatch) -> None:
+    base = SimpleNamespace(folder="base", is_saved_in_four_bit=False)
+    first = SimpleNamespace(precision="bf16", is_whole=False)
+    job = SimpleNamespace(weights=(), base=base, adapters=(), four_bit=False, first=first, combination=None,
+                          trained_in_four_bit=None, output="model")  # fmt: skip
+    monkeypatch.setattr(candidates, "choose_device", lambda _: ("cuda", "fp32"))
+    monkeypatch.setattr(verifying, "_exports", lambda *_: [])
+    monkeypatch.setattr(verifying.parity, "compare", lost)
+    error = error_of(verifying.verify, job, None, None, None)
+    assert isinstance(error, CardFailed)
+    assert error.findings[0].fix[0].startswith("merge again into a new folder")
 
 
 def test_the_name_of_a_file_says_nothing() -> None:

@@ -16,7 +16,7 @@ from kit import backend
 from kit.backend import Backend, CardFailed, Loaded, device_memory
 from kit.data import Data, Question
 from kit.options import Run, TrainCommand
-from kit.run import checkpoints, fit, keeping, measuring
+from kit.run import checkpoints, fit, keeping, measuring, recording
 from kit.run.checkpoints import About
 from kit.run.folder import RunFolder
 from kit.run.measuring import NO_ANSWER, NO_ROOM
@@ -251,6 +251,20 @@ def test_a_card_that_failed_is_left_alone_and_the_same_command_goes_on(around, m
     assert finding.id == "card-failed"
     assert finding.fix[0].startswith("the same command again: it goes on after step 2")
     assert around.said == ["the checkpoint of step 2 is kept; a run of the same options goes on from there"]
+
+
+@pytest.mark.parametrize("error", [ILLEGAL_ACCESS, RuntimeError("shapes do not fit")])
+def test_whatever_ends_a_run_is_on_record_and_the_page_is_written(around, monkeypatch, error) -> None:
+    pages: list[bool] = []
+    monkeypatch.setattr(recording, "manifest", lambda *given: {"status": given[3]})
+    record = recording.Recording(None, around.folder, None, (), lambda: pages.append(True))
+    with pytest.raises((CardFailed, RuntimeError)), record.errors(), fit.errors_explained(around.session):
+        raise error
+    (event,) = around.events
+    assert event["kind"] == "failed"
+    assert str(error) in event["text"]
+    assert around.folder.read_json("manifest.json")["status"] == "failed"
+    assert pages == [True]
 
 
 def test_a_run_that_kept_nothing_says_that_it_begins_again(around) -> None:
