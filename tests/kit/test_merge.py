@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kit.export import model_folder, parity_prompts, safetensors_file, writing
+from kit.export import model_folder, parity_prompts, writing
 from kit.export.job import prepare
 from kit.export.options import MergeCommand
 from kit.export.tuned_model import find_adapter
+from kit.models import safetensors_file
 from kit.run import checkpoints
 from kit.support.errors import KitError
 from kit.support.units import GIB
