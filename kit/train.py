@@ -76,7 +76,7 @@ def _settled(command: TrainCommand, facts: Facts) -> Planned:
     run, reasons = resolve.settle(run, facts)
     trackers.check(run.report_to)
     findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
-    return Planned(command, run, reasons, facts, findings, models.find(run.model), None)
+    return Planned(command, run, reasons, facts, findings, models.find_for(run), None)
 
 
 def _read(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":

@@ -21,6 +21,8 @@ from kit.memory.weights import (
     adapter_width_bytes,
     base_width_bytes,
     can_offload_embedding,
+    head_bytes,
+    kept_bytes,
     linear_bytes,
     optimizer_bytes,
 )
@@ -209,8 +211,9 @@ def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
     width = base_width_bytes(run)
     return (
         _exact("4-bit weights" if run.load_in_4bit else "weights", linear_bytes(shape, run)),
+        _exact("layers kept in 16 bit", kept_bytes(shape, run)),
         _exact("embedding", 0 if is_embedding_offloaded(shape, run) else width * shape.embedding_params),
-        _exact("head", width * shape.head_params),
+        _exact("head", head_bytes(shape, run)),
         _exact("norms", width * shape.other_params),
     )
 
@@ -226,6 +229,8 @@ def _loading_bytes(shape: Shape, run: Run) -> int:
     mapped there and count as resident, but the system takes them back when it needs them: a step does not add them."""
     if not run.load_in_4bit:
         return 0
+    if shape.stored and run.device == "cpu":
+        return sum(part.high_bytes for part in _weights(shape, run))
     return 2 * (shape.params if run.device == "cpu" else shape.embedding_params)
 
 
@@ -254,6 +259,9 @@ def _reasons(shape: Shape, run: Run, length: int, data: "DataReport | None") -> 
         f"one micro-batch is {run.micro_batch_size} x {length} tokens ({longest})",
         f"one optimiser step takes {run.batch_size} samples, shorter ones together up to as many tokens at once",
     ]
+    if shape.kept_params:
+        layers, kept = len(shape.kept) * shape.layers, sum(shape.kept.values())
+        reasons.append(f"{kept} of {layers} linear layers are in 16 bit, as the model's quantization_config says")
     if shape.experts:
         reasons.append("the experts are planned as 4-bit layers with adapters; loaders that fuse them take more")
     return tuple(reasons)

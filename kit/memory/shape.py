@@ -1,14 +1,19 @@
 """The sizes of a model that decide its memory, from its config.json: layers by name, parameters exactly."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from kit.models.families import MLP, biased_layers, expert_count, family_of, head_dim, key_value_heads, name_of
+from kit.models.families import BLOCKS, MLP, biased_layers, expert_count, family_of, head_dim, key_value_heads, name_of
+from kit.models.quantised import HEAD, StoredNF4, stored_nf4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes in a config.json that decide memory, of a family that the kit knows."""
+    """The sizes in a config.json that decide memory, of a family that the kit knows.
+
+    stored: of a model whose weights lie in its files in NF4.
+    """
 
     hidden: int
     intermediate: int
@@ -22,6 +27,7 @@ class Shape:
     experts_per_token: int
     qk_norm: bool
     biased: tuple[str, ...] = ()
+    stored: StoredNF4 | None = None
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Shape":
@@ -43,6 +49,7 @@ class Shape:
             experts_per_token=config["num_experts_per_tok"] if experts else 1,
             qk_norm=family.has_qk_norm,
             biased=biased_layers(config),
+            stored=stored_nf4(config),
         )
 
     @property
@@ -75,6 +82,26 @@ class Shape:
     def linear_params(self) -> int:
         """Weights of all linear layers: those that 4-bit loading quantises."""
         return self.layers * sum(d_in * d_out * self.copies(name) for name, (d_in, d_out) in self.linears.items())
+
+    @cached_property
+    def kept(self) -> dict[str, int]:
+        """In how many blocks the layer of each name stays in 16 bit where the others are in 4 bit."""
+        return {name: sum(self._is_kept(block, name) for block in range(self.layers)) for name in self.linears}
+
+    def _is_kept(self, block: int, name: str) -> bool:
+        parent = "self_attn" if name not in MLP else "mlp.experts.0" if self.experts else "mlp"
+        return self.stored is not None and self.stored.keeps(f"{BLOCKS}{block}.{parent}.{name}")
+
+    @property
+    def kept_params(self) -> int:
+        """Weights of those layers."""
+        sides = self.linears.items()
+        return sum(d_in * d_out * self.copies(name) * self.kept[name] for name, (d_in, d_out) in sides)
+
+    @property
+    def is_head_in_nf4(self) -> bool:
+        """A head of its own, stored as its layers are."""
+        return self.stored is not None and not self.tied and not self.stored.keeps(HEAD)
 
     @property
     def embedding_params(self) -> int:

@@ -6,7 +6,8 @@ from kit.options import METHODS, Run
 
 NF4_BLOCK = 64  # weights that share one scale of one byte; Dettmers et al. 2023, arXiv:2305.14314, section 3
 NF4_NESTED_BLOCK = 256  # scales that share one scale of four bytes (double quantisation)
-NF4_TABLES_BYTES = 4 * (16 + 256 + 1)  # of each layer: the 16 levels, the 256 of the scales, the scales' mean
+NF4_LEVELS = 16
+NF4_TABLES_BYTES = 4 * (NF4_LEVELS + 256 + 1)  # of each layer: the levels, the 256 of the scales, the scales' mean
 ADAM_8BIT_SMALLEST = 4096  # weights of a tensor below which bitsandbytes keeps 32-bit moments
 ADAM_8BIT_BLOCK = 256  # moments that share one scale of four bytes; Dettmers et al. 2022, arXiv:2110.02861, section 2
 
@@ -21,18 +22,38 @@ def base_width_bytes(run: Run) -> int:
     return adapter_width_bytes(run) if METHODS[run.method].trains_whole_model else width_bytes(run)
 
 
-def nf4_bytes(weights: int) -> int:
-    """One linear layer with its scales."""
+def nf4_bytes(weights: int, is_double: bool = True) -> int:
+    """One linear layer with its scales; is_double: they are quantised too."""
     scales = -(-weights // NF4_BLOCK)
+    if not is_double:
+        return -(-weights // 2) + 4 * (scales + NF4_LEVELS)
     return -(-weights // 2) + scales + 4 * -(-scales // NF4_NESTED_BLOCK) + NF4_TABLES_BYTES
 
 
 def linear_bytes(shape: Shape, run: Run) -> int:
-    """All linear layers of the blocks."""
+    """The linear layers of the blocks; where they are loaded in 4 bit, those that are in it."""
     if not run.load_in_4bit:
         return base_width_bytes(run) * shape.linear_params
-    block = sum(nf4_bytes(d_in * d_out) * shape.copies(name) for name, (d_in, d_out) in shape.linears.items())
-    return shape.layers * block
+    return sum(
+        _nf4_bytes(shape, d_in * d_out) * shape.copies(name) * (shape.layers - shape.kept[name])
+        for name, (d_in, d_out) in shape.linears.items()
+    )
+
+
+def kept_bytes(shape: Shape, run: Run) -> int:
+    """The linear layers of the blocks that stay in 16 bit where the others are in 4 bit."""
+    return base_width_bytes(run) * shape.kept_params if run.load_in_4bit else 0
+
+
+def head_bytes(shape: Shape, run: Run) -> int:
+    """0 where the head is the embedding."""
+    if shape.is_head_in_nf4:
+        return _nf4_bytes(shape, shape.head_params)
+    return base_width_bytes(run) * shape.head_params
+
+
+def _nf4_bytes(shape: Shape, weights: int) -> int:
+    return nf4_bytes(weights, shape.stored is None or shape.stored.is_double)
 
 
 def can_offload_embedding(tied: bool, run: Run) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.models import gguf_in
+from kit.models import gguf_in, quantised
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
+from kit.models.quantised import StoredNF4
+from kit.options import Run
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.file_names import file_name
 from kit.support.user_shell import quoted, shell
@@ -19,6 +21,7 @@ from kit.support.user_shell import quoted, shell
 TINY = Path(__file__).parent / "assets" / "tiny"
 LFS_HEAD = b"version https://git-lfs"
 HUB_TIMEOUT_S = 10
+HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class Model:
     @property
     def is_local(self) -> bool:
         return Path(self.location).is_dir()
+
+    @property
+    def stored_nf4(self) -> StoredNF4 | None:
+        """How its weights lie in 4 bit; None for a model in 16 bit."""
+        return quantised.stored_nf4(self.config)
+
+    @property
+    def original(self) -> str:
+        """Of a model in 4 bit, the 16-bit one that it was made from; "" where nothing tells, and of one in 16 bit."""
+        return quantised.original_of(self.name, self.config) if self.stored_nf4 else ""
 
     @cached_property
     def generation(self) -> dict[str, Any]:
@@ -72,16 +85,36 @@ def find(name: str, option: str = "--model") -> Model:
 
     option: with which the command at hand names a model, for its advice.
     Raises KitError: a folder without config, tokenizer or safetensors weights, a Git-LFS pointer in place of weights, a
-    config that names code; ModelNotHere: no such folder or name, the hub out of reach.
+    config that names code, weights that are quantised in a way that is not loaded; ModelNotHere: no such folder or
+    name, the hub out of reach.
+    """
+    model = find_here(name)
+    if model is None and not HUB_NAME.fullmatch(name):
+        raise ModelNotHere(_not_found(name, option))
+    model = model or _of_files(name, _download(name, option))
+    if refused := quantised.refusal(name, model.config, option):
+        raise KitError(refused)
+    return model
+
+
+def find_here(name: str) -> Model | None:
+    """The model of that name if its small files are on this machine; None: the hub would have to be asked.
+
+    Raises KitError: as `find`, but for weights that are quantised.
     """
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(name, folder)
     if gguf_in.is_gguf(name) and folder.is_file():
         return _in_folder(name, gguf_in.unpack(folder))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise ModelNotHere(_not_found(name, option))
-    return _on_hub(name, option)
+    return _in_cache(name) if HUB_NAME.fullmatch(name) else None
+
+
+def find_for(run: Run) -> Model:
+    """The model that a run is trained on. Raises as `find`; KitError: its weights are in fewer bits than asked for."""
+    model = find(run.model)
+    quantised.check_asked(model.name, model.config, run.load_in_4bit, "--model", "--load-in-4bit")
+    return model
 
 
 def _not_found(name: str, option: str) -> Finding:
@@ -200,14 +233,16 @@ def _config(path: Path) -> dict[str, Any]:
     return refuse_code(read_json(path), path)
 
 
-def _on_hub(name: str, option: str) -> Model:
-    """A hub model's small files: from the cache where they lie there, else from the network."""
+def _in_cache(name: str) -> Model | None:
+    """A hub model whose small files were fetched before."""
     from huggingface_hub import try_to_load_from_cache
 
     cached = {file: try_to_load_from_cache(name, file) for file in SMALL_FILES}
     files = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
-    if not NEEDED.issubset(files):
-        files = _download(name, option)
+    return _of_files(name, files) if NEEDED.issubset(files) else None
+
+
+def _of_files(name: str, files: dict[str, Path]) -> Model:
     return Model(name, name, _config(files["config.json"]), files)
 
 

@@ -1,4 +1,4 @@
-"""Names of models that exist, for "did you mean": tutorials invent others (Qwen3-1.7B-Instruct gives 401)."""
+"""Names of models that exist, for advice: tutorials invent others (Qwen3-1.7B-Instruct gives 401)."""
 
 import re
 
@@ -11,6 +11,7 @@ KNOWN_ON_HUB = (
     "Qwen/Qwen3-4B-Thinking-2507",
     "Qwen/Qwen3-30B-A3B-Instruct-2507",
 )
+WITHOUT_NF4 = {"Qwen/Qwen3-30B-A3B-Instruct-2507"}
 
 
 def near_on_hub(name: str) -> str:
@@ -18,3 +19,14 @@ def near_on_hub(name: str) -> str:
     goes off first, so that the size stays."""
     plain = re.sub(r"(-\d+(?:\.\d+)?B)-\w+$", r"\1", name)
     return did_you_mean(plain if plain in KNOWN_ON_HUB else name, KNOWN_ON_HUB)
+
+
+def known_by_last_part(name: str) -> str:
+    """The known model that a name or a folder is called after, whoever owns it; "" where there is none."""
+    last = re.split(r"[\\/]", name.rstrip("\\/"))[-1].lower()
+    return next((known for known in KNOWN_ON_HUB if known.split("/")[1].lower() == last), "")
+
+
+def nf4_of(known: str) -> str:
+    """The known model as Unsloth publishes it in NF4, with some layers in 16 bit; "" where it does not."""
+    return "" if known in WITHOUT_NF4 else f"unsloth/{known.split('/')[1]}-unsloth-bnb-4bit"
