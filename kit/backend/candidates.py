@@ -110,18 +110,19 @@ def _four_bit(
     model = AutoModelForCausalLM.from_pretrained(candidate.folder, dtype=loaded_as, trust_remote_code=False, **options)
     for name, module in list(model.named_modules()):
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            model.set_submodule(name, _plain(module))  # dequantised once, not for every prompt
+            model.set_submodule(name, _plain(module, loaded_as))  # dequantised once, not for every prompt
     for weight in [*model.parameters(), *model.buffers()]:
         if weight.is_floating_point():
             weight.data = weight.data.to(arithmetic)
     return model
 
 
-def _plain(layer: Any) -> "torch.nn.Linear":
+def _plain(layer: Any, loaded_as: "torch.dtype") -> "torch.nn.Linear":
     """The linear layer that a 4-bit layer computes."""
     import bitsandbytes
     import torch
 
+    layer.weight.quant_state.dtype = loaded_as  # a model that is stored in 4 bit brings its own
     weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     plain.weight = torch.nn.Parameter(weight.reshape(layer.out_features, layer.in_features), requires_grad=False)

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from envcheck.facts import Facts
@@ -90,17 +91,12 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     read = _load_by_unsloth if backend.name == "unsloth" else _load_by_transformers
     try:
         with quiet:
-            base, tokenizer = read(model.location, loading)
+            base, tokenizer = read(model, loading)
     except Exception as error:  # a config may say anything, and safetensors and Triton have errors of their own
         raise card_error(error) or _cannot_load(model, loading.load_in_4bit, error) from error
-    if loading.load_in_4bit and not getattr(base, "is_loaded_in_4bit", False):
-        raise failure(
-            "not-loaded-in-4bit",
-            f"The base was to be in 4 bit, and {backend.name} loaded it in 16 bit.",
-            "bitsandbytes does not work on this machine, and the plan was made for a quarter of the memory.",
-            "python -m envcheck           (says what is wrong with bitsandbytes)",
-            "--no-load-in-4bit            (trains on the 16-bit base)",
-        )
+    _check_loaded(base, model, loading, backend)
+    if model.stored_nf4:
+        _compute_in(base, torch_dtype(loading.precision))
     if backend.name == "hf" or loading.device == "cpu":
         base.set_attn_implementation("eager" if loading.attention == "eager" else "sdpa")
     tokenizer.chat_template = chat.template_text  # saved with the adapter: who asks it later asks as it was trained
@@ -109,11 +105,38 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     return Loaded(base, tokenizer, backend, loading.device)
 
 
-def _load_by_unsloth(location: str, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":
+def _check_loaded(base: "CausalModel", model: Model, loading: Loading, backend: Backend) -> None:
+    """What was loaded is what was named, checked, planned and will be written down.
+
+    Raises KitError: it is another model, or in another number of bits.
+    """
+    loaded = str(base.config._name_or_path)
+    if loaded != model.location and not (model.is_local and Path(loaded).resolve() == Path(model.location).resolve()):
+        raise failure(
+            "another-base-loaded",
+            f"{model.location} was asked for, and {backend.name} loaded {loaded}.",
+            "The plan, the record of the run and the adapter would name a model that was not trained.",
+            "--backend hf                 (plain transformers and PEFT)",
+            f"--model {loaded}        (if that is the one that is wanted)",
+        )
+    if loading.load_in_4bit and not getattr(base, "is_loaded_in_4bit", False):
+        raise failure(
+            "not-loaded-in-4bit",
+            f"The base was to be in 4 bit, and {backend.name} loaded it in 16 bit.",
+            "bitsandbytes does not work on this machine, or the loader goes by a name that ends in -bf16 or bnb-4bit; "
+            "the plan was made for a quarter of the memory.",
+            "python -m envcheck           (says what is wrong with bitsandbytes)",
+            "--no-load-in-4bit            (trains on the 16-bit base)",
+        )
+
+
+def _load_by_unsloth(model: Model, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.from_pretrained(
-        location,
+        model.location,
+        use_exact_model_name=True,  # else Unsloth takes its own copy of a model by another name, or asks the network
+        local_files_only=model.is_local,
         max_seq_length=loading.max_length_tokens,
         dtype=torch_dtype(loading.precision),
         load_in_4bit=loading.load_in_4bit,
@@ -126,24 +149,30 @@ def _load_by_unsloth(location: str, loading: Loading) -> "tuple[CausalModel, Tok
     )
 
 
-def _load_by_transformers(location: str, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":
+def _load_by_transformers(model: Model, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch_dtype(loading.precision)
-    model = AutoModelForCausalLM.from_pretrained(
-        location,
+    quantising: dict[str, Any] = {}
+    if loading.load_in_4bit and not model.stored_nf4:  # else config.json says how it is, which a None would discard
+        quantising["quantization_config"] = nf4_config(dtype)
+    base = AutoModelForCausalLM.from_pretrained(
+        model.location,
         dtype=dtype,
         device_map={"": loading.device},
-        quantization_config=nf4_config(dtype) if loading.load_in_4bit else None,
+        local_files_only=model.is_local,
         **FIRST_ATTENTION,
         trust_remote_code=False,
         use_safetensors=True,
+        **quantising,
     )
     if loading.device == "cpu":
-        _keep_weights_trainable(model)
-    model.config.use_cache = False
-    tokenizer = AutoTokenizer.from_pretrained(location, padding_side="right", trust_remote_code=False)
-    return cast("CausalModel", model), cast("TokenizersBackend", tokenizer)
+        _keep_weights_trainable(base)
+    base.config.use_cache = False
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.location, padding_side="right", local_files_only=model.is_local, trust_remote_code=False
+    )
+    return cast("CausalModel", base), cast("TokenizersBackend", tokenizer)
 
 
 def _keep_weights_trainable(model: "torch.nn.Module") -> None:
@@ -154,6 +183,16 @@ def _keep_weights_trainable(model: "torch.nn.Module") -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _compute_in(model: "torch.nn.Module", dtype: "torch.dtype") -> None:
+    """Weights that lie in 4 bit in the model's files bring the format that another machine computed in."""
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            weight: Any = module.weight
+            module.compute_dtype = weight.quant_state.dtype = dtype
 
 
 def unsloth_checkpointing(way: str) -> bool | str:

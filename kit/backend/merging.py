@@ -72,10 +72,12 @@ def _base(weight: Weight) -> "torch.Tensor":
 def _dequantised(data: "torch.Tensor", states: "dict[str, torch.Tensor]", weight: Weight) -> "torch.Tensor":
     """A weight that lies on the disk in NF4, in float32."""
     import torch
-    from bitsandbytes.functional import QuantState, dequantize_4bit
 
+    with silence():
+        from bitsandbytes.functional import QuantState, dequantize_4bit
     device = _device()
     state = QuantState.from_dict(states, device=device)
+    state.dtype = torch_dtype(weight.loaded_as)  # as training had it
     with silence():
         return dequantize_4bit(data.to(device), state).reshape(weight.shape).to("cpu", torch.float32)
 
