@@ -30,7 +30,7 @@ def loading_for(
     return Loading(
         device=device,
         precision=as_before.get("precision", here) if command.precision == "auto" else command.precision,
-        load_in_4bit=_in_4bit(command, source),
+        load_in_4bit=_in_4bit(command, source, model),
         max_length_tokens=model.config.get("max_position_embeddings") or 1024,
         backend=_backend(command.backend, device, methods),
         attention=as_before.get("attention", "sdpa"),
@@ -47,10 +47,10 @@ def _in_training(source: ChatSource, device: str) -> dict[str, str]:
     return {name: way for name, way in ways.items() if way != "auto"}
 
 
-def _in_4bit(command: ChatCommand, source: ChatSource) -> bool:
+def _in_4bit(command: ChatCommand, source: ChatSource, model: Model) -> bool:
     if command.load_in_4bit != "auto":
         return command.load_in_4bit == "on"
-    return bool(source.run and source.run.load_in_4bit)
+    return bool(model.stored_nf4 or (source.run and source.run.load_in_4bit))
 
 
 def _backend(asked: str, device: str, methods: Iterable[Method]) -> str:

@@ -41,7 +41,7 @@ class ChatCommand(Door):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the arithmetic. auto: the run's own on a machine of its kind, else this machine's."""
     load_in_4bit: Literal["auto", "on", "off"] = "auto"
-    """Base weights in 4-bit NF4 or in 16 bit. auto: as they were in training; 16 bit for what is no run."""
+    """Base weights in 4-bit NF4 or in 16 bit. auto: as they were in training; of what is no run, as they are stored."""
 
     system: str = ""
     """System prompt."""

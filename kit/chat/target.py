@@ -11,7 +11,7 @@ from kit.backend import Loading
 from kit.chat.base_model import loading_for, notes_for
 from kit.chat.names import UNTUNED, ChatSource, base_of, read_sources
 from kit.chat.options import ChatCommand
-from kit.models import Model, adapters
+from kit.models import Model, adapters, quantised
 from kit.models.adapters import Adapter
 from kit.models.families import ADVISED_SAMPLING
 from kit.options.methods import FULL
@@ -97,7 +97,8 @@ def find(command: ChatCommand, facts: Facts) -> Target:
     tuned = [(source, source.adapter) for source in sources if source.adapter]
     whole = next((source for source in sources if source.whole_model), None)
     base = str(whole.whole_model) if whole else command.base or base_of(sources)
-    model = models.find(base, "--base" if tuned else BY_NAME)
+    option = "--base" if tuned else BY_NAME
+    model = models.find(base, option)
     untuned = models.find(command.base or whole.base, "--base") if whole and command.compare else None
     for _, adapter in tuned:
         adapters.check(adapter, model)
@@ -105,6 +106,9 @@ def find(command: ChatCommand, facts: Facts) -> Target:
     chats = [_chat_of_adapter(model, adapter, its, command.template) for its, adapter in tuned]
     methods = {FULL} if whole else {adapter.method for _, adapter in tuned}
     loading, sampling = loading_for(command, source, model, facts, methods), sampling_for(command, model)
+    for named, by in ((model, option), (untuned, "--base")):
+        if named:
+            quantised.check_asked(named.name, named.config, loading.load_in_4bit, by, "--load-in-4bit on")
     return Target(
         model=model,
         adapters=tuple(adapter for _, adapter in tuned),

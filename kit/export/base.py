@@ -9,7 +9,7 @@ from typing import Any
 from envcheck.facts import Finding
 from kit import models
 from kit.export.tuned_model import Tuned
-from kit.models import Model, ModelNotHere, adapters, read_json
+from kit.models import Model, ModelNotHere, adapters, quantised, read_json
 from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
 from kit.models.headers import Tensor
@@ -185,6 +185,20 @@ def _fetched(model: Model) -> Path:
         ) from None
 
 
+def folder_here(model: Model) -> Path | None:
+    """Where a model's weights lie on this machine; nothing is fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if model.is_local:
+        return Path(model.location)
+    try:
+        folder = Path(snapshot_download(model.location, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
 def check_fit(base: Base, adapter: Tuned) -> None:
     """Raises KitError: the adapter changes layers that this base lacks or has in another shape, or is not whole."""
     adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes)
@@ -194,9 +208,9 @@ def other_name(base: Base, adapter: Tuned) -> Finding | None:
     """A warning where shapes fit and names do not: Base and Instruct of one size look alike."""
     if adapter.is_whole:
         return None
-    trained_on = Path(adapter.base).name.lower()
+    trained_on = {Path(name).name.lower() for name in (adapter.base, quantised.original_of(adapter.base)) if name}
     names = {base.folder.resolve().name.lower(), Path(base.model.name).name.lower()}
-    if not trained_on or trained_on in names or base.folder.resolve() == Path(adapter.base).expanduser().resolve():
+    if not trained_on or trained_on & names or base.folder.resolve() == Path(adapter.base).expanduser().resolve():
         return None
     return problem(
         "base-has-another-name",

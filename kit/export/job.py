@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envcheck.facts import Finding
+from kit import models
 from kit.export import gguf_file, quants, shards
-from kit.export.base import Base, check_fit, find_base, other_name, unknown_family
+from kit.export.base import Base, check_fit, find_base, folder_here, other_name, unknown_family
 from kit.export.options import MergeCommand
 from kit.export.shards import ShardPlan
 from kit.export.tuned_model import Tuned, find_adapter, find_whole_model
+from kit.models import Model, ModelNotHere, quantised
 from kit.models.change import Combination, Weight
 from kit.options.methods import PLAIN_UPDATES
 from kit.run import checkpoints
@@ -27,6 +29,7 @@ SPARE = 1.02  # tables, tokenizer, padding
 class Job:
     """adapters: each with the weight it counts with, the first one first. four_bit: merged into the NF4 base.
 
+    trained_on: where the model lies that was trained on, if it is stored in 4 bit and the base is another one.
     shard_plan: the files of the 16-bit model; None: it is not asked for. quants: of the GGUF files.
     """
 
@@ -34,6 +37,7 @@ class Job:
     base: Base
     four_bit: bool
     trained_in_four_bit: bool | None
+    trained_on: Path | None
     reason: str
     weights: list[Weight]
     combination: Combination
@@ -76,12 +80,13 @@ def prepare(command: MergeCommand) -> Job:
         _check_whole(command, first)
     tuned = ((first, command.weight), *map(_added, command.add))
     _check_together(command, [adapter for adapter, _ in tuned])
-    base = find_base(command.base or first.base, first)
+    base = find_base(_base_name(command, first), first)
     for adapter, _ in tuned:
         check_fit(base, adapter)
     if "gguf" in command.to:
         gguf_file.check_config(base.model.config)
-    four_bit, trained_in_four_bit, reason = _choose(command.base_precision, first, base)
+    stored = None if base.is_saved_in_four_bit else _stored_in_4bit(first)
+    four_bit, trained_in_four_bit, reason = _choose(command.base_precision, first, base, stored is not None)
     weights = base.weights(tuned, four_bit, first.precision)
     warnings = (unknown_family(base), *(other_name(base, adapter) for adapter, _ in tuned))
     most_bytes = int(command.shard_gib * GIB)
@@ -90,6 +95,7 @@ def prepare(command: MergeCommand) -> Job:
         base=base,
         four_bit=four_bit,
         trained_in_four_bit=trained_in_four_bit,
+        trained_on=folder_here(stored) if stored else None,
         reason=reason,
         weights=weights,
         combination=Combination(command.combine, command.density, first.run.seed if first.run else 0),
@@ -148,13 +154,48 @@ def _check_together(command: MergeCommand, tuned: Sequence[Tuned]) -> None:
         )
 
 
-def _choose(asked: str, first: Tuned, base: Base) -> tuple[bool, bool | None, str]:
-    """Whether to merge into the NF4 base, whether it was trained on that, and why."""
+def _base_name(command: MergeCommand, first: Tuned) -> str:
+    """Of the model that the adapter is added to. Where 16 bit is asked for and it was trained on a model that is stored
+    in 4, that is the one which this was made from.
+
+    Raises KitError: 16 bit of a model that is stored in 4 bit, and nothing tells which one it was made from.
+    """
+    name = command.base or first.base
+    if command.base_precision != "16bit" or not name or first.is_whole:
+        return name
+    try:
+        model = models.find(name, "--base")
+        if model.original and not command.base:
+            name = model.original
+            model = models.find(name, "--base")
+    except ModelNotHere:
+        return name  # which find_base says, with what the adapter was trained on
+    as_stored = "--base-precision nf4        (its weights as they are, dequantised)"
+    quantised.check_asked(name, model.config, False, "--base", as_stored)
+    return name
+
+
+def _stored_in_4bit(first: Tuned) -> Model | None:
+    """The model that the adapter was trained on, if its weights lie in 4 bit in its files; by its name, if it is not on
+    this machine."""
+    if first.is_whole or not first.base:
+        return None
+    model = models.find_here(first.base) or Model(first.base, first.base, {}, {})
+    return model if model.stored_nf4 or (not model.files and quantised.says_nf4(first.base)) else None
+
+
+def _choose(asked: str, first: Tuned, base: Base, is_stored: bool) -> tuple[bool, bool | None, str]:
+    """Whether to merge into the NF4 base, whether it was trained on that, and why. is_stored: it was trained on another
+    model, which is stored in 4 bit."""
     trained = first.run.load_in_4bit if first.run else None
     if first.is_whole:
         return False, None, "the run trained every weight of it"
     if base.is_saved_in_four_bit:
-        return False, True, "the base is stored in 4 bit: it is dequantised, and no other is here"
+        original = f"; --base-precision 16bit takes {base.model.original}" if base.model.original else ""
+        return False, True, f"its weights are stored in 4 bit and dequantised{original}"
+    if is_stored:
+        why = f"the adapter was trained on {first.base}, which is stored in 4 bit"
+        return asked == "nf4", True, f"{'asked for' if asked != 'auto' else 'it is in 16 bit'}; {why}"
     if asked != "auto":
         return asked == "nf4", trained, "asked for"
     if trained is None:
