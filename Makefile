@@ -13,6 +13,7 @@ lint: setup-dev ; @$(RUN) -m ruff check && $(RUN) -m ruff format --check && $(RU
 light: setup-dev ; @$(TESTS) -m "not torch"
 check:      ; @$(MAKE) --no-print-directory --jobs=2 lint light
 test: check ; @$(TESTS) -m torch && $(RUN) -m notebooks --check
+over-%:     ; @$(PYTHON) -m envcheck install --$* --venv .venv-$* --dev; .venv-$*/bin/python $(wordlist 2,99,$(TESTS)) -m torch
 prove: test ; @$(RUN) -m benchmarks
 notebooks: setup-dev ; @$(RUN) -m notebooks
 bench: setup ; @$(RUN) -m benchmarks
