@@ -4,7 +4,8 @@ python -m benchmarks.faults [--only NAME ...]
 
 Each fault strikes a `python -m kit.train` of its own on the embedded model (benchmarks/inject.py). Held against it: the
 exit status, no traceback, an error that names a fix, the steps that are kept; and that the same command afterwards ends
-with the losses of a run that nothing disturbed, to the last bit. Linux; filling a disk mounts one, which needs root.
+with the losses of a run that nothing disturbed, to the last bit (it trains on the CPU). Linux; filling a disk mounts
+one, which needs root.
 """
 
 import argparse

@@ -50,7 +50,7 @@ def table() -> str:
         ("speed of the kit over Unsloth's notebooks, TRL's documentation (small Qwen3)", _speeds(), "peers"),
         ("memory, planned / measured: what stays; activations", _planned(planner), "planner"),
         (
-            "runs killed at a random moment that went on equal to the last bit; other faults with nothing lost",
+            "runs killed at a random moment that went on equal to the last bit (CPU); other faults with nothing lost",
             f"{resume['runs_with_all_losses_equal_to_the_last_bit']} of {resume['kills']}; "
             f"{faults['as_they_must_be']} of {faults['faults']}",
             "resume, faults",

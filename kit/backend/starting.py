@@ -1,9 +1,7 @@
 """Before and at the import of the libraries: the card, its memory, the environment; and who loads and adapts."""
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,17 +197,3 @@ def _limit_card(card: PlannedCard | None, free_bytes: int) -> tuple[str, ...]:
         f"No more than {gib(limit_bytes)} GiB of the card are taken: beyond what is free the driver of Windows would "
         "take main memory without a word, at a tenth of the speed (kit train --vram-limit-gib sets another limit).",
     )
-
-
-@contextlib.contextmanager
-def without_compiling() -> Iterator[None]:
-    """Inside, layers run as they are: with hooks, which a compiled layer would fail on and never be compiled again."""
-    before = os.environ.get(environment.LAYERS_COMPILED)
-    os.environ[environment.LAYERS_COMPILED] = "0"  # Unsloth asks at each call
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[environment.LAYERS_COMPILED]
-        else:
-            os.environ[environment.LAYERS_COMPILED] = before

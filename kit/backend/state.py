@@ -1,4 +1,5 @@
-"""The whole state of a run to files and back, to the last bit: a resumed run has the losses of an unbroken one."""
+"""The whole state of a run to files and back, bit by bit. On a CPU a resumed run has the losses of an unbroken one to
+the last bit; on a card it goes on from the same state, and some kernels add in another order each time."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -140,7 +140,7 @@ class Preflight:
 
 def preflight(trainer: Steps, held_out: Samples) -> Preflight:
     """The longest samples forward, backward and through the optimiser, and the longest ones to measure on; then the
-    weights, the optimiser, the random generators and the counts are what they were before, to the last bit.
+    weights, the optimiser, the random generators and the counts are what they were before, bit by bit.
 
     Where memory runs out the trainer goes down its ladder. Raises KitError where that ends.
     """

@@ -74,6 +74,7 @@ CONTRACTS: tuple[Contract, ...] = contracts(
         "isinstance(module, nn.Embedding)",
         "manager.register_module_override(module, 'weight', {'optim_bits': 32})",
     ), WEIGHTS, "tensor.is_embedding"),
+    ("transformers.training_args:TrainingArguments.n_gpu", Does("return self._n_gpu"), TRAINING, "arguments._n_gpu"),
     ("transformers.training_args:OptimizerNames", Does(*map(repr, OPTIMIZERS)), TRAINING, "optim=run.optimizer"),
     ("transformers.trainer_utils:SchedulerType", Does(*map(repr, SCHEDULERS)), TRAINING, "lr_scheduler_type"),
     # TRL

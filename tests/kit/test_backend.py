@@ -13,6 +13,33 @@ from tests.support.results import record_of
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.torch
 
+MADE = """
+import json, sys, trl
+from pathlib import Path
+from kit import backend, data, models, prompt
+from kit.options import Run
+from kit.support.errors import KitError
+asked, given = json.loads(sys.argv[1]), {}
+class Config(trl.SFTConfig):
+    def __init__(self, **options):
+        given.update(options)
+        super().__init__(**options)
+        vars(self).update(asked)
+trl.SFTConfig = Config
+run = Run(device="cpu", backend="hf", precision="bf16", optimizer="adamw_torch_fused", gradient_checkpointing="off",
+          pin_memory="off", micro_batch_size=4, max_steps=1, load_in_4bit=False, data="examples/identity.jsonl")
+model = models.find("tiny")
+chat = prompt.load(model, run.template)
+loading = backend.Loading.of(run)
+loaded = backend.adapt(backend.load(model, loading, backend.start(loading), chat), run)
+rows = data.read(run, chat).train
+try:
+    made = backend.trainer(loaded, run, rows, Path(sys.argv[2]), lambda *_, **__: None).args
+    print(json.dumps({"cards": made.n_gpu, "batch": made.train_batch_size, "asked": run.batch_size,
+                      "padding_free": given["padding_free"]}))
+except KitError as error:
+    print(json.dumps({"finding": error.findings[0].id}))
+"""
 FIVE_STEPS = """
 import json, sys
 from pathlib import Path
@@ -159,3 +186,20 @@ def test_what_a_strangers_config_asks_for_is_not_run_and_never_a_traceback(backe
     said = record_of(run_python("-c", LOAD, backend, *folders, libraries=backend))["said"]
     assert said == ["sdpa", "sdpa", ["model-cannot-be-loaded"], ["model-cannot-be-loaded"]]
     assert not (tmp_path / "it-ran").exists()
+
+
+def made_with(folder: Path, **asked: object) -> dict:
+    """What the trainer has, where the libraries make these of its arguments."""
+    return record_of(run_python("-c", MADE, json.dumps(asked), folder, libraries="hf"))
+
+
+def test_one_card_is_used_where_torch_sees_several(tmp_path) -> None:
+    """With more, transformers copies the model to each and takes as many times the samples a step."""
+    got = made_with(tmp_path, _n_gpu=2)
+    assert got["cards"] == 1
+    assert got["batch"] == got["asked"]
+    assert got["padding_free"] is False
+
+
+def test_batches_without_a_mask_are_refused(tmp_path) -> None:
+    assert made_with(tmp_path, padding_free=True) == {"finding": "batches-without-mask"}

@@ -1,10 +1,12 @@
 """Checkpoints on disk: whole or absent, broken ones named and passed over, the best never deleted."""
 
 import json
+import math
 import shutil
 
 import pytest
 
+from benchmarks import resume
 from kit.run import checkpoints
 from kit.run.checkpoints import About
 from kit.support.errors import KitError
@@ -83,3 +85,10 @@ def test_too_little_room_is_told_before(tmp_path) -> None:
     with pytest.raises(KitError) as error:
         checkpoints.check_disk(tmp_path, 1 << 60, "A checkpoint")
     assert error.value.findings[0].id == "disk-too-full"
+
+
+def test_a_run_that_went_on_is_measured_by_its_most_different_step() -> None:
+    plain = [(1, 4.0), (2, 2.0)]
+    assert resume.apart(plain, plain) == 0
+    assert resume.apart([(1, 4.0), (2, 2.002)], plain) == pytest.approx(1e-3)
+    assert resume.apart(plain[:1], plain) == math.inf, "a step is missing"

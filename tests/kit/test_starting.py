@@ -1,6 +1,5 @@
 """Before and at the import of the libraries: the environment, the card, its memory. Torch and Unsloth are spies."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from envcheck import settings
 from envcheck.facts import Facts, Gpu
 from kit.backend.loading import Loading
-from kit.backend.starting import Backend, PlannedCard, is_same, starting_words, without_compiling
+from kit.backend.starting import Backend, PlannedCard, is_same, starting_words
 from kit.memory.activations import logits_bytes
 from kit.memory.shape import Shape
 from kit.options import Run, resolve
@@ -162,17 +161,6 @@ def test_plain_transformers_compile_nothing(monkeypatch) -> None:
     assert not Backend("unsloth", "").compiles_layers
 
 
-@pytest.mark.parametrize("before", [None, "0", "1"])
-def test_within_nothing_is_compiled(before: str | None, monkeypatch) -> None:
-    monkeypatch.delenv("UNSLOTH_BLOCK_COMPILE", raising=False)
-    if before is not None:
-        monkeypatch.setenv("UNSLOTH_BLOCK_COMPILE", before)
-    with contextlib.suppress(KeyError), without_compiling():
-        assert os.environ["UNSLOTH_BLOCK_COMPILE"] == "0"
-        raise KeyError
-    assert os.environ.get("UNSLOTH_BLOCK_COMPILE") == before
-
-
 def test_what_would_phone_home_is_off_whatever_is_set_and_the_rest_is_the_users() -> None:
     given = {"UNSLOTH_DISABLE_STATISTICS": "0", "TOKENIZERS_PARALLELISM": "false"}
     environment.set_constant(given)
@@ -239,7 +227,7 @@ def test_the_plan_counts_the_logits_chunk_that_unsloth_is_told(monkeypatch) -> N
 
 
 ROWS = """
-import json, sys, torch
+import kit, json, sys, unsloth, torch
 from unsloth_zoo.fused_losses import fused_linear
 print(json.dumps([fused_linear.fused_linear_rows(*case, 4, torch.device("cpu")) for case in json.loads(sys.argv[1])]))
 """
@@ -251,5 +239,5 @@ def test_rows_of_logits_are_those_of_unsloths_own_function() -> None:
 
     sizes = ((1024, 151936), (2560, 151936), (4096, 128256), (2304, 262144), (64, 2000))  # of hidden states, vocabulary
     cases = [(tokens, *size) for tokens in (1, 100, 512, 4096, 65536, 1 << 20) for size in sizes]
-    theirs = record_of(run_python("-c", ROWS, json.dumps(cases), env={"UNSLOTH_LOGPROB_CHUNK_GB": "0.5"}))
+    theirs = record_of(run_python("-c", ROWS, json.dumps(cases), libraries="unsloth"))
     assert [unsloth_logits_rows(*case, int(0.5 * GIB)) for case in cases] == theirs
