@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 TESTS := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: setup setup-dev demo lab lint light check test prove notebooks bench tiny
+.PHONY: setup setup-dev demo lab lint light check test prove notebooks bench gpu tiny
 
 setup:      ; @$(PYTHON) -m envcheck install --venv .venv
 setup-dev:  ; @$(PYTHON) -m envcheck install --venv .venv --dev
@@ -17,4 +17,5 @@ over-%:     ; @$(PYTHON) -m envcheck install --$* --venv .venv-$* --dev; .venv-$
 prove: test ; @$(RUN) -m benchmarks
 notebooks: setup-dev ; @$(RUN) -m notebooks
 bench: setup ; @$(RUN) -m benchmarks
+gpu: setup-dev ; @$(RUN) -m benchmarks.gpu $(ARGS)
 tiny: setup ; @$(RUN) -m scripts.build_tiny --data $(DATA)

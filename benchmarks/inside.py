@@ -1,4 +1,4 @@
-"""A training looked at from inside its process: bytes loaded, bytes that autograd keeps, the peak of a card.
+"""A training looked at from inside its process: bytes loaded, bytes that autograd keeps.
 
 python -m benchmarks.inside MODEL OPTIONS GRID      prints one JSON object
 
@@ -7,11 +7,11 @@ padded], ...]; those with checkpointing come last, as it is switched on and stay
 long.
 """
 
-import gc
+import functools
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,7 @@ from kit import data, models, prompt
 from kit.options import Run
 
 QUANT_STATE = ("absmax", "code", "offset")
-
-
-class Silent:
-    """Hears of the steps and says nothing."""
-
-    def on_begin(self) -> None: ...
-
-    def on_step(self, *_: Any) -> None: ...
-
-    def on_event(self, *_: Any, **__: Any) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
+Work = Callable[["Look", Any], list[dict[str, Any]]]
 
 
 def storages(tensors: Iterable[Any]) -> dict[int, int]:
@@ -54,40 +42,36 @@ def total(tensors: Iterable[Any]) -> int:
 
 
 class Look:
-    """Stands in the trainer's way to the loss, where model and autocast are those of a real step."""
+    """Stands in the trainer's way to the loss, where model and autocast are those of a real step: in the second step,
+    when the optimiser's states are there, `work` is called with this and the model."""
 
-    def __init__(self, trainer: Any, loaded: Any, grid: list[tuple[int, int, str, bool]]):
-        self.trainer, self.loaded, self.grid = trainer, loaded, grid
+    def __init__(self, trainer: Any, loaded: Any, work: Work):
+        self.loaded, self.work, self.found = loaded, work, None
         self.compute, trainer.compute_loss = trainer.compute_loss, self.loss
-        self.rows: list[dict[str, Any]] = []
         self.calls = 0
 
     def loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        from kit.backend.methods import recompute_activations
-
         self.calls += 1
-        grid = self.grid if self.calls == 2 else []  # the optimiser's states are there from the second step on
-        on = False
-        for samples, tokens, way, padded in grid:
-            if way != "off" and not on:
-                recompute_activations(self.loaded)
-                on = True
-            what = {"samples": samples, "tokens": tokens, "checkpointing": way, "padded": padded}
-            self.rows.append(what | self.cost(model, samples, tokens, padded))
+        if self.calls == 2:
+            self.found = self.work(self, model)
         return self.compute(model, inputs, *args, **kwargs)
 
-    def cost(self, model: Any, samples: int, tokens: int, padded: bool) -> dict[str, Any]:
-        """What autograd keeps of one micro-batch on a CPU; the peak of both passes on a card."""
+    def batch(self, samples: int, tokens: int, padded: bool) -> tuple[dict[str, Any], Any]:
+        """Random ids and how many of them are trained; padded: the first sample is half as long."""
         import torch
 
         ids = torch.randint(10, 1000, (samples, tokens), device=self.loaded.device)
-        batch = {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+        made = {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
         if padded:
-            batch["attention_mask"][0, tokens // 2 :] = 0
-            batch["labels"][0, tokens // 2 :] = -100
-        items = torch.tensor(samples * (tokens - 1), device=self.loaded.device)
-        if self.loaded.device == "cuda":
-            return self.peak(model, batch, items)
+            made["attention_mask"][0, tokens // 2 :] = 0
+            made["labels"][0, tokens // 2 :] = -100
+        return made, torch.tensor(samples * (tokens - 1), device=self.loaded.device)
+
+    def saved_bytes(self, model: Any, samples: int, tokens: int, padded: bool) -> int:
+        """What autograd keeps of one micro-batch, but for the model's own weights."""
+        import torch
+
+        batch, items = self.batch(samples, tokens, padded)
         own = storages(tensor for weight in model.parameters() for tensor in tensors_of(weight))
         kept: dict[int, int] = {}
 
@@ -98,27 +82,26 @@ class Look:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = self.compute(model, batch, num_items_in_batch=items)
         del loss
-        return {"saved_bytes": sum(size for address, size in kept.items() if address not in own)}
-
-    def peak(self, model: Any, batch: Any, items: Any) -> dict[str, Any]:
-        import torch
-
-        model.zero_grad()
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            self.compute(model, batch, num_items_in_batch=items).backward()
-        except torch.cuda.OutOfMemoryError:
-            return {"out_of_memory": True}
-        finally:
-            model.zero_grad()
-        peak = torch.cuda.max_memory_reserved()
-        return {"peak_bytes": peak, "allocated_bytes": torch.cuda.max_memory_allocated()}
+        return sum(size for address, size in kept.items() if address not in own)
 
 
-def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, bool]], scratch: Path) -> dict[str, Any]:
-    """Two steps of the kit's own trainer, and within the second one the grid."""
+def saved_by(grid: list[tuple[int, int, str, bool]], looked: Look, model: Any) -> list[dict[str, Any]]:
+    """Bytes that autograd keeps of each micro-batch of the grid."""
+    from kit.backend.methods import recompute_activations
+
+    rows: list[dict[str, Any]] = []
+    on = False
+    for samples, tokens, way, padded in grid:
+        if way != "off" and not on:
+            recompute_activations(looked.loaded)
+            on = True
+        what = {"samples": samples, "tokens": tokens, "checkpointing": way, "padded": padded}
+        rows.append(what | {"saved_bytes": looked.saved_bytes(model, samples, tokens, padded)})
+    return rows
+
+
+def look(folder: str, options: dict[str, Any], work: Work, scratch: Path) -> dict[str, Any]:
+    """Two steps of the kit's own trainer, and within the second one the work, whose result is the grid."""
     from kit import backend
 
     run = Run(**{"data": "examples/identity.jsonl", "max_steps": 2, "micro_batch_size": 1, "batch_size": 1, **options})
@@ -128,7 +111,7 @@ def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, b
     loading = backend.Loading.of(run, probe.collect())
     chosen = backend.start(loading)
     loaded = backend.adapt(backend.load(model, loading, chosen, chat), run)
-    trainer = backend.trainer(loaded, run, rows.train, scratch, Silent())
+    trainer = backend.trainer(loaded, run, rows.train, scratch, lambda *_, **__: None)
 
     import torch
     from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -142,7 +125,7 @@ def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, b
         )
     )
     base = total(t for w in loaded.model.parameters() if not w.requires_grad for t in tensors_of(w))
-    looked = Look(trainer, loaded, grid)
+    looked = Look(trainer, loaded, work)
     trainer.train()
     states = trainer.optimizer.state_dict()["state"].values()
     return {
@@ -150,10 +133,11 @@ def look(folder: str, options: dict[str, Any], grid: list[tuple[int, int, str, b
         "adapter": total(weight for weight in loaded.model.parameters() if weight.requires_grad),
         "gradients": gradients[-1],
         "optimizer": total(value for state in states for value in state.values() if isinstance(value, torch.Tensor)),
-        "grid": looked.rows,
+        "grid": looked.found,
     }
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        print(json.dumps(look(sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]), Path(scratch))))
+        work = functools.partial(saved_by, json.loads(sys.argv[3]))
+        print(json.dumps(look(sys.argv[1], json.loads(sys.argv[2]), work, Path(scratch))))

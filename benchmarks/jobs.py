@@ -9,8 +9,9 @@ import math
 import random
 import re
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import measure
 from benchmarks.qwen3_shape import DATA
@@ -34,11 +35,23 @@ TEMPLATE = (
 )
 SEED = 3407
 TRAIN_ROWS, HELD_OUT_ROWS = 1000, 100
-MEDIAN_TOKENS, SPREAD, SHORTEST_TOKENS, LONGEST_TOKENS = 110, 0.7, 20, 400  # of a log-normal distribution
+SPREAD, SHORTEST_TOKENS = 0.7, 20
 
 
-def build(name: str, folder: Path) -> None:
-    """Folder/model, folder/train.jsonl, folder/held_out.jsonl."""
+class Lengths(NamedTuple):
+    """Of rows, drawn from a log-normal distribution."""
+
+    median_tokens: int
+    longest_tokens: int
+
+
+SHORT = Lengths(110, 400)
+
+
+def build(
+    name: str, folder: Path, draw: Callable[[Path], None] = measure.draw_weights, lengths: Lengths = SHORT
+) -> None:
+    """Folder/model, folder/train.jsonl, folder/held_out.jsonl. draw: writes weights beside a config.json."""
     model = folder / "model"
     model.mkdir(parents=True)
     text = [path.read_text("utf-8", "ignore") for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))]
@@ -49,8 +62,8 @@ def build(name: str, folder: Path) -> None:
         "model_max_length": 4096, "padding_side": "right", "chat_template": TEMPLATE,
     })  # fmt: skip
     _write(model / "config.json", COMMON | (J1 if name == "J1" else _published(name)))
-    measure.draw_weights(model)
-    rows = _rows(tokenizer, re.findall("[A-Za-z]{3,10}", " ".join(text)), TRAIN_ROWS + HELD_OUT_ROWS)
+    draw(model)
+    rows = _rows(tokenizer, re.findall("[A-Za-z]{3,10}", " ".join(text)), lengths)
     for file, part in (("train.jsonl", rows[:TRAIN_ROWS]), ("held_out.jsonl", rows[TRAIN_ROWS:])):
         (folder / file).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8", newline="\n")
 
@@ -77,19 +90,19 @@ def _tokenizer(text: list[str]) -> Any:
     return made
 
 
-def _rows(tokenizer: Any, words: list[str], count: int) -> list[dict[str, Any]]:
+def _rows(tokenizer: Any, words: list[str], lengths: Lengths) -> list[dict[str, Any]]:
     """Questions take 15 to 50 % of a row's tokens, the answers the rest."""
     chance = random.Random(SEED)
 
     def text(tokens: int) -> str:
-        start = chance.randrange(len(words) - LONGEST_TOKENS)
+        start = chance.randrange(len(words) - lengths.longest_tokens)
         ids = tokenizer.encode(" ".join(words[start : start + tokens])).ids
         return tokenizer.decode(ids[: max(1, tokens)])
 
     made = []
-    for _ in range(count):
-        drawn = chance.lognormvariate(math.log(MEDIAN_TOKENS), SPREAD)
-        tokens = round(min(LONGEST_TOKENS, max(SHORTEST_TOKENS, drawn)))
+    for _ in range(TRAIN_ROWS + HELD_OUT_ROWS):
+        drawn = chance.lognormvariate(math.log(lengths.median_tokens), SPREAD)
+        tokens = round(min(lengths.longest_tokens, max(SHORTEST_TOKENS, drawn)))
         question = max(1, round(tokens * chance.uniform(0.15, 0.5)) - 8)
         messages = [("user", text(question)), ("assistant", text(max(1, tokens - question - 12)))]
         made.append({"messages": [{"role": role, "content": content} for role, content in messages]})

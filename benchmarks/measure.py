@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from envcheck import probe
+from envcheck.facts import Facts
 from kit.run.recording import versions
 
 ROOT = Path(__file__).parents[1]
@@ -75,20 +76,24 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def write(name: str, figures: dict[str, Any]) -> None:
     """results/NAME.json: the figures with the machine and the versions they were measured on."""
-    facts = probe.collect()
-    machine = {
-        "cpu": _cpu_name(),
-        "cores": facts.cpu_count,
-        "ram_gib": facts.ram_gib,
-        "gpu": [card.name for card in facts.gpu or ()],
-        "system": platform.system(),
-    }
-    record = {"measured": datetime.now(UTC).date().isoformat(), "machine": machine, "versions": versions(), **figures}
+    today = datetime.now(UTC).date().isoformat()
+    record = {"measured": today, "machine": machine(probe.collect()), "versions": versions(), **figures}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(
         json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n"
     )
     print(json.dumps(figures, indent=1, ensure_ascii=False))
+
+
+def machine(facts: Facts) -> dict[str, Any]:
+    return {
+        "cpu": _cpu_name(),
+        "cores": facts.cpu_count,
+        "ram_gib": facts.ram_gib,
+        "gpu": [card.name for card in facts.gpu or ()],
+        **({"driver": facts.driver} if facts.driver else {}),
+        "system": platform.system(),
+    }
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,6 @@
 """A job as TRL's documentation does it: SFTTrainer with a PEFT config and 4-bit weights, checkpointing on, 4 x 2.
 
-python -m benchmarks.peer_trl JOB OUTPUT STEPS MICRO_BATCH MAX_LENGTH
+python -m benchmarks.peer_trl JOB OUTPUT STEPS MICRO_BATCH MAX_LENGTH [cuda]
 """
 
 import sys
@@ -37,7 +37,8 @@ def main() -> None:
     from transformers import BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    job, output, steps, micro_batch, max_length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    job, output, steps, micro_batch, max_length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+    device = "cuda" if "cuda" in sys.argv else "cpu"
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -53,8 +54,8 @@ def main() -> None:
             assistant_only_loss=True,
             gradient_checkpointing=True,
             bf16=True,
-            use_cpu=True,
-            model_init_kwargs={"dtype": torch.bfloat16, "device_map": "cpu", "quantization_config": four_bit},
+            use_cpu=device == "cpu",
+            model_init_kwargs={"dtype": torch.bfloat16, "device_map": device, "quantization_config": four_bit},
         ),
         peft_config=LoraConfig(**lora_settings(), task_type="CAUSAL_LM"),
     )

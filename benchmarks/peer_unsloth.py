@@ -1,6 +1,6 @@
 """A job as Unsloth's notebooks do it: 4 bit, "unsloth" checkpointing, 4 x 2, adamw_8bit, only the answers trained.
 
-python -m benchmarks.peer_unsloth JOB OUTPUT STEPS MICRO_BATCH MAX_LENGTH
+python -m benchmarks.peer_unsloth JOB OUTPUT STEPS MICRO_BATCH MAX_LENGTH [padding_free=True]
 """
 
 import sys
@@ -13,7 +13,10 @@ from trl import SFTConfig, SFTTrainer  # isort: skip
 
 from benchmarks.peer_trl import common_settings, lora_settings  # isort: skip
 
-job, output, steps, micro_batch, max_length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+job, output, steps, micro_batch, max_length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+asked = (
+    {"padding_free": sys.argv[-1].endswith("True")} if "padding_free" in sys.argv[-1] else {}
+)  # else Unsloth decides
 model, tokenizer = FastLanguageModel.from_pretrained(f"{job}/model", max_seq_length=max_length, load_in_4bit=True)
 model = FastLanguageModel.get_peft_model(
     model, **lora_settings(), use_gradient_checkpointing="unsloth", random_state=3407
@@ -35,6 +38,7 @@ trainer = SFTTrainer(
         max_length=max_length,
         bf16=is_bfloat16_supported(),
         optim="adamw_8bit",
+        **asked,
     ),
 )
 trainer = train_on_responses_only(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import jobs, measure
+from benchmarks.flops import needed_flops_per_token
 from kit.memory import Shape, trained_params
 from kit.options import Run
 from kit.support.units import GIB
@@ -78,11 +79,7 @@ def floor_tokens_per_s(folder: Path, length: int, trained_share: float) -> float
         torch.nn.functional.linear(x, w)
         times.append(time.perf_counter() - start_s)
     flops_per_s = 2 * x.numel() * shape.intermediate / statistics.median(times)
-    linear = 2 * 2 * shape.linear_params  # forward, and back to the input: the weights have no gradient
-    head = 2 * 2 * shape.embedding_params * trained_share
-    lora = 3 * 2 * trained_params(shape, Run(lora_rank=16))
-    attention = 3 * 4 * shape.layers * shape.query * length / 2
-    return flops_per_s / (linear + head + lora + attention)
+    return flops_per_s / needed_flops_per_token(shape, trained_params(shape, Run(lora_rank=16)), length, trained_share)
 
 
 def compared(job: str, repeats: int, folder: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class Ruler:
-    """Steps as (seconds since the one before, tokens without padding, tokens computed, passes)."""
+    """Each step: seconds since the one before, when it ended (Unix), tokens without padding, tokens computed, passes,
+    and the most memory of a card that torch reserved so far."""
 
     def __init__(self, padding_id: int):
         self.padding_id = padding_id
@@ -39,7 +40,10 @@ class Ruler:
 
     def ended(self, *_: Any) -> None:
         now_s = time.perf_counter()
-        self.steps.append({"seconds": now_s - self.last_s, **self.seen})
+        peak_bytes = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+        self.steps.append(
+            {"seconds": now_s - self.last_s, "ended_s": time.time(), "peak_bytes": peak_bytes, **self.seen}
+        )
         self.seen = dict.fromkeys(self.seen, 0)
         self.last_s = now_s
 

@@ -13,6 +13,7 @@ from envcheck import other_gpus, settings, visible, wheels
 from envcheck.facts import Facts, Gpu
 from kit.options import METHODS, DataCommand, Rows, Run, TrainCommand, command_line
 from kit.options.commands import RunDoor
+from kit.options.measured import measured
 from kit.options.methods import IN_UNSLOTH
 from kit.options.option import Door
 from kit.support.errors import USAGE, KitError, did_you_mean, failure, problem
@@ -42,10 +43,26 @@ def preset_for(facts: Facts) -> str:
     if card is None:
         return "cpu"
     by_size = [name for name in CLASSES if int(name.removeprefix("vram-")) <= (card.vram_gib or 0) + 0.5]
-    own = re.sub(r"nvidia|geforce|tesla|\W", "", (card.name or "").lower())
+    own = card_key(card.name or "")
     if own in cards() and (not by_size or cards()[own]["class"] == by_size[-1]):
         return own
     return by_size[-1] if by_size else CLASSES[0]
+
+
+def card_key(name: str) -> str:
+    """The driver's name of a card as presets and files have it: rtx5080 for NVIDIA GeForce RTX 5080."""
+    return re.sub(r"nvidia|geforce|tesla|\W", "", name.lower())
+
+
+def _about_preset(preset: str, facts: Facts) -> dict[str, str]:
+    """Of a preset for cards: which one `auto` stands for, and whether it was measured."""
+    card = settings.best_card(facts)
+    name = preset_for(facts) if preset == "auto" else preset
+    memory_class = cards()[name]["class"] if name in cards() else name
+    if card is None or memory_class not in CLASSES:
+        return {}
+    said = measured(memory_class, card_key(card.name or name))
+    return {"preset": said if name == preset else f"{name}, {said}"}
 
 
 def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
@@ -96,7 +113,7 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     }
     undecided = {name: value for name, value in auto.items() if getattr(run, name) == "auto"}
     settled = run.model_copy(update={name: value for name, (value, _) in undecided.items()})
-    return settled, {name: reason for name, (_, reason) in undecided.items()}
+    return settled, _about_preset(run.preset, facts) | {name: reason for name, (_, reason) in undecided.items()}
 
 
 def no_usable_card(what: str, facts: Facts, on_cpu: str) -> KitError:
