@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from envcheck import probe
 from envcheck.facts import Facts
 from kit.run.recording import versions
+from kit.support.environment import CONSTANT
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -33,13 +35,16 @@ class Done:
     stderr: str
 
 
-def run(*arguments: object, env: dict[str, str] | None = None) -> Done:
-    """`python ARGUMENTS` from the repository root."""
+# For a peer: without what importing the kit has set here for the libraries.
+AS_INSTALLED: dict[str, str | None] = {variable.name: None for variable in CONSTANT if not variable.is_forced}
+
+
+def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> Done:
+    """`python ARGUMENTS` from the repository root; env is added to the environment, None takes a variable out."""
+    whole = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
     with TemporaryFile("w+", **UTF8) as out, TemporaryFile("w+", **UTF8) as err:
         start_s = time.perf_counter()
-        child = subprocess.Popen(
-            [sys.executable, *map(str, arguments)], cwd=ROOT, stdout=out, stderr=err, env={**os.environ, **(env or {})}
-        )
+        child = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=out, stderr=err, env=whole)
         if hasattr(os, "wait4"):
             _, status, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)

@@ -46,7 +46,7 @@ def job(name: str, code: str, expected_s: int = 1) -> CardJob:
 
 
 def a_slice(folder: Path, minutes: float = 5, said: list[str] | None = None) -> slices.Slice:
-    return slices.Slice(folder, minutes, None, "code", (said if said is not None else []).append)
+    return slices.Slice(folder, minutes, slices.Watched(), "code", (said if said is not None else []).append)
 
 
 # how a job ends
@@ -319,7 +319,7 @@ def test_the_card_is_watched_while_a_job_runs(monkeypatch, tmp_path: Path) -> No
     program.write_text("#!/bin/sh\nwhile :; do echo '50, 2000, 100.0, 1000'; sleep 0.05; done\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    watching = slices.Slice(tmp_path / "work", 5, 0, "code", lambda _: None)
+    watching = slices.Slice(tmp_path / "work", 5, slices.Watched(0), "code", lambda _: None)
     watching.run([job("one", f"import time; time.sleep(1); {WORKS}")])
     assert watching.records()["one"]["gpu"]["clock_mhz"] == 2000
 

@@ -80,8 +80,8 @@ def measure(asked: argparse.Namespace) -> int:
     """Raises KitError: no card, and no rehearsal was asked for; a name that is no job's."""
     from benchmarks.gpu import catalogue, slices
     from benchmarks.measure import RESULTS
-    from envcheck import probe, settings
-    from kit.support import console
+    from envcheck import probe, settings, wheels
+    from kit.support import console, environment
 
     facts = probe.collect()
     card = settings.best_card(facts)
@@ -92,7 +92,11 @@ def measure(asked: argparse.Namespace) -> int:
     place = catalogue.Workplace(facts, asked.work.absolute() / f"{key}-{hash_of(about)}", small=asked.rehearse)
     jobs = [job for job in catalogue.jobs(place) if not asked.only or job.name.startswith(tuple(asked.only))]
     check_names(asked, jobs, [job.name for job in catalogue.jobs(place)])
-    shift = slices.Slice(place.folder, asked.minutes, card.index if card else None, code_hash(), console.say)
+    watched = slices.Watched()
+    if card:
+        is_only_one = len(wheels.nvidia_cards(facts)) == 1
+        watched = slices.Watched(card.index, environment.of_card(card.index, card.uuid, is_only_one, os.environ))
+    shift = slices.Slice(place.folder, asked.minutes, watched, code_hash(), console.say)
     if asked.list:
         return show(jobs, shift.records())
     again = {job.name for job in jobs if job.name in asked.again}

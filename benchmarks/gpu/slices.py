@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -37,6 +37,13 @@ WHY = re.compile(r"^ +why: (.+)", re.MULTILINE)
 Record = dict[str, Any]
 
 
+class Watched(NamedTuple):
+    """The card of all jobs. index: as nvidia-smi counts, None for none. env: so that torch sees it as the first one."""
+
+    index: int | None = None
+    env: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True)
 class Ended:
     """A process that is over. status: None where it was stopped at its limit."""
@@ -49,19 +56,19 @@ class Ended:
     samples: list[utilisation.Reading]
 
 
-def run_process(arguments: Sequence[str], env: dict[str, str], log: Path, limit_s: float, index: int | None) -> Ended:
+def run_process(arguments: Sequence[str], env: dict[str, str], log: Path, limit_s: float, card: Watched) -> Ended:
     """`python ARGUMENTS` from the repository's root, with all it starts ended at the limit or by Ctrl-C."""
     log.parent.mkdir(parents=True, exist_ok=True)
     files = [log.with_suffix(suffix) for suffix in (".out.txt", ".err.txt")]
     start_s = time.time()
-    with files[0].open("wb") as out, files[1].open("wb") as err, utilisation.Watcher(index) as watcher:
+    with files[0].open("wb") as out, files[1].open("wb") as err, utilisation.Watcher(card.index) as watcher:
         child = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            env={**os.environ, **QUIET, **env},
+            env={**os.environ, **QUIET, **card.env, **env},
         )
         try:
             status: int | None = child.wait(timeout=limit_s)
@@ -137,10 +144,10 @@ def known_cause(text: str) -> str:
 
 
 class Slice:
-    """As many of the jobs as the time allows. folder: of the records. index: of the card, as nvidia-smi counts."""
+    """As many of the jobs as the time allows. folder: of the records. code: hash of what is measured."""
 
-    def __init__(self, folder: Path, minutes: float, index: int | None, code: str, say: Callable[[str], None]):
-        self.folder, self.index, self.code, self.say = folder, index, code, say
+    def __init__(self, folder: Path, minutes: float, card: Watched, code: str, say: Callable[[str], None]):
+        self.folder, self.card, self.code, self.say = folder, card, code, say
         self.end_s = time.monotonic() + 60 * minutes
         self.has_run = False
 
@@ -178,7 +185,7 @@ class Slice:
         limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * job.expected_s)
         left_s = self.end_s - time.monotonic()
         ended = run_process(
-            job.arguments, dict(job.env), self.folder / "logs" / job.name, min(limit_s, left_s), self.index
+            job.arguments, dict(job.env), self.folder / "logs" / job.name, min(limit_s, left_s), self.card
         )
         if ended.status is None and left_s < limit_s and self.has_run:
             self.say("    the time of this call is over: this job begins again in the next one")
@@ -220,7 +227,7 @@ class Slice:
             return f"the weights of {job.model} need {need_gib:.0f} GiB of disk, {free_gib(model.parent):.0f} are free"
         self.say(f"    writing random weights for the shape {job.model}: {need_gib - SPARE_GIB:.1f} GiB")
         arguments = ["-m", "benchmarks.gpu.shapes", job.model, str(model)]
-        ended = run_process(arguments, {}, self.folder / "logs" / f"shape-{job.model}", 600, None)
+        ended = run_process(arguments, {}, self.folder / "logs" / f"shape-{job.model}", 600, self.card)
         return "" if ended.status == 0 else f"its model could not be written: {judge(ended)[1]}"
 
     def drop_models(self, needed: set[str]) -> None:
