@@ -24,7 +24,7 @@ from benchmarks.gpu.catalogue import CardJob
 from benchmarks.measure import ROOT
 from envcheck.explain import explain
 from envcheck.facts import Facts
-from kit.backend import is_out_of_memory
+from kit.backend.device_errors import MEMORY_RAN_OUT
 from kit.support.files import write_whole
 from kit.support.units import GIB, clock
 
@@ -101,7 +101,7 @@ def judge(ended: Ended) -> tuple[str, str, Record]:
     if ended.status is None:
         return "timed out", f"stopped after {ended.wall_s:.0f} s", figures
     words = last_words(ended, figures)
-    if "out-of-memory" in words or is_out_of_memory(RuntimeError(words)):
+    if "out-of-memory" in words or MEMORY_RAN_OUT.search(words):
         return "out of memory", words, figures
     words += known_cause(ended.err)
     if ended.status < 0:
