@@ -9,6 +9,12 @@ from typing import Tuple
 from envcheck.facts import Facts
 
 OTHERS = ("amd", "intel", "apple")
+HIDDEN = {  # so that the libraries of a process leave them alone
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "-1",  # AMD's, with a torch for ROCm, where nothing named is no list
+    "UNSLOTH_FORCE_CPU": "1",  # else Unsloth takes Intel's, with a torch for XPU
+    "UNSLOTH_FORCE_GPU_PATH": "1",  # and Apple's, where MLX is installed; its path for GPUs then finds the CPU
+}
 
 
 def names(facts: Facts) -> str:

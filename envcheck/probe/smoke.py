@@ -10,8 +10,9 @@ REASON"; anything else, and every exit status but 0, means failed.
 import os
 import sys
 import tempfile
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
+from envcheck import other_gpus
 from envcheck.facts import Facts
 from envcheck.probe.commands import Output, Runner
 
@@ -170,13 +171,16 @@ def extend(facts: Facts, run: Runner) -> Facts:
     if results["import torch"]["verdict"] != "ok":
         return facts.with_changes(smoke=results)
     facts = with_torch(facts, seen)
+    others = other_gpus.names(facts)  # what the kit leaves alone is not tested either
     for test in TESTS:
         here = facts.installed(test.package) or (test.package == "triton" and facts.installed("triton-windows"))
-        if not here or (test.gpu and not facts.torch_cuda_available):
-            reason = "not installed" if not here else "torch sees no GPU"
+        if not here or (test.gpu and (others or not facts.torch_cuda_available)):
+            reason = "not installed" if not here else f"{others} is left alone" if others else "torch sees no GPU"
             results[test.name] = {"verdict": "skipped", "detail": reason}
         else:
-            results[test.name] = verdict(run_source(test.source, test.limit_s, run))
+            results[test.name] = verdict(
+                run_source(test.source, test.limit_s, run, other_gpus.HIDDEN if others else None)
+            )
     return facts.with_changes(smoke=results)
 
 
@@ -191,14 +195,14 @@ def with_torch(facts: Facts, seen: Output) -> Facts:
     return facts.with_changes(**{name: getattr(said, name) for name in names if getattr(said, name) is not None})
 
 
-def run_source(source: str, limit_s: float, run: Runner) -> Output:
+def run_source(source: str, limit_s: float, run: Runner, hidden: Optional[Dict[str, str]] = None) -> Output:
     """Triton reads the source of its kernels from a file, so every test is one."""
     with tempfile.TemporaryDirectory(prefix="envcheck-") as folder:
         path = os.path.join(folder, "smoke_test.py")
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             file.write(source)
         env = {**os.environ, "PYTHONIOENCODING": "utf-8", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
-        return run([sys.executable, path], limit_s, env)
+        return run([sys.executable, path], limit_s, {**env, **(hidden or {})})
 
 
 def verdict(answer: Output) -> Dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envcheck import settings, visible, wheels
+from envcheck import other_gpus, settings, visible, wheels
 from envcheck.facts import Facts, Gpu
 from kit.backend.device import has_card
 from kit.backend.device_errors import card_errors_explained
@@ -100,7 +100,7 @@ def _set_environment(loading: "Loading") -> tuple[str, ...]:
     os.environ.update(environment.of_compiled(folder, os.environ))
     environment.set_constant(os.environ)
     if loading.device == "cpu":
-        os.environ.update(environment.ON_CPU)
+        os.environ.update(other_gpus.HIDDEN)  # also a card that torch would find and then fail on
     elif loading.card:
         card = loading.card
         os.environ.update(environment.of_card(card.gpu.index, card.gpu.uuid, card.is_only_one, os.environ))

@@ -50,12 +50,6 @@ CONSTANT = (
         "else activations in 32 bit that wait in main memory come back rounded to bf16, in a run that asked for fp32",
     ),
 )
-ON_CPU = {
-    VARIABLE: "",  # also for a card that torch would find and then fail on
-    "HIP_VISIBLE_DEVICES": "-1",  # AMD's, with a torch for ROCm, where nothing named is no list
-    "UNSLOTH_FORCE_CPU": "1",  # else Unsloth takes Intel's, with a torch for XPU
-    "UNSLOTH_FORCE_GPU_PATH": "1",  # and Apple's, where MLX is installed; its path for GPUs then finds the CPU
-}
 
 
 def set_constant(environ: MutableMapping[str, str]) -> None:

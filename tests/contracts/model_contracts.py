@@ -3,7 +3,7 @@
 from tests.contracts.kit_uses import passed
 from tests.contracts.promises import Contract, Does, InOrder, IsThere, Says, Takes, contracts
 
-ENVIRONMENT = "kit/support/environment.py"
+ENVIRONMENT, OTHERS = "kit/support/environment.py", "envcheck/other_gpus.py"
 LOADING, METHODS, GENERATION = "kit/backend/loading.py", "kit/backend/methods.py", "kit/backend/generation.py"
 MERGING, CANDIDATES, SERVING = "kit/backend/merging.py", "kit/backend/candidates.py", "kit/backend/serving.py"
 ADAPTERS, ACTIVATIONS, WEIGHTS = "kit/backend/adapters_in_use.py", "kit/memory/activations.py", "kit/memory/weights.py"
@@ -30,18 +30,18 @@ UNSLOTH = contracts(
     # a card that is hidden leaves Unsloth its CPU backend
     ("unsloth_zoo.device_type:_hidden_by", Does(
         "mask is not None and ''.join(mask.split()) in ('', '-1')",
-    ), ENVIRONMENT, 'VARIABLE: ""'),
+    ), OTHERS, '"CUDA_VISIBLE_DEVICES": ""'),
     ("unsloth_zoo.device_type:cpu_backend_allowed",
-     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), ENVIRONMENT, 'VARIABLE: ""'),
+     Does("_hidden_by('CUDA_VISIBLE_DEVICES')"), OTHERS, '"CUDA_VISIBLE_DEVICES": ""'),
     ("unsloth_zoo.device_type:get_device_type", InOrder(
         "return 'mlx'", "cpu_backend_forced()", "torch.cuda.is_available()", "torch.xpu.is_available()",
-    ), ENVIRONMENT, '"UNSLOTH_FORCE_CPU": "1"'),
+    ), OTHERS, '"UNSLOTH_FORCE_CPU": "1"'),
     ("unsloth_zoo.device_type:cpu_backend_forced", Does(
         "os.environ.get('UNSLOTH_FORCE_CPU', '0') == '1'",
-    ), ENVIRONMENT, '"UNSLOTH_FORCE_CPU": "1"'),
+    ), OTHERS, '"UNSLOTH_FORCE_CPU": "1"'),
     ("unsloth_zoo.mlx.runtime:is_mlx_available", Does(
         "os.environ.get('UNSLOTH_FORCE_GPU_PATH', '0') != '1'",
-    ), ENVIRONMENT, '"UNSLOTH_FORCE_GPU_PATH": "1"'),
+    ), OTHERS, '"UNSLOTH_FORCE_GPU_PATH": "1"'),
     # checkpointing: what is recorded, what None means, and from how many tokens on it is offloaded
     (f"{LLAMA}:FastLlamaModel.get_peft_model", Does(
         "transformers_set_seed(random_state)",

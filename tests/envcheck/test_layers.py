@@ -22,7 +22,7 @@ LEVELS = {
     "visible": 4,
     "causes": 4,
     "rules": 5,
-    "probe": 2,
+    "probe": 3,
     "explain": 6,
     "settings": 5,
     "report": 6,

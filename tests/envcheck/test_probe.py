@@ -411,6 +411,22 @@ def test_what_torch_says_is_merged_and_tests_for_a_gpu_are_skipped_without_one()
     assert facts.smoke["NF4 layer"]["verdict"] == "ok"
 
 
+def test_the_tests_leave_a_gpu_alone_that_the_kit_leaves_alone():
+    """A ROCm build of torch would answer for an AMD card in CUDA's name."""
+    seen = '{"torch_cuda_available": true, "torch_hip": "6.4"}\nok torch 2.9.1'
+    visible = []
+
+    def run(command, limit_s, env=None):
+        visible.append([env.get(name) for name in ("HIP_VISIBLE_DEVICES", "UNSLOTH_FORCE_CPU")])
+        return Output(0, seen)
+
+    amd = {"gpu": [{"name": "AMD Radeon RX 7900 XTX"}], "packages": {"torch": "2.9.1", "bitsandbytes": "0.50"}}
+    facts = smoke.extend(Facts.from_json(amd), run)
+    assert facts.smoke["8-bit optimiser"] == {"verdict": "skipped", "detail": "AMD Radeon RX 7900 XTX is left alone"}
+    assert facts.torch_hip == "6.4", "asked with the card in sight"
+    assert visible[1:] == [["-1", "1"]] * len(visible[1:]) != []
+
+
 def test_a_torch_that_cannot_be_imported_stops_the_other_tests():
     facts = smoke.extend(
         Facts.from_json({"packages": {"torch": "2.4.0"}}), lambda *args: Output(1, "OSError: [WinError 126] fbgemm.dll")
