@@ -5,7 +5,6 @@ import pytest
 from envcheck.facts import Facts, Gpu
 from kit import train
 from kit.backend import Backend
-from kit.backend.starting import PlannedCard, _limit_card
 from kit.options import resolve
 from kit.run.notes import collect_notes
 from kit.run.watch import little_room
@@ -33,18 +32,3 @@ def test_a_card_that_is_nearly_full_beside_the_run_is_said(beside_gib: float, is
 
 def test_of_a_cpu_nothing_is_said() -> None:
     assert little_room(None) == ""
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(("free_gib", "limit_gib"), [(15, 13.5), (10, 10)])
-def test_the_limit_of_windows_is_what_is_free_when_it_is_set(monkeypatch, free_gib: float, limit_gib: float) -> None:
-    """Beyond what is free the driver spills: a browser that came after the plan counts."""
-    import torch
-
-    shares: list[float] = []
-    total = type("Properties", (), {"total_memory": 16 * GIB})
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
-    _limit_card(PlannedCard(CARD, True, int(13.5 * GIB), spills=True), int(free_gib * GIB))
-    assert [share * 16 for share in shares] == [limit_gib]

@@ -47,7 +47,8 @@ for machine, options in json.loads(sys.argv[1]):
     except KitError as error:
         done.append({"finding": error.findings[0].id})
         continue
-    done.append({"backend": chosen.name, "notes": chosen.notes, "compiles": chosen.compiles_layers})
+    done.append({"backend": chosen.name, "notes": chosen.notes, "compiles": chosen.compiles_layers,
+                 "card_bytes": chosen.card_bytes})
 import torch
 print(json.dumps({"runs": done, "seen": torch.SEEN, "told": torch.told}))
 """
@@ -128,6 +129,13 @@ def test_where_the_driver_spills_torch_may_take_what_the_plan_has(system: dict, 
     of_the_kit, of_the_user = (run["notes"] for run in got["runs"])
     assert f"No more than {planned_bytes / GIB:.2f} GiB" in of_the_kit[0]
     assert of_the_user == []
+
+
+def test_the_limit_is_no_more_than_what_is_free_when_the_libraries_have_started(tmp_path) -> None:
+    """A browser that came after the plan counts: beyond what is free the driver spills."""
+    got = start((machine(RTX5080, **WINDOWS), {}), cache=tmp_path, SPY_FREE_GIB="8")
+    assert got["told"] == ["peak", 0.5]
+    assert got["runs"][0]["card_bytes"] == 8 * GIB
 
 
 def test_a_limit_holds_for_one_run_of_a_process(tmp_path) -> None:

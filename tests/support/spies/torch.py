@@ -16,6 +16,8 @@ version = SimpleNamespace(hip=None)
 cuda = SimpleNamespace(
     is_available=lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != "",
     get_device_properties=lambda _: CARD,
+    mem_get_info=lambda: (int(float(os.environ.get("SPY_FREE_GIB", "15")) * 2**30), CARD.total_memory),
+    memory_reserved=lambda: 0,
     reset_peak_memory_stats=lambda: told.append("peak"),
     set_per_process_memory_fraction=told.append,
 )
