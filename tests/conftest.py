@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.support.tiers"]
+pytest_plugins = ["tests.support.tiers", "tests.support.real_model"]

