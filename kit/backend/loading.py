@@ -136,7 +136,7 @@ def _load_by_unsloth(model: Model, loading: Loading) -> "tuple[CausalModel, Toke
     return FastLanguageModel.from_pretrained(
         model.location,
         use_exact_model_name=True,  # else Unsloth takes its own copy of a model by another name, or asks the network
-        local_files_only=model.is_local,
+        local_files_only=model.folder is not None,
         max_seq_length=loading.max_length_tokens,
         dtype=torch_dtype(loading.precision),
         load_in_4bit=loading.load_in_4bit,
@@ -160,7 +160,7 @@ def _load_by_transformers(model: Model, loading: Loading) -> "tuple[CausalModel,
         model.location,
         dtype=dtype,
         device_map={"": loading.device},
-        local_files_only=model.is_local,
+        local_files_only=model.folder is not None,
         **FIRST_ATTENTION,
         trust_remote_code=False,
         use_safetensors=True,
@@ -170,7 +170,7 @@ def _load_by_transformers(model: Model, loading: Loading) -> "tuple[CausalModel,
         _keep_weights_trainable(base)
     base.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(
-        model.location, padding_side="right", local_files_only=model.is_local, trust_remote_code=False
+        model.location, padding_side="right", local_files_only=model.folder is not None, trust_remote_code=False
     )
     return cast("CausalModel", base), cast("TokenizersBackend", tokenizer)
 

@@ -18,7 +18,8 @@ def save_adapter(loaded: Loaded, folder: Path) -> None:
 
     with silence():
         if isinstance(loaded.model, PeftModel):
-            loaded.model.save_pretrained(str(folder), safe_serialization=True)
+            # PEFT would ask the hub whether the embedding was made larger, which the kit never does
+            loaded.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         else:
             _save_model(loaded.model, folder)
         loaded.tokenizer.save_pretrained(str(folder))

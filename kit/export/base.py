@@ -185,20 +185,6 @@ def _fetched(model: Model) -> Path:
         ) from None
 
 
-def folder_here(model: Model) -> Path | None:
-    """Where a model's weights lie on this machine; nothing is fetched."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if model.is_local:
-        return Path(model.location)
-    try:
-        folder = Path(snapshot_download(model.location, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if any(folder.glob("*.safetensors")) else None
-
-
 def check_fit(base: Base, adapter: Tuned) -> None:
     """Raises KitError: the adapter changes layers that this base lacks or has in another shape, or is not whole."""
     adapters.check_fit(adapter, adapter.parts, str(base.folder), base.shapes)

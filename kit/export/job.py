@@ -8,7 +8,7 @@ from pathlib import Path
 from envcheck.facts import Finding
 from kit import models
 from kit.export import gguf_file, quants, shards
-from kit.export.base import Base, check_fit, find_base, folder_here, other_name, unknown_family
+from kit.export.base import Base, check_fit, find_base, other_name, unknown_family
 from kit.export.options import MergeCommand
 from kit.export.shards import ShardPlan
 from kit.export.tuned_model import Tuned, find_adapter, find_whole_model
@@ -95,7 +95,7 @@ def prepare(command: MergeCommand) -> Job:
         base=base,
         four_bit=four_bit,
         trained_in_four_bit=trained_in_four_bit,
-        trained_on=folder_here(stored) if stored else None,
+        trained_on=stored.folder if stored else None,
         reason=reason,
         weights=weights,
         combination=Combination(command.combine, command.density, first.run.seed if first.run else 0),

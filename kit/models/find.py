@@ -43,6 +43,14 @@ class Model:
         return Path(self.location).is_dir()
 
     @property
+    def folder(self) -> Path | None:
+        """Where all of it lies on this machine, so that nothing is asked of the hub; None: some has to be fetched."""
+        if self.is_local:
+            return Path(self.location)
+        config = self.files.get("config.json")
+        return config.parent if config and not _unusable_weights(config.parent) else None
+
+    @property
     def stored_nf4(self) -> StoredNF4 | None:
         """How its weights lie in 4 bit; None for a model in 16 bit."""
         return quantised.stored_nf4(self.config)

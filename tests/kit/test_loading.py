@@ -1,7 +1,6 @@
 """What is loaded is what was named: stand-ins for the libraries answer with other models. No torch."""
 
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -25,9 +24,9 @@ def load(monkeypatch, model: Model, answer: SimpleNamespace) -> loading.Loaded:
     return loading.load(model, QUESTION, Backend("unsloth", "a stand-in"), prompt.load(models.find("tiny"), "auto"))
 
 
-def hub_model(name: str) -> Model:
+def hub_model(name: str, *, is_fetched: bool = True) -> Model:
     tiny = models.find("tiny")
-    return Model(name, name, tiny.config, tiny.files)
+    return Model(name, name, tiny.config, tiny.files if is_fetched else {})
 
 
 def test_another_model_than_the_one_that_was_named_ends_the_run(monkeypatch) -> None:
@@ -54,9 +53,17 @@ def test_a_base_that_was_left_in_16_bit_ends_the_run(monkeypatch) -> None:
     assert finding_of(load, monkeypatch, hub_model("a/b-bf16"), left).id == "not-loaded-in-4bit"
 
 
-@pytest.mark.parametrize("model", [models.find("tiny"), hub_model("Qwen/Qwen3-4B"), hub_model("no/table-knows-this")])
-def test_unsloth_is_asked_for_the_very_name_and_for_a_folder_without_the_network(monkeypatch, model: Model) -> None:
-    """Without it Unsloth looks the name up in its tables, and asks the network for new tables where none has it."""
+@pytest.mark.parametrize(
+    ("model", "is_here"),
+    [
+        (models.find("tiny"), True),
+        (hub_model("Qwen/Qwen3-4B"), True),
+        (hub_model("no/table-knows-this", is_fetched=False), False),
+    ],
+)
+def test_unsloth_is_asked_for_the_very_name_and_without_the_hub(monkeypatch, model: Model, is_here: bool) -> None:
+    """Else it looks the name up in its tables, and asks the network for new ones where none has it; what is whole on
+    this machine needs no hub."""
     asked: dict = {}
 
     def from_pretrained(name: str, **options: object) -> tuple[SimpleNamespace, SimpleNamespace]:
@@ -70,5 +77,5 @@ def test_unsloth_is_asked_for_the_very_name_and_for_a_folder_without_the_network
     loading.load(model, QUESTION, Backend("unsloth", "a stand-in"), prompt.load(models.find("tiny"), "auto"))
     assert asked["use_exact_model_name"] is True
     assert asked["name"] == model.location
-    assert asked["local_files_only"] is Path(model.location).is_dir()
+    assert asked["local_files_only"] is is_here
     assert asked["trust_remote_code"] is False

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -12,11 +13,17 @@ from kit import models
 COMMIT = "0" * 40
 FILES = {path.name: path.read_bytes() for path in models.TINY.iterdir()}
 
+AWQ = json.dumps(json.loads(FILES["config.json"]) | {"quantization_config": {"quant_method": "awq"}}).encode()
+
 
 class Hub(BaseHTTPRequestHandler):
-    """`someone/tiny` is the embedded model, `someone/pickled` has no safetensors; other names are answered with 401."""
+    """`someone/tiny` is the embedded model, `someone/tiny-AWQ` says that it is quantised, `someone/pickled` has no
+    safetensors; other names are answered with 401."""
+
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         if "/tree/" in self.path:
             return self.reply(404, b"", "EntryNotFound")
         if self.path.startswith("/api/models/someone/"):
@@ -24,7 +31,9 @@ class Hub(BaseHTTPRequestHandler):
             info = {"id": "someone/tiny", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             return self.reply(200, json.dumps(info).encode())
         name = self.path.rpartition("/")[2]
-        if self.path.startswith("/someone/tiny/resolve/"):
+        if self.path.startswith("/someone/tiny-AWQ/resolve/") and name == "config.json":
+            return self.reply(200, AWQ)
+        if self.path.startswith(("/someone/tiny/resolve/", "/someone/tiny-AWQ/resolve/")):
             return self.reply(200, FILES[name]) if name in FILES else self.reply(404, b"", "EntryNotFound")
         return self.reply(401, b"", "RepoNotFound")
 
@@ -77,12 +86,28 @@ def test_what_the_hub_refuses_is_a_finding(kit_train, hub, name: str, said: str)
     assert "Traceback" not in done.stderr
 
 
+def test_a_model_that_is_quantised_otherwise_is_refused_before_its_weights_are_fetched(kit_train, hub) -> None:
+    Hub.asked.clear()
+    done = plan(kit_train, hub, "someone/tiny-AWQ")
+    assert done.returncode == 1
+    assert "are stored as AWQ" in done.stderr
+    assert "--model someone/tiny " in done.stderr
+    assert any(path.endswith("config.json") for path in Hub.asked)
+    assert not any(path.endswith(".safetensors") for path in Hub.asked)
+
+
 @pytest.mark.torch
-def test_a_hub_model_is_trained_and_then_needs_no_hub(kit_train, hub, tmp_path) -> None:
+def test_a_hub_model_is_trained_and_then_the_hub_is_not_asked(kit_train, hub, tmp_path) -> None:
+    """A machine that has a model needs no network for it, also where HF_HUB_OFFLINE does not say so."""
     options = ("--preset", "cpu", "--model", "someone/tiny", "--data", "examples/identity.jsonl", "--max-steps", 2,
                "--sample-tokens", 4, "--json")  # fmt: skip
-    done = kit_train(*options, "--output", tmp_path / "x", env=hub)
-    assert done.returncode == 0, done.stderr
-    offline = kit_train(*options, "--output", tmp_path / "y", env={**hub, "HF_HUB_OFFLINE": "1"})
-    assert offline.returncode == 0, offline.stderr
-    assert json.loads(offline.stdout)["loss_after"] == json.loads(done.stdout)["loss_after"]
+    losses = {}
+    for name in ("unsloth", "again", "hf"):
+        asked = () if name == "again" else ("--backend", name)
+        done = kit_train(*options, *asked, "--output", tmp_path / name, env=hub)
+        assert done.returncode == 0, done.stderr
+        losses[name] = json.loads(done.stdout)["loss_after"]
+        assert bool(Hub.asked) == (name == "unsloth")
+        Hub.asked.clear()
+    assert losses["again"] == losses["unsloth"]
+    assert losses["hf"] == pytest.approx(losses["unsloth"], rel=1e-2)
