@@ -145,8 +145,16 @@ def _load_by_unsloth(model: Model, loading: Loading) -> "tuple[CausalModel, Toke
         offload_embedding=loading.offload_embedding and loading.device == "cuda",
         trust_remote_code=False,
         use_safetensors=True,
-        **(FIRST_ATTENTION if loading.device == "cpu" else {}),  # on a card Unsloth has its own
+        **(_own_positions(model, loading) if loading.device == "cuda" else FIRST_ATTENTION),
     )
+
+
+def _own_positions(model: Model, loading: Loading) -> dict[str, Any]:
+    """How the model encodes positions, said where it shall take more tokens than it has positions: Unsloth on a card
+    would stretch all of them, which no other loader does with the adapter. "default" is Unsloth's for no change."""
+    own = model.config.get("rope_parameters") or model.config.get("rope_scaling") or {"rope_type": "default"}
+    positions = model.config.get("max_position_embeddings")
+    return {"rope_scaling": own} if positions and loading.max_length_tokens > positions else {}
 
 
 def _load_by_transformers(model: Model, loading: Loading) -> "tuple[CausalModel, TokenizersBackend]":

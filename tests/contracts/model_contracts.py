@@ -1,5 +1,6 @@
 """What the kit relies on in Unsloth, and where models are loaded, adapted, asked and merged."""
 
+from kit.models.families import FAMILIES
 from tests.contracts.kit_uses import passed
 from tests.contracts.promises import Contract, Does, InOrder, IsThere, Says, Takes, contracts
 
@@ -42,6 +43,12 @@ UNSLOTH = contracts(
     ("unsloth_zoo.mlx.runtime:is_mlx_available", Does(
         "os.environ.get('UNSLOTH_FORCE_GPU_PATH', '0') != '1'",
     ), OTHERS, '"UNSLOTH_FORCE_GPU_PATH": "1"'),
+    # families with layers of its own, which are not compiled, and all others, which are
+    (f"{LOADER}:FastLanguageModel.from_pretrained", Does(
+        *(f"model_type == {family.model_type!r}" for family in FAMILIES.values() if family.is_in_unsloth),
+    ), "kit/models/families.py", "is_in_unsloth: bool = True"),
+    (f"{LOADER}:FastModel.from_pretrained",
+     Does("unsloth_compile_transformers"), "kit/run/notes.py", "no layers of its own"),
     # checkpointing: what is recorded, what None means, and from how many tokens on it is offloaded
     (f"{LLAMA}:FastLlamaModel.get_peft_model", Does(
         "transformers_set_seed(random_state)",
@@ -95,6 +102,13 @@ UNSLOTH = contracts(
         "torch_device = infer_device()",
         "load_peft_weights(model_id, device=torch_device, key_mapping=key_mapping, **hf_hub_download_kwargs)",
     ), ADAPTERS, "torch_device=device"),
+    # rotary positions: stretched behind the caller's back unless he names how they are to be
+    (f"{LLAMA}:FastLlamaModel.from_pretrained", Does(
+        "rope_scaling is not None",
+        "not caller_rope_scaling and max_seq_length > model_max_seq_length",
+        "_rope_type not in ('linear', 'yarn', 'llama3')",
+        "rope_scaling = None",
+    ), LOADING, "rope_scaling"),
     # how many logits at once
     (f"{CHUNKS}:_CHUNK_GB", Does("_env_float('UNSLOTH_LOGPROB_CHUNK_GB', 2.0)"), ENVIRONMENT, "return 2 * GIB"),
     (f"{CHUNKS}:_budget_bytes", Does("min(_CHUNK_GB, free)"), ENVIRONMENT, "LOGITS_GIB"),

@@ -35,7 +35,9 @@ REPLACED = {
 PASSED_ON = {
     "transformers.AutoModelForCausalLM.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
     "transformers.AutoConfig.from_pretrained": ["transformers.PreTrainedConfig._get_config_dict"],
-    "transformers.AutoTokenizer.from_pretrained": ["transformers.TokenizersBackend.__init__"],
+    "transformers.AutoTokenizer.from_pretrained": [
+        "transformers.PreTrainedTokenizerBase.from_pretrained", "transformers.TokenizersBackend.__init__",
+    ],
     "peft.PeftModel.from_pretrained": ["peft.PeftModel.load_adapter"],
     "unsloth.FastLanguageModel.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
     "unsloth.FastLanguageModel.get_peft_model": [
