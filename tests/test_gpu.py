@@ -235,6 +235,14 @@ def test_the_jobs_cover_what_they_say_in_under_25_minutes(size_gib: float, tmp_p
     assert all((slices.ROOT / Path(*name.split("."))).with_suffix(".py").is_file() for name in modules)
 
 
+def test_presets_larger_than_the_card_are_not_played(tmp_path: Path) -> None:
+    presets = {size: [job.name for job in catalogue.jobs(Workplace(resolve.with_card(MACHINE, size), tmp_path))
+                      if job.name.startswith("preset-")] for size in (7.65, 11.9, 15.92, 80)}  # fmt: skip
+    assert presets[7.65] == ["preset-vram-8-1.7B"]
+    assert presets[11.9] == ["preset-vram-12-4B", "preset-vram-8-1.7B"]
+    assert [len(presets[size]) for size in (15.92, 80)] == [4, 5]
+
+
 def test_every_preset_is_a_class_and_every_job_is_small_in_a_rehearsal(tmp_path: Path) -> None:
     assert {memory_class for memory_class, _ in catalogue.PRESETS} <= set(resolve.CLASSES)
     jobs = catalogue.jobs(Workplace(Facts(gpu=()), tmp_path, small=True))
@@ -430,3 +438,61 @@ def test_the_measured_file_of_a_run_is_what_the_preset_reads(results: Path) -> N
     assert "4,000 tokens/s with the shape of Qwen3-4B, 12.00 GiB of 10.00 to 13.00 planned" in measured.measured(
         "vram-16"
     )
+
+
+# the jobs themselves, in small and on a CPU
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory) -> dict[str, dict]:
+    """The record of one job of each kind, by its name."""
+    folder = tmp_path_factory.mktemp("gpu")
+    place = Workplace(Facts(gpu=(), ram_free_gib=8), folder, small=True)
+    names = ("smoke-card", "preset-vram-16-4B", "memory-0.6B", "resume")
+    running = a_slice(folder, 10)
+    assert running.run([one for one in catalogue.jobs(place) if one.name in names])
+    return running.records()
+
+
+@pytest.mark.torch
+def test_every_kind_of_job_works(rehearsed) -> None:
+    assert {name: record["why"] for name, record in rehearsed.items() if record["status"] != "done"} == {}
+    assert not {record["model"] for record in rehearsed.values()} - {"", "J1"}
+
+
+@pytest.mark.torch
+def test_a_look_inside_finds_what_is_planned(rehearsed) -> None:
+    figures = rehearsed["memory-0.6B"]["figures"]
+    assert set(figures["planned_over_loaded"].values()) == {1.0}
+    assert [(row["checkpointing"], row["samples"], row["padded"]) for row in figures["rows"]] == [
+        (way, samples, padded) for way in ("off", "on") for samples, _, padded in catalogue.SMALL_GRID
+    ]
+    assert all(row["saved_bytes"] < row["high_bytes"] for row in figures["rows"])
+
+
+@pytest.mark.torch
+def test_a_whole_run_tells_plan_and_speed(rehearsed) -> None:
+    figures = rehearsed["preset-vram-16-4B"]["figures"]
+    assert (len(figures["losses"]), figures["given_up"], figures["plan"]["verdict"]) == (4, [], "fits")
+    assert figures["tokens_per_s"] > 0
+    assert figures["window_s"][0] < figures["window_s"][1]
+
+
+@pytest.mark.torch
+def test_a_killed_run_goes_on_from_the_same_state(rehearsed) -> None:
+    figures = rehearsed["resume"]["figures"]
+    assert (figures["state_differs_in"], figures["losses_of_resumed_apart"]) == ([], 0.0)
+    assert figures["went_on_after_step"] >= 3
+
+
+@pytest.mark.torch
+def test_states_that_differ_are_told_apart() -> None:
+    import torch
+
+    from benchmarks.gpu.resumed import unlike
+
+    state = {"optimizer": [torch.ones(2), 3], "random": (1, torch.zeros(1))}
+    other = {"optimizer": [torch.tensor([1.0, 2.0]), 4], "random": (1, torch.zeros(1))}
+    assert unlike("state", state, state) == []
+    assert unlike("state", state, other) == ["state.optimizer.0", "state.optimizer.1"]
+    assert unlike("state", state, {"optimizer": state["optimizer"]}) == ["state"]

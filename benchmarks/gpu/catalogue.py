@@ -50,13 +50,15 @@ COMPILES = {"UNSLOTH_BLOCK_COMPILE": "1", "UNSLOTH_MEGA_CACHE": "1"}
 
 @dataclass(frozen=True)
 class CardJob:
-    """What one process does. expected_s: on a card of today, loading included; model: the shape it needs."""
+    """What one process does. expected_s: on a card of today, loading included; model: the shape it needs;
+    memory_gib: of the card that it is about."""
 
     name: str
     what: str
     arguments: tuple[str, ...]
     expected_s: int
     model: str = ""
+    memory_gib: float = 0
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -84,12 +86,21 @@ class Workplace:
                   for facts in (resolve.with_card(self.facts, size_gib), self.facts)]  # fmt: skip
         return round(min(filter(None, limits)) / GIB, 2)
 
+    def is_too_large(self, size_gib: float) -> bool:
+        """Whether a card of that size cannot be played on this one. Drivers report less than the marketed size."""
+        card = settings.best_card(self.facts)
+        return card is not None and card.vram_gib is not None and size_gib > card.vram_gib + 0.5
+
     def limits_gib(self) -> list[float]:
         return sorted({self.limit_gib(size) for size in SIZES_GIB}, reverse=True)
 
 
 def jobs(place: Workplace) -> list[CardJob]:
-    """All of them."""
+    """All of them; presets only of cards as large as this one."""
+    return [job for job in _all(place) if not place.is_too_large(job.memory_gib)]
+
+
+def _all(place: Workplace) -> list[CardJob]:
     found = [*smoke(place), preset(place, "vram-16", "4B"), *compared(place), ladder(place), resumed(place)]
     found += [memory(place, name) for name in list(MEMORY)[:3]]
     found += [*settings_of_unsloth(place), preset(place, "vram-12", "4B")]
@@ -118,24 +129,26 @@ def shipped(place: Workplace) -> CardJob:
 
 
 def _whole_run(place: Workplace, name: str, what: str, size: str, expected_s: int, **asked: Any) -> CardJob:
-    env = asked.pop("env", {})
+    env, memory_gib = asked.pop("env", {}), asked.pop("memory_gib", 0)
     steps = 4 if place.small else asked.pop("steps", COMPARED_STEPS)
     spec = {"tool": "kit", "options": [], "loss": False, "device": place.device, **asked, "steps": steps}
     if place.device == "cpu" and spec["tool"] == "kit":
         spec["options"] = [*spec["options"], "--preset", "cpu"]
     arguments = ("-m", "benchmarks.gpu.whole_run", str(place.model(size)), json.dumps(spec))
-    return CardJob(name, what, arguments, expected_s, place.shape(size), env)
+    return CardJob(name, what, arguments, expected_s, place.shape(size), memory_gib, env)
 
 
 def preset(place: Workplace, memory_class: str, size: str) -> CardJob:
     """The preset as a user takes it, with rows of up to 1,024 tokens; the model is the preset's own or a larger one."""
-    limit_gib = place.limit_gib(float(memory_class.removeprefix("vram-"))) if place.device == "cuda" else 0
-    options = ["--preset", memory_class, "--vram-limit-gib", f"{limit_gib:g}", "--held-out-rows", "16",
-               "--evaluations", "1"]  # fmt: skip
-    options = options if place.device == "cuda" else options[4:]
-    what = f"preset {memory_class} with the shape of Qwen3-{size}, held to {limit_gib:g} GiB: does its plan hold?"
-    expected_s = PRESETS[memory_class, size]
-    return _whole_run(place, f"preset-{memory_class}-{size}", what, size, expected_s, options=options, steps=8)
+    size_gib = float(memory_class.removeprefix("vram-"))
+    options, held = ["--held-out-rows", "16", "--evaluations", "1"], ""
+    if place.device == "cuda":
+        limit_gib = place.limit_gib(size_gib)
+        options += ["--preset", memory_class, "--vram-limit-gib", f"{limit_gib:g}"]
+        held = f", held to {limit_gib:g} GiB"
+    what = f"preset {memory_class} with the shape of Qwen3-{size}{held}: does its plan hold?"
+    asked = {"options": options, "steps": 8, "memory_gib": size_gib}
+    return _whole_run(place, f"preset-{memory_class}-{size}", what, size, PRESETS[memory_class, size], **asked)
 
 
 def as_the_peers(place: Workplace, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from benchmarks.gpu.slices import Record
-from kit.report import page as report
+from kit import report
 from kit.support.units import GIB
 
 BASE = Path(report.__file__).parent
