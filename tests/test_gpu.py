@@ -416,6 +416,7 @@ def test_everything_is_combined() -> None:
     made = json.loads(json.dumps(everything()))
     assert made["presets"]["preset-vram-16-4B"]["limit_gib"] == 14
     assert made["speeds"]["speed-kit"]["share_of_peak_pct"] == pytest.approx(100 * 4000 * 1.4e10 / 112.55e12, abs=0.1)
+    assert made["speeds"]["speed-kit"]["over_kit"] == 1
     assert made["speeds"]["speed-trl"]["why"].startswith("ValueError")
     assert made["memory"]["all"]["high_over_peak"] == {"min": 1.2, "max": 1.2}
     assert made["micro_batches"][0]["tokens_per_s"] == 4096

@@ -44,7 +44,7 @@ MEMORY: dict[str, tuple[str, dict[str, Any], list[str], int]] = {
 PRESETS = {("vram-16", "4B"): 45, ("vram-12", "4B"): 45, ("vram-8", "1.7B"): 40, ("vram-24", "8B"): 50,
            ("vram-16", "14B"): 70}  # fmt: skip
 COMPARED, COMPARED_STEPS = "4B", 12
-PROPERTIES = "smoke-card"  # the job
+PROPERTIES, THE_KIT = "smoke-card", "speed-kit"  # jobs that others are read with
 COMPILES = {"UNSLOTH_BLOCK_COMPILE": "1", "UNSLOTH_MEGA_CACHE": "1"}
 
 

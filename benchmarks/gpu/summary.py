@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from benchmarks.flops import needed_flops_per_token, peak_flops
-from benchmarks.gpu.catalogue import PROPERTIES, CardJob
+from benchmarks.gpu.catalogue import PROPERTIES, THE_KIT, CardJob
 from benchmarks.gpu.shapes import config_of
 from benchmarks.gpu.slices import Record
 from kit.memory import Shape, trained_params
@@ -25,8 +25,7 @@ def combine(jobs: list[CardJob], records: dict[str, Record], about: Record) -> R
         "card": card,
         "memory": memory({record["job"]: record for record in known if record["job"].startswith("memory-")}),
         "presets": {record["job"]: preset(record, card) for record in known if record["job"].startswith("preset-")},
-        "speeds": {record["job"]: whole_run(record, card) for record in known
-                   if record["job"].startswith(("speed-", "setting-"))},
+        "speeds": speeds([record for record in known if record["job"].startswith(("speed-", "setting-"))], card),
         "micro_batches": [row for record in known if record["job"].startswith("memory-")
                           for row in micro_batches(record, card)],
         "jobs": known,
@@ -86,6 +85,16 @@ def whole_run(record: Record, card: Record) -> Record:
         "share_of_peak_pct": share_pct(flops_per_s, card, gpu.get("clock_mhz")),
         **gpu,
     }
+
+
+def speeds(records: list[Record], card: Record) -> Record:
+    """Of each job; over_kit: its tokens/s over those of the kit as it comes."""
+    found = {record["job"]: whole_run(record, card) for record in records}
+    kit = found.get(THE_KIT, {}).get("tokens_per_s")
+    for one in found.values():
+        if kit and "tokens_per_s" in one:
+            one["over_kit"] = round(one["tokens_per_s"] / kit, 3)
+    return found
 
 
 def preset(record: Record, card: Record) -> Record:
