@@ -19,7 +19,8 @@ PRESETS = {
 }  # fmt: skip
 SPEEDS = {
     "job": "job", "x the kit's": "over_kit", **RAN, "W": "power_w", "peak, GiB": "peak_gib",
-    "tokens a pass": "tokens_a_pass", "padding, %": "padding_pct", "first step, s": "first_step_after_s", "loss": "held_out_loss",
+    "tokens a pass": "tokens_a_pass", "padding, %": "padding_pct", "first step, s": "first_step_after_s",
+    "loss": "held_out_loss",
 }  # fmt: skip
 MEMORY = {
     "job": "job", "fitted": "micro_batches", "ran out": "ran_out", "low / peak": "low_over_peak",
