@@ -75,7 +75,7 @@ def _settled(command: TrainCommand, facts: Facts) -> Planned:
     run, facts = resolve.planned_for(command, facts)
     run, reasons = resolve.settle(run, facts)
     trackers.check(run.report_to)
-    findings = rules.judge(facts) if run.device == "cuda" else ()  # a card that is not used need not be well
+    findings = rules.judge(resolve.seen_by(run, facts)) if run.device == "cuda" else ()  # of the card in use
     return Planned(command, run, reasons, facts, findings, models.find_for(run), None)
 
 

@@ -15,6 +15,7 @@ from kit.support import environment
 from kit.support.cache import cache_folder
 from kit.support.errors import failure
 from kit.support.units import GIB, gib
+from kit.support.user_shell import shell
 
 if TYPE_CHECKING:
     from kit.backend.loading import Loading
@@ -158,8 +159,7 @@ def _check_card(card: PlannedCard | None) -> None:
             "Something in this process had begun to use a card before, or its number is another one's: a card cannot "
             "be exchanged after that.",
             "a fresh process              (in a notebook: restart the kernel, and the kit's cells first)",
-            f"{visible.ORDER}={visible.BY_BUS} {visible.VARIABLE}=NUMBER python -m kit.train ...       "
-            "(as nvidia-smi counts)",
+            f"{shell().set_env(visible.VARIABLE, 'GPU-...')}       (before it: the UUID that nvidia-smi -L says)",
         )
 
 

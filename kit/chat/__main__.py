@@ -4,6 +4,7 @@ import json
 import sys
 
 from envcheck import probe
+from kit.backend.starting import starting_words
 from kit.chat.asking import Speaker, prompt_ids
 from kit.chat.options import ChatCommand, read_command
 from kit.chat.prompts import question, read_prompts, with_system
@@ -24,7 +25,7 @@ def chat(command: ChatCommand) -> int:
     if command.serve:
         check_server(command.port)
     _show_target(target)
-    with console.busy(f"loading {target.model.name}"):
+    with console.busy(f"{starting_words(target.loading)}; loading {target.model.name}"):
         speaker = Speaker(target, command.max_tokens)
     if command.serve:
         return serve(speaker, command)

@@ -87,8 +87,12 @@ def with_card(facts: Facts, vram_gib: float) -> Facts:
 
 
 def seen_by(run: Run, facts: Facts) -> Facts:
-    """The machine as the run sees it: without its cards when it trains on the CPU."""
-    return replace(facts, gpu=()) if run.device == "cpu" else facts
+    """The machine as the run sees it: without its cards when it trains on the CPU, else with the one that it uses."""
+    card = None if run.device == "cpu" else settings.best_card(facts)
+    if card is None:
+        return replace(facts, gpu=()) if run.device == "cpu" else facts
+    others = {name: value for name, value in (facts.env or {}).items() if name != visible.VARIABLE}
+    return replace(facts, gpu=(card,), env=others)
 
 
 def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
@@ -97,9 +101,8 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     Raises KitError: a card that is not there; options that do not go with the method.
     """
     check_method(run)
-    facts = seen_by(run, facts)
-    chosen = settings.choose(facts)
-    card = settings.best_card(facts)
+    card = None if run.device == "cpu" else settings.best_card(facts)
+    chosen = settings.choose(seen_by(run, facts))
     if run.device == "cuda" and card is None:
         what = "The run asks for a graphics card and none can be used here."
         raise no_usable_card(what, facts, "--preset cpu                 (trains on the CPU)")

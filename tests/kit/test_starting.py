@@ -3,16 +3,18 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from envcheck import settings
+from envcheck import rules, settings
 from envcheck.facts import Facts, Gpu
 from kit.backend.loading import Loading
 from kit.backend.starting import Backend, PlannedCard, is_same, starting_words
 from kit.memory.activations import logits_bytes
 from kit.memory.shape import Shape
 from kit.options import Run, resolve
+from kit.run.watch import Watch
 from kit.support import environment
 from kit.support.cache import cache_folder
 from kit.support.units import GIB
@@ -224,6 +226,34 @@ def test_the_preset_and_the_reason_are_of_the_chosen_card() -> None:
     )
     preset, reason = settled(CUDA_VISIBLE_DEVICES="")
     assert (preset, reason) == ("cpu", 'no usable NVIDIA card: CUDA_VISIBLE_DEVICES is ""')
+
+
+def test_a_card_that_is_not_used_need_not_be_well() -> None:
+    old = {"name": "NVIDIA GeForce GTX 1080", "compute_capability": "6.1", "vram_gib": 8.0, "index": 0}
+    torch = {"packages": {"torch": "2.14.1+cu130"}, "driver": "581.57"}
+    facts = Facts.from_json(machine(old, RTX5080 | {"index": 1}, **torch, **LINUX))
+
+    def errors(seen: Facts) -> list[str]:
+        return [found.id for found in rules.judge(seen) if found.severity == "error"]
+
+    assert errors(facts), "of the other card"
+    run, _ = resolve.settle(Run(), facts)
+    assert errors(resolve.seen_by(run, facts)) == []
+
+
+def test_compiling_is_said_before_it_begins(monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("UNSLOTH_BLOCK_COMPILE", "1")
+    monkeypatch.setattr("kit.backend.preflight", lambda *_: said.append("the preflight") or 1 / 0)
+    watch = object.__new__(Watch)
+    watch.trainer = None
+    watch.session = SimpleNamespace(
+        loaded=SimpleNamespace(device="cuda", backend=Backend("unsloth", "")),
+        state=None, say=said.append, data=SimpleNamespace(held_out=()),
+    )  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        watch.on_begin()
+    assert said == ["compiling the layers, once: this takes minutes", "the preflight"]
 
 
 def test_the_plan_counts_the_logits_chunk_that_unsloth_is_told(monkeypatch) -> None:
