@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.support.tiers", "tests.support.real_model"]
+pytest_plugins = ["tests.support.spreading", "tests.support.tiers", "tests.support.real_model"]

@@ -31,22 +31,23 @@ def run_kit(module: str, *arguments: object, **how) -> Done:
 def run_python(
     *arguments: object, libraries: str = "", env: Mapping[str, str] | None = None, input: str = "", cwd: Path = ROOT
 ) -> Done:
-    """`python ARGUMENTS`; `env` is added to the environment. libraries: "unsloth", "hf" or "" for a fresh process."""
+    """`python ARGUMENTS`; `env` is added to the environment. libraries: "unsloth", "hf", "card" (Unsloth, on
+    the paper card of `env`) or "" for a fresh process."""
     texts, whole = [str(argument) for argument in arguments], {**os.environ, **(env or {})}
     if libraries and hasattr(os, "fork") and sitecustomize.LOG not in whole:
-        return _warm(libraries).run(texts, whole, input)
+        return _warm(libraries, whole).run(texts, whole, input)
     return subprocess.run(
         [sys.executable, *texts], cwd=cwd, env=whole, input=input, capture_output=True, text=True, timeout=LONGEST_S
     )
 
 
 class Warm:
-    """A process that has imported the libraries, and runs one program at a time in a fork of it."""
+    """A process that has imported the libraries in that environment, and runs one program at a time in a fork of it."""
 
-    def __init__(self, libraries: str):
+    def __init__(self, libraries: str, env: Mapping[str, str]):
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "support" / "warm.py"), libraries], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            [sys.executable, str(ROOT / "tests" / "support" / "warm.py"), libraries], cwd=ROOT, env=env,
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
     def run(self, arguments: list[str], env: dict[str, str], input: str) -> Done:
@@ -70,9 +71,10 @@ class Warm:
 _WARM: dict[str, Warm] = {}
 
 
-def _warm(libraries: str) -> Warm:
+def _warm(libraries: str, env: Mapping[str, str]) -> Warm:
+    """In the environment of the first program that asks for it."""
     if libraries not in _WARM or _WARM[libraries].process.poll() is not None:
-        _WARM[libraries] = Warm(libraries)
+        _WARM[libraries] = Warm(libraries, env)
     return _WARM[libraries]
 
 

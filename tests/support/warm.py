@@ -1,6 +1,6 @@
 """A Python that has imported the libraries already and forks for each program that it is given: see processes.py.
 
-python tests/support/warm.py unsloth|hf        reads one request a line, answers with the exit status of each
+python tests/support/warm.py unsloth|hf|card        reads one request a line, answers with the exit status of each
 """
 
 import gc
@@ -17,13 +17,17 @@ sys.path[0] = str(ROOT)
 # In the order of kit.backend: Unsloth first, because it patches the others.
 USED = ("trl.trainer.sft_trainer", "peft.tuners.lora.bnb", "bitsandbytes", "transformers.models.qwen3.modeling_qwen3",
         "matplotlib.backends.backend_svg", "kit.backend", "kit.report.page", "kit.run.fit")  # fmt: skip
-LIBRARIES = {"unsloth": ("unsloth", *USED), "hf": USED}
+LIBRARIES = {"unsloth": ("unsloth", *USED), "hf": USED, "card": USED}
 
 
 def main(libraries: str) -> None:
     from kit.backend.silence import silence
 
     with silence():
+        if libraries == "card":  # what the kit decides before it imports Unsloth belongs to that import
+            from kit import backend
+
+            backend.start(backend.Loading("cuda", "bf16", True, 512, backend="unsloth"))
         for name in LIBRARIES[libraries]:
             importlib.import_module(name)
     gc.freeze()  # pages that all forks share
