@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from envcheck.probe import nvidia
+from tests.support.paper_card import cards, nvidia_smi
 from tests.support.processes import run_python
+from tests.support.spreading import group_of
 
 FORGOTTEN = """
 import importlib.util, os, subprocess, sys
@@ -69,3 +72,36 @@ def test_an_error_is_a_traceback_and_a_signal_a_status(libraries: str) -> None:
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
     if sys.platform != "win32":
         assert run_python("-c", "import os; os.kill(os.getpid(), 9)", libraries=libraries).returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("order", "asked", "names"),
+    [
+        (None, None, ["RTX 5080", "RTX 3090"]),
+        ("PCI_BUS_ID", None, ["RTX 3090", "RTX 5080"]),
+        ("PCI_BUS_ID", "1", ["RTX 5080"]),
+        (None, "0", ["RTX 5080"]),
+        (None, "GPU-00000000-0000-0000-0000-000000000000", ["RTX 3090"]),
+        (None, "", []),
+    ],
+)
+def test_paper_cards_are_counted_as_cuda_counts(order, asked, names, monkeypatch) -> None:
+    monkeypatch.setenv(cards.CARDS, "rtx3090 rtx5080")
+    for name, value in (("CUDA_DEVICE_ORDER", order), ("CUDA_VISIBLE_DEVICES", asked)):
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    assert [card.name.removeprefix("NVIDIA GeForce ") for card in cards.visible()] == names
+
+
+def test_envcheck_reads_what_the_paper_cards_nvidia_smi_prints(monkeypatch, capsys) -> None:
+    monkeypatch.setenv(cards.CARDS, "rtx5080 t4")
+    nvidia_smi.main(["--query-gpu=" + ",".join(nvidia.FIELDS), "--format=csv,noheader,nounits"])
+    found = nvidia.parse_cards(capsys.readouterr().out)
+    assert [(gpu.name, gpu.compute_capability) for gpu in found["gpu"]] == [
+        ("NVIDIA GeForce RTX 5080", "12.0"), ("Tesla T4", "7.5"),
+    ]  # fmt: skip
+    assert found["unread"] == []
+
+
+def test_tests_of_the_paper_card_go_to_one_process_and_others_file_by_file() -> None:
+    assert group_of("tests/card/test_a.py::test_x") == group_of("tests/card/test_b.py::test_y")
+    assert group_of("tests/kit/test_a.py::test_x") != group_of("tests/kit/test_b.py::test_y")

@@ -4,6 +4,7 @@ Unsloth chooses its code when it is imported, so every program is a process of i
 Unsloth on a card.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.paper_card import machine
 from tests.support.processes import Done, run_python
+from tests.support.results import record_of
 
 Program = Callable[..., Done]
 
@@ -37,15 +39,25 @@ def on_cards(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return run
 
 
-TRAINED = ("-m", "kit.train", "--preset", "rtx5080", "--model", "tiny", "--data", "examples/identity.jsonl",
-           "--backend", "unsloth", "--max-steps", 6, "--evaluations", 2, "--held-out-rows", 5,
-           "--sample-tokens", 4)  # fmt: skip
+OPTIONS = ("--model", "tiny", "--data", "examples/identity.jsonl", "--backend", "unsloth", "--max-steps", 6,
+           "--evaluations", 2, "--held-out-rows", 5, "--sample-tokens", 4)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def finished(on_cards: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one run on an RTX 5080, as a user starts it."""
     folder = tmp_path_factory.mktemp("card") / "run"
-    done = on_cards(*TRAINED, "--output", folder)
+    done = on_cards("-m", "kit.train", "--preset", "rtx5080", *OPTIONS, "--output", folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def watched(on_cards: Program) -> Callable[..., dict]:
+    """A run of these options, watched from inside: see watched_run.py."""
+
+    def run(folder: Path, *options: object, cards: str = "rtx5080", fresh: bool = False, **wishes: object) -> dict:
+        program = ("tests/card/watched_run.py", json.dumps(wishes))
+        return record_of(on_cards(*program, *OPTIONS, *options, "--output", folder, cards=cards, fresh=fresh))
+
+    return run

@@ -9,11 +9,16 @@ from xdist.scheduler import LoadFileScheduling
 TOGETHER = "tests/card/"
 
 
+def group_of(test: str) -> str:
+    """Tests of one group run in one process; `test` is pytest's name for it: file::function."""
+    return TOGETHER if test.startswith(TOGETHER) else test.partition("::")[0]
+
+
 class CardTogether(LoadFileScheduling):
     """As --dist loadfile."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+        return group_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,7 +6,7 @@ Standard library only: nvidia-smi's stand-in reads it too.
 import os
 from dataclasses import dataclass
 
-CARDS = "PAPER_CARDS"  # the environment variable: "rtx5080", or "rtx3060 rtx5080" for two
+CARDS = "PAPER_CARDS"  # the environment variable: "rtx5080", or "rtx3090 rtx5080" for two
 CUDA = "13.0"  # the newest that the driver knows, and the one that torch is built for
 GIB = 1 << 30
 
@@ -27,8 +27,7 @@ class Card:
 
 
 KINDS = {
-    "rtx5080": Card("NVIDIA GeForce RTX 5080", (12, 0), int(15.92 * GIB), 4),
-    "rtx5070": Card("NVIDIA GeForce RTX 5070", (12, 0), int(11.94 * GIB), 3),
+    "rtx5080": Card("NVIDIA GeForce RTX 5080", (12, 0), int(15.92 * GIB), 3),
     "rtx4060": Card("NVIDIA GeForce RTX 4060", (8, 9), int(7.99 * GIB), 2),
     "rtx3090": Card("NVIDIA GeForce RTX 3090", (8, 6), int(24.0 * GIB), 2),
     "t4": Card("Tesla T4", (7, 5), int(14.56 * GIB), 1),

@@ -1,0 +1,86 @@
+"""A run of `kit train` in this process, watched from inside: what no file of a run's folder tells. Prints one JSON.
+
+python tests/card/watched_run.py WISHES OPTIONS...     options of kit train; wishes, as JSON:
+    out_of_memory_after   in training after so many steps memory runs out, until nothing is left to recompute
+    stop_at_evaluation    the run stops at its first evaluation
+"""
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from envcheck import probe
+from kit import backend, train
+from kit.options import resolve
+from kit.support.errors import KitError
+
+
+class Watching:
+    """Sees the trainer as it is made, and every micro-batch that is trained."""
+
+    def __init__(self, out_of_memory_after: int | None = None, stop_at_evaluation: bool = False):
+        self.out_of_memory_after, self.stop_at_evaluation = out_of_memory_after, stop_at_evaluation
+        self.seen: dict = {"micro_batches": []}
+        self.make, backend.trainer = backend.trainer, self.trainer
+
+    def trainer(self, *arguments, **options):
+        import torch
+
+        trainer = self.make(*arguments, **options)
+        settings = trainer.args
+        self.seen["trainer"] = {
+            "classes": [made.__name__ for made in type(trainer).__mro__],
+            "padding_free": [settings.padding_free, getattr(trainer.data_collator, "padding_free", None)],
+            "precision": [name for name in ("bf16", "fp16") if getattr(settings, name)],
+            "scaler": trainer.accelerator.scaler is not None,
+            "cards": settings.n_gpu,
+            "optimizer": str(settings.optim),
+        }
+        self.seen["card"] = [torch.cuda.get_device_name(0), torch.cuda.device_count()]
+        self.seen["base"] = trainer.model.config._name_or_path
+        self.compute_loss, trainer.compute_loss = trainer.compute_loss, functools.partial(self.loss, trainer)
+        return trainer
+
+    def loss(self, trainer, model, inputs, *arguments, **options):
+        import torch
+
+        found = self.compute_loss(model, inputs, *arguments, **options)
+        if torch.is_grad_enabled():
+            layers = [
+                part.gradient_checkpointing for part in model.modules() if hasattr(part, "gradient_checkpointing")
+            ]
+            done, recomputed = trainer.state.global_step, any(layers)
+            self.seen["micro_batches"].append([done + 1, list(inputs["input_ids"].shape), recomputed])
+            if self.out_of_memory_after is not None and done >= self.out_of_memory_after and not recomputed:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return found
+
+    def on_evaluation(self, step: int, loss: float) -> bool:
+        return self.stop_at_evaluation
+
+
+def recomputes(model) -> bool:
+    """Whether any layer computes its activations anew in the backward pass."""
+    return any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+
+
+def main(wishes: str, *options: str) -> None:
+    watching = Watching(**json.loads(wishes))
+    facts = functools.cache(probe.collect)
+    prepared = train.prepare(resolve.load(list(options), facts), facts())
+    try:
+        train.train(prepared, on_evaluation=watching.on_evaluation)
+    except KeyboardInterrupt:
+        watching.seen["stopped"] = True
+    except KitError as error:
+        watching.seen["finding"] = error.findings[0].id
+    watching.seen["environment"] = {name: value for name, value in os.environ.items() if name.startswith("CUDA_")}
+    print(json.dumps(watching.seen))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
