@@ -130,6 +130,8 @@ UNSLOTH = contracts(
     ("unsloth_zoo.cpu.ops:chunked_linear_cross_entropy", Does(
         "max(16, int(os.environ.get('UNSLOTH_CPU_CE_CHUNK_ELEMENTS', 16 * 1024 * 1024)) // weight.shape[0])",
     ), ACTIVATIONS, "UNSLOTH_CPU_LOGITS = 16 << 20"),
+    ("unsloth_zoo.loss_utils:count_batch_items", Does("labels[..., 1:] != -100"),
+     "kit/backend/training.py", '[:, 1:] != IGNORED).sum()'),
     # texts that are matched
     (f"{LLAMA}:unsloth_fast_generate", Says("exceeds the maximum sequence length of"), GENERATION, "generate"),
 )  # fmt: skip
