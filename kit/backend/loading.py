@@ -115,9 +115,9 @@ def _check_loaded(base: "CausalModel", model: Model, loading: Loading, backend: 
         raise failure(
             "another-base-loaded",
             f"{model.location} was asked for, and {backend.name} loaded {loaded}.",
-            "The plan, the record of the run and the adapter would name a model that was not trained.",
+            "What was checked and planned, and what will be written down, is of the model that was named.",
             "--backend hf                 (plain transformers and PEFT)",
-            f"--model {loaded}        (if that is the one that is wanted)",
+            f"the name {loaded}        (if that is the model that is wanted)",
         )
     if loading.load_in_4bit and not getattr(base, "is_loaded_in_4bit", False):
         raise failure(
@@ -126,6 +126,7 @@ def _check_loaded(base: "CausalModel", model: Model, loading: Loading, backend: 
             "bitsandbytes does not work on this machine, or the loader goes by a name that ends in -bf16 or bnb-4bit; "
             "the plan was made for a quarter of the memory.",
             "python -m envcheck           (says what is wrong with bitsandbytes)",
+            *(["--backend hf                 (goes by no name)"] if backend.name == "unsloth" else []),
             "--no-load-in-4bit            (trains on the 16-bit base)",
         )
 

@@ -9,14 +9,12 @@ from typing import Any
 from envcheck.facts import Finding
 from kit import models
 from kit.export.tuned_model import Tuned
-from kit.models import Model, ModelNotHere, adapters, quantised, read_json
+from kit.models import INDEX, SINGLE, Model, ModelNotHere, adapters, quantised, read_json
 from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, describe_error, failure, problem
 from kit.support.user_shell import quoted
-
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def find_base(name: str, adapter: Tuned) -> Base:
     if folder.is_dir():
         _check_index(folder)
     try:
-        model = models.find(name)
+        model = models.find(name, "--base")
     except ModelNotHere as error:
         raise KitError(_missing(error.findings[0].what, name, adapter)) from None
     if expert_count(model.config):

@@ -5,8 +5,10 @@ May import: support, options.
 
 from kit.models.find import (
     HUB_TIMEOUT_S,
+    INDEX,
     KNOWN_ON_HUB,
     NEEDED,
+    SINGLE,
     SMALL_FILES,
     TINY,
     Model,
@@ -23,8 +25,10 @@ from kit.models.find import (
 
 __all__ = [
     "HUB_TIMEOUT_S",
+    "INDEX",
     "KNOWN_ON_HUB",
     "NEEDED",
+    "SINGLE",
     "SMALL_FILES",
     "TINY",
     "Model",

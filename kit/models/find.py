@@ -15,12 +15,13 @@ from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
 from kit.models.packaged import PACKAGED, PackagedModel, cached_file, fetch
 from kit.models.quantised import StoredNF4
-from kit.options import Run
+from kit.options import METHODS, Run
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.file_names import file_name
 from kit.support.user_shell import quoted, shell
 
 TINY = Path(__file__).parent / "assets" / "tiny"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LFS_HEAD = b"version https://git-lfs"
 HUB_TIMEOUT_S = 10
 HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
@@ -48,7 +49,7 @@ class Model:
         if self.is_local:
             return Path(self.location)
         config = self.files.get("config.json")
-        return config.parent if config and not _unusable_weights(config.parent) else None
+        return config.parent if config and _is_whole(config.parent) else None
 
     @property
     def stored_nf4(self) -> StoredNF4 | None:
@@ -125,7 +126,8 @@ def find_here(name: str) -> Model | None:
 def find_for(run: Run) -> Model:
     """The model that a run is trained on. Raises as `find`; KitError: its weights are in fewer bits than asked for."""
     model = find(run.model)
-    quantised.check_asked(model.name, model.config, run.load_in_4bit, "--model", "--load-in-4bit")
+    as_stored = () if METHODS[run.method].trains_whole_model else ("--load-in-4bit",)
+    quantised.check_asked(model.name, model.config, run.load_in_4bit, "--model", *as_stored)
     return model
 
 
@@ -183,10 +185,15 @@ def _missing(folder: Path, files: dict[str, Path]) -> list[Finding]:
     ]
 
 
+def _is_whole(snapshot: Path) -> bool:
+    """Whether every weight was fetched; a download that was broken off may have left some files of many."""
+    return any((snapshot / name).is_file() for name in (SINGLE, INDEX)) and not _unusable_weights(snapshot)
+
+
 def _unusable_weights(folder: Path) -> list[Finding]:
     """Weights that are missing, of another kind than safetensors, or only Git-LFS pointers."""
     weights = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         shards = set(read_json(index).get("weight_map", {}).values())
         lost = sorted(shards - {path.name for path in weights})

@@ -86,6 +86,23 @@ def test_names_that_are_nothing(name: str) -> None:
     assert problem(name).id == "model-not-found"
 
 
+def test_a_hub_model_is_whole_here_when_every_file_of_its_index_was_fetched(folder) -> None:
+    """Then the hub is not asked; a download that was broken off goes on."""
+
+    def cached() -> models.Model:
+        return models.Model("a/b", "a/b", {}, {"config.json": folder / "config.json"})
+
+    assert cached().folder == folder
+    (folder / models.SINGLE).rename(folder / "one.safetensors")
+    assert cached().folder is None, "which files there are to be is not known"
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (folder / models.INDEX).write_text(json.dumps(index))
+    assert cached().folder is None
+    (folder / "two.safetensors").write_bytes(bytes(64))
+    assert cached().folder == folder
+    assert models.Model("a/b", "a/b", {}, {}).folder is None
+
+
 def test_near_name() -> None:
     assert "Did you mean tiny?" in problem("tny").what
 

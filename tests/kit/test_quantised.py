@@ -13,11 +13,14 @@ from envcheck import probe
 from kit import memory, models
 from kit.chat.options import read_command
 from kit.chat.target import find
+from kit.export.job import prepare
+from kit.export.options import MergeCommand
 from kit.memory import Shape
 from kit.memory.weights import head_bytes, kept_bytes, linear_bytes, nf4_bytes
 from kit.models.known import KNOWN_ON_HUB, WITHOUT_NF4, nf4_of
 from kit.models.quantised import StoredNF4, original_of, stored_nf4
 from kit.options import LINEAR_LAYERS, Run
+from tests.kit.exports import write_adapter
 from tests.kit.nf4 import CONFIG, SKIPPED
 from tests.support.processes import NO_TORCH, run_kit, run_python
 from tests.support.results import finding_of, losses_of, record_of
@@ -66,6 +69,12 @@ def test_every_door_refuses_them_before_a_library_is_imported(tmp_path, module: 
     assert done.returncode == 1
     assert "model-quantised-otherwise" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_merge_refuses_them_in_its_own_words(tmp_path) -> None:
+    model = folder_with(tmp_path / "Qwen3-8B-AWQ", {"quant_method": "awq"})
+    command = MergeCommand(source=write_adapter(tmp_path / "adapter"), output=tmp_path / "out", base=str(model))
+    assert any(way.startswith("--base Qwen/Qwen3-8B ") for way in finding_of(prepare, command).fix)
 
 
 def test_a_plain_config_is_in_16_bit() -> None:
@@ -171,6 +180,8 @@ def test_16_bit_of_what_is_stored_in_4_is_refused(tmp_path) -> None:
     assert found.id == "model-stored-in-4-bit"
     assert found.fix[0].startswith("--model Qwen/Qwen3-4B ")
     assert models.find_for(Run(model=str(model))).stored_nf4
+    full = finding_of(models.find_for, Run(model=str(model), load_in_4bit=False, method="full"))
+    assert not any("--load-in-4bit" in way for way in full.fix), "which every weight cannot be trained in"
     done = run_kit("kit.train", "--model", model, "--no-load-in-4bit", "--preset", "cpu", "--plan", env=NO_TORCH)
     assert done.returncode == 1
     assert "model-stored-in-4-bit" in done.stderr
