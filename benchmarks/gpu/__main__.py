@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DONE, FAILED, NOT_COMPLETE = 0, 1, 3
-MINUTES = 24
+MINUTES = 24.5
 
 
 def options(argv: list[str]) -> argparse.Namespace:

@@ -30,6 +30,7 @@ from kit.support.units import GIB, clock
 
 LIMIT_FACTOR, LEAST_LIMIT_S = 4, 180  # of the seconds that a job is expected to take
 SPARE_GIB = 3  # of disk, beside a model
+MODEL_S, MODEL_S_PER_GIB = 8, 1  # to write one
 MOST_SCALE = 4  # as many times slower than expected a machine is taken to be
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "PYTHONUTF8": "1"}
 FINDING = re.compile(r"^error: ([\w-]+)\s+(.+)", re.MULTILINE)  # as the kit and envcheck print one
@@ -167,12 +168,12 @@ class Slice:
             self.drop_models({job.model for job in todo})
             scale = how_slow(jobs, records)
             left_s = self.end_s - time.monotonic()
-            fitting = [job for job in todo if scale * job.expected_s <= left_s] or (
-                todo[:1] if not self.has_run else []
-            )
+            fitting = [job for job in todo if scale * (job.expected_s + self.making_s({job.model})) <= left_s]
+            fitting = fitting or ([] if self.has_run else todo[:1])
             if not fitting:
                 return not todo
-            job, work_s = fitting[0], scale * sum(one.expected_s for one in todo)
+            work_s = sum(one.expected_s for one in todo) + self.making_s({one.model for one in todo})
+            job, work_s = fitting[0], scale * work_s
             self.say(f"[{len(jobs) - len(todo) + 1}/{len(jobs)}] {job.name}: {job.what}")
             self.say(f"    about {clock(work_s)} of work left, {clock(max(0, left_s))} of this call")
             self.run_job(job)
@@ -212,6 +213,11 @@ class Slice:
         self.say(f"    {found['status']} after {clock(found['wall_s'])}{': ' if found['why'] else ''}{found['why']}")
 
     # models are made when they are needed and removed when no job needs them any more: all together take 60 GB
+
+    def making_s(self, models: set[str]) -> float:
+        """Seconds that those of them take that are not there."""
+        missing = [model for model in models if model and not (self.folder / "models" / model).is_dir()]
+        return sum(MODEL_S + MODEL_S_PER_GIB * shapes.disk_gib(model) for model in missing)
 
     def make_model(self, job: CardJob) -> str:
         """ "" once the job's model is there, else why it cannot be."""
