@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     import torch
 
 NOTHING = 1e-16  # the numbers of a vector that training never touched are nought, or as small as this
+VECTORS_AT_ONCE = 4096
 MOST_SHOWN = 10
 
 
 def check_tokens(loaded: Loaded, run: Run, *chosen: Samples) -> None:
     """One pass over the embedding and, where it lacks something, one over the rows.
 
-    Raises KitError naming rows: tokens beyond the embedding; tokens whose vector is zero and stays so.
+    Raises KitError naming rows: tokens beyond the embedding; tokens whose vector is zero or another's, and stays so.
     """
     inward, outward = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
     present = np.unique(np.concatenate([samples.stored.token_ids for samples in chosen]))
@@ -30,7 +31,8 @@ def check_tokens(loaded: Loaded, run: Run, *chosen: Samples) -> None:
     if METHODS[run.method].trains_whole_model:
         return
     is_tied = inward.weight is outward.weight
-    untrained = _Found(present[_is_nothing(inward.weight)[present]], chosen, but_last=not is_tied)
+    unread = np.union1d(present[_is_nothing(inward.weight)[present]], _alike(inward.weight, present))
+    untrained = _Found(unread, chosen, but_last=not is_tied)
     if untrained.rows:
         raise _untrained(loaded, run, untrained)
 
@@ -60,6 +62,20 @@ def _is_nothing(weight: "torch.Tensor") -> np.ndarray:
     return ((largest <= NOTHING) & (least >= -NOTHING)).cpu().numpy()
 
 
+def _alike(weight: "torch.Tensor", ids: np.ndarray) -> np.ndarray:
+    """Those of the token ids whose vector is, number by number, that of another of them."""
+    import torch
+
+    by_content: dict[int, list[int]] = {}
+    for start in range(0, len(ids), VECTORS_AT_ONCE):
+        some = ids[start : start + VECTORS_AT_ONCE]
+        vectors = weight.detach()[torch.from_numpy(some).to(weight.device)].view(torch.uint8).cpu().numpy()
+        for token, vector in zip(some.tolist(), vectors, strict=True):
+            by_content.setdefault(hash(vector.tobytes()), []).append(token)
+    alike = [token for tokens in by_content.values() if len(tokens) > 1 for token in tokens]
+    return np.array(sorted(alike), ids.dtype)
+
+
 def _beyond_embedding(loaded: Loaded, found: _Found, vectors: int) -> KitError:
     return failure(
         "tokens-beyond-embedding",
@@ -74,8 +90,8 @@ def _untrained(loaded: Loaded, run: Run, found: _Found) -> KitError:
     return failure(
         "untrained-tokens",
         f"{len(found.rows):,} rows hold tokens that this model has never learnt.",
-        f"Their vectors in the embedding are zero and stay so, as --method {run.method} does not train it. Base models "
-        "have such tokens where only their chat versions were trained on them.",
+        f"Their vectors in the embedding are zero, or those of other tokens, and --method {run.method} leaves them so. "
+        "Base models have such tokens where only their chat versions were trained on them.",
         "--model with the chat version of this base       (its name often ends in Instruct)",
         "--template plain                                 (a template of words alone)",
         "--method full                                    (trains the embedding too)",

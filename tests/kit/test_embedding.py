@@ -30,16 +30,21 @@ def rare_token(samples: data.store.Samples) -> tuple[int, int]:
     return next((token, sample.row) for sample in samples for token in sample.ids[:-1] if held[token] == 1)
 
 
-def without(token: int, folder: Path) -> Path:
-    """The embedded model with a vector of noughts for one token."""
+def with_vector(token: int, folder: Path, of: int | None = None) -> Path:
+    """The embedded model with another vector for a token: that of the token `of`, or of noughts."""
     shutil.copytree(TINY, folder)
     file = folder / "model.safetensors"
     content = bytearray(file.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
     about = json.loads(content[8:header])[EMBEDDING]
-    width_bytes = (about["data_offsets"][1] - about["data_offsets"][0]) // about["shape"][0]
-    start = header + about["data_offsets"][0] + token * width_bytes
-    content[start : start + width_bytes] = bytes(width_bytes)
+    first, end = about["data_offsets"]
+    width_bytes = (end - first) // about["shape"][0]
+
+    def place(number: int) -> slice:
+        start = header + first + number * width_bytes
+        return slice(start, start + width_bytes)
+
+    content[place(token)] = bytes(width_bytes) if of is None else content[place(of)]
     file.write_bytes(content)
     return folder
 
@@ -48,7 +53,7 @@ def without(token: int, folder: Path) -> Path:
 @pytest.mark.parametrize("backend", ["unsloth", "hf"])
 def test_a_token_that_the_model_never_learnt_is_a_finding_with_its_row(kit_train, samples, tmp_path, backend) -> None:
     token, row = rare_token(samples)
-    model = without(token, tmp_path / "base")
+    model = with_vector(token, tmp_path / "base")
     run = ("--model", model, "--data", ROWS, "--held-out-rows", 0, "--backend", backend, "--output", tmp_path / "x")
     done = kit_train("--preset", "cpu", "--max-steps", 1, *run, libraries=backend)
     text = " ".join(done.stderr.split())
@@ -62,8 +67,20 @@ def test_a_token_that_the_model_never_learnt_is_a_finding_with_its_row(kit_train
 
 
 @pytest.mark.torch
+def test_two_tokens_with_one_vector_are_a_finding(kit_train, samples, tmp_path) -> None:
+    """As a word added to the vocabulary has that was given the mean of all: the model cannot tell them apart."""
+    token, _ = rare_token(samples)
+    other = samples[0].ids[0]
+    model = with_vector(token, tmp_path / "base", of=other)
+    run = ("--model", model, "--data", ROWS, "--held-out-rows", 0, "--backend", "hf", "--output", tmp_path / "x")
+    done = kit_train("--preset", "cpu", "--max-steps", 1, *run, libraries="hf")
+    assert done.returncode == 1, done.stderr
+    assert all(text in done.stderr for text in ("untrained-tokens", f"({token})", f"({other})"))
+
+
+@pytest.mark.torch
 def test_who_trains_all_weights_may_begin_with_a_vector_of_noughts(kit_train, samples, tmp_path) -> None:
-    model = without(rare_token(samples)[0], tmp_path / "base")
+    model = with_vector(rare_token(samples)[0], tmp_path / "base")
     run = (
         "--model",
         model,
