@@ -170,7 +170,33 @@ LOADED = contracts(
         "kwargs.pop('attn_implementation', None)", "kwargs.pop('experts_implementation', None)",
     ), "kit/models/named_code.py", "_implementation"),
     (f"{CPU}.from_pretrained", Takes("attn_implementation"), LOADING, "FIRST_ATTENTION"),
+    # templates, which the kit renders itself
+    ("transformers.utils.chat_template_utils:_cached_compile_jinja_template", Does(
+        "ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, "
+        "extensions=[AssistantTracker, jinja2.ext.loopcontrols])",
+        "tags = {'generation'}",
+        "jinja_env.filters['tojson'] = tojson",
+        "jinja_env.globals['raise_exception'] = raise_exception",
+        "jinja_env.globals['strftime_now'] = strftime_now",
+        "json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)",
+    ), "kit/prompt/rendering.py", "trim_blocks=True, lstrip_blocks=True"),
     # asking
+    ("transformers.generation.utils:GenerationMixin.generate", Does(
+        "streamer.put(input_ids.cpu())",
+    ), GENERATION, "self.is_prompt = True"),
+    ("transformers.generation.utils:GenerationMixin._sample", Does(
+        "stop_check(unfinished_sequences, next_tokens, input_ids.shape[1])", "streamer.end()",
+        "stopping_criteria(input_ids, scores)",
+    ), GENERATION, "def end(self)"),
+    ("transformers.generation.utils:StopCheck.__call__", Does(
+        "self.streamer.put(tokens.cpu())",
+    ), GENERATION, "def put(self, value"),
+    ("transformers.generation.utils:DeferredStopCheck.is_supported", Does(
+        "device.type != 'mps' or is_assistant",
+    ), GENERATION, "def put(self, value"),
+    ("transformers.generation.configuration_utils:GenerationConfig.__init__", Takes(
+        *(passed(GENERATION, "loaded.model.generate") - {"input_ids", "attention_mask"}),
+    ), GENERATION, "loaded.model.generate"),
     ("transformers.generation.stopping_criteria:StoppingCriteriaList.__call__", Does(
         "is_done = is_done | criteria(input_ids, scores, **kwargs)",
     ), GENERATION, "def stop(self, input_ids"),
