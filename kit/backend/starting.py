@@ -195,5 +195,6 @@ def _limit_card(card: PlannedCard | None, free_bytes: int) -> tuple[str, ...]:
         return ()
     return (
         f"No more than {gib(limit_bytes)} GiB of the card are taken: beyond what is free the driver of Windows would "
-        "take main memory without a word, at a tenth of the speed (kit train --vram-limit-gib sets another limit).",
+        "take main memory without a word, at a tenth of the speed (--vram-limit-gib sets another limit; "
+        "python -m envcheck --explain windows-sysmem-fallback).",
     )

@@ -189,7 +189,8 @@ def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
         _beyond("loading", "a step", (0, _loading_bytes(shape, run)), (0, after_loading)),
     )
     process = Part("process", *map(int, PROCESS_BYTES[run.device]))
-    parts = (*_weights(shape, run), *trained, *step, *beyond, _kept_aside(shape, run), process)
+    aside = (_kept_aside(shape, run),) if run.device == "cpu" else ()
+    parts = (*_weights(shape, run), *trained, *step, *beyond, *aside, process)
     return tuple(part for part in parts if part.high_bytes)
 
 
@@ -220,7 +221,7 @@ def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
 
 def _kept_aside(shape: Shape, run: Run) -> Part:
     """The preflight copies what is trained into main memory, to bring it back; of an adapter it is next to nothing."""
-    copied = METHODS[run.method].trains_whole_model and run.device == "cpu"
+    copied = METHODS[run.method].trains_whole_model
     return _exact("preflight's copy", adapter_width_bytes(run) * trained_params(shape, run) if copied else 0)
 
 
@@ -271,7 +272,8 @@ def _main_memory(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
     """What waits in main memory until the card needs it."""
     embedding = base_width_bytes(run) * shape.embedding_params if is_embedding_offloaded(shape, run) else 0
     activations = Part("activations", *offloaded_bytes(shape, run, _samples_at_once(run) * length))
-    return tuple(part for part in (activations, _exact("embedding", embedding)) if part.high_bytes)
+    aside = (_kept_aside(shape, run),) if run.device == "cuda" else ()
+    return tuple(part for part in (activations, _exact("embedding", embedding), *aside) if part.high_bytes)
 
 
 def _waiting(parts: tuple[Part, ...], available: int | None) -> Iterator[str]:

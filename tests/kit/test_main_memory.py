@@ -12,7 +12,7 @@ from kit.options import Run, resolve
 from kit.run.notes import collect_notes
 from kit.support import environment
 from kit.support.units import GIB
-from tests.support.plans import ON_CARD, config_of, plan_of
+from tests.support.plans import ON_CARD, config_of, part, plan_of
 
 BATCH = {"gradient_checkpointing": "unsloth", "micro_batch_size": 16, "batch_size": 16, "max_length_tokens": 4096}
 
@@ -83,6 +83,16 @@ def test_an_embedding_that_waits_in_main_memory_needs_room_there() -> None:
         plan = memory.plan(config_of("Qwen3-8B"), settled, None, available, free)
         assert ([one.name for one in plan.main_memory], plan.verdict) == (["embedding"], verdict)
     assert "1.16 of 1.00 GiB of main memory" in reasons["embedding_offload"]
+
+
+def test_the_preflight_copies_a_whole_model_into_main_memory() -> None:
+    """Of Qwen3-0.6B in 32 bit 2.22 GiB, which a CPU has in its one memory."""
+    options = {"method": "full", "backend": "hf", "load_in_4bit": False, "optimizer": "adamw_torch_fused"}
+    on_card, on_cpu = (plan_of("Qwen3-0.6B", 80, **options, device=device) for device in ("cuda", "cpu"))
+    (copy,) = on_card.main_memory
+    assert copy == part(on_cpu, "preflight's copy")
+    assert copy.low_bytes == 4 * on_card.trained_params
+    assert on_cpu.main_memory == ()
 
 
 def test_fit_keeps_to_main_memory() -> None:
