@@ -98,7 +98,7 @@ def test_a_card_that_fails_in_the_comparison_leaves_the_mark_of_what_is_written(
     base = SimpleNamespace(folder="base", is_saved_in_four_bit=False)
     first = SimpleNamespace(precision="bf16", is_whole=False)
     job = SimpleNamespace(weights=(), base=base, adapters=(), four_bit=False, first=first, combination=None,
-                          trained_in_four_bit=None, output="model")  # fmt: skip
+                          trained_in_four_bit=None, trained_on=None, output="model")  # fmt: skip
     monkeypatch.setattr(candidates, "choose_device", lambda _: ("cuda", "fp32"))
     monkeypatch.setattr(verifying, "_exports", lambda *_: [])
     monkeypatch.setattr(verifying.parity, "compare", lost)
