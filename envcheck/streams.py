@@ -32,6 +32,8 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             if stream.isatty():
                 stream.reconfigure(errors=PLAIN)
+                if sys.platform == "win32":
+                    os.system("")  # after any command its console takes codes for colours, which it else shows
             else:
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # half a character, as JSON writes it
     if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():

@@ -181,6 +181,18 @@ def test_what_is_piped_in_otherwise_is_a_finding(monkeypatch) -> None:
     assert finding.fix[0].startswith("$OutputEncoding = ")
 
 
+def test_a_console_of_windows_is_made_to_take_colours(monkeypatch) -> None:
+    """Else it shows "[31m" before each error."""
+    started: list[str] = []
+    monkeypatch.setattr(os, "system", started.append)
+    monkeypatch.setattr(sys, "platform", "win32")
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys, "stdout", Stream("utf-8", is_terminal))
+        monkeypatch.setattr(sys, "stderr", Stream("utf-8"))
+        streams.prepare()
+        assert started == [""] * is_terminal
+
+
 # A reader that has seen enough: `| Select-Object -First 5`.
 
 CLOSED_ON_WINDOWS = OSError(errno.EINVAL, "Invalid argument")

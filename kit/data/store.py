@@ -22,7 +22,7 @@ import numpy as np
 
 from kit.prompt import IGNORED, Sample
 from kit.support.cache import cache_folder
-from kit.support.errors import describe_error, failure
+from kit.support.errors import KitError, describe_error, failure
 from kit.support.files import delete_folder, replace_folder
 from kit.support.user_shell import shell
 
@@ -81,16 +81,17 @@ class StoreWriter:
     def __init__(self, folder: Path):
         import pyarrow as pa
 
-        self.samples = pa.ipc.new_file(str(folder / SAMPLES), samples_schema())
-        self.rows = pa.ipc.new_file(str(folder / ROWS), rows_schema())
+        self.opened = contextlib.ExitStack()  # the files by themselves: a writer that is closed leaves its file open
+        samples, rows = (self.opened.enter_context(pa.OSFile(str(folder / name), "wb")) for name in (SAMPLES, ROWS))
+        self.samples = self.opened.enter_context(pa.ipc.new_file(samples, samples_schema()))
+        self.rows = self.opened.enter_context(pa.ipc.new_file(rows, rows_schema()))
 
     def add(self, samples: "pa.RecordBatch", rows: "pa.RecordBatch") -> None:
         self.samples.write_batch(samples)
         self.rows.write_batch(rows)
 
     def close(self) -> None:
-        self.samples.close()
-        self.rows.close()
+        self.opened.close()
 
 
 @contextmanager
@@ -105,23 +106,35 @@ def new_folder(key: str) -> Iterator[Path]:
         cache.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=cache))
         yield folder
-        with contextlib.suppress(OSError):  # another process was first: its files are the same
-            replace_folder(folder, cache / key)  # in place of one that could not be read
+        _put_in_place(folder, cache / key)
     except OSError as error:
         if folder and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise  # of the data's files, most likely
-        raise failure(
-            "cache-cannot-be-written",
-            f"Encoded data cannot be kept in {cache}.",
-            describe_error(error),
-            f"free some room on the disk of {cache}",
-            shell().with_env("KIT_CACHE", "FOLDER", "python -m kit.train ...")
-            + "       (a folder of yours on another disk)",
-        ) from error
+        raise _cannot_keep(cache, error) from error
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
     keep_within(cache, CACHE_LIMIT_BYTES, cache / key)
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Also of one that could not be read. Raises KitError: it cannot have its name."""
+    try:
+        replace_folder(folder, target)
+    except OSError as error:
+        if not target.is_dir():  # else another process was first, or has it in use: its files are the same
+            raise _cannot_keep(target.parent, error) from error
+
+
+def _cannot_keep(cache: Path, error: OSError) -> KitError:
+    return failure(
+        "cache-cannot-be-written",
+        f"Encoded data cannot be kept in {cache}.",
+        describe_error(error),
+        f"free some room on the disk of {cache}",
+        shell().with_env("KIT_CACHE", "FOLDER", "python -m kit.train ...")
+        + "       (a folder of yours on another disk)",
+    )
 
 
 def keep_within(cache: Path, limit_bytes: int, newest: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.data import __main__ as data_door
 from kit.data import store
 from kit.options import Run, TrainCommand
 from kit.run import checkpoints
@@ -209,3 +210,35 @@ def test_a_stored_data_set_in_use_stays_whole(tmp_path, monkeypatch, windows, re
     a_folder(cache / "target", "old")
     store_data(cache)  # another process has the same data open: it is as good
     assert texts(cache / "target") == ["old", "old"]
+
+
+# Windows renames no folder in which a file is open. Linux does, and can be asked for the open files of a process.
+
+ASKS_LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc that lists open files")
+WATCHED = """
+import os, sys
+from pathlib import Path
+
+def held_in(folder):
+    opened = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    mapped = [line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line]
+    return [path for path in (*opened, *mapped) if path.startswith(f"{os.path.realpath(folder)}{os.sep}")]
+
+def watch(path, target):
+    for folder in filter(Path.is_dir, (path, Path(target))):
+        renamed.append((folder.name, held_in(folder)))
+    return rename(path, target)
+
+rename, Path.replace, renamed = Path.replace, watch, []
+"""
+
+
+@ASKS_LINUX
+def test_encoded_data_are_closed_when_they_get_their_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(Path, "replace", Path.replace)  # it is put back afterwards
+    watched: dict = {}
+    exec(WATCHED, watched)
+    data_door.main(["--model", "tiny", "examples/identity.jsonl"])
+    assert watched["renamed"], "nothing was encoded"
+    assert [held for _, held in watched["renamed"] if held] == []

@@ -37,7 +37,13 @@ def run_python(
     if libraries and hasattr(os, "fork") and sitecustomize.LOG not in whole:
         return _warm(libraries, whole).run(texts, whole, input)
     return subprocess.run(
-        [sys.executable, *texts], cwd=cwd, env=whole, input=input, capture_output=True, text=True, timeout=LONGEST_S
+        [sys.executable, *texts],
+        cwd=cwd,
+        env=whole,
+        input=input,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LONGEST_S,
     )
 
 

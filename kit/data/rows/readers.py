@@ -305,7 +305,7 @@ def _parquet_batches(path: Path) -> Iterator[tuple["pa.RecordBatch", float]]:
         done = 0
         for batch in file.iter_batches(BATCH_ROWS):
             done += len(batch)
-            yield batch, done / file.metadata.num_rows
+            yield batch, min(1.0, done / max(1, file.metadata.num_rows))  # a broken file may say that it has none
 
 
 def _arrow_batches(path: Path) -> Iterator[tuple["pa.RecordBatch", float]]:

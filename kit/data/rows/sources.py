@@ -5,6 +5,7 @@ import csv
 import difflib
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -123,7 +124,7 @@ def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
         inside = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in inside.parts)
         if _is_data(path.name) and not is_hidden and path.is_file():
-            files.append((f"{name.rstrip('/')}/{inside.as_posix()}", path))
+            files.append((f"{name.rstrip('/' + os.sep)}/{inside.as_posix()}", path))
     if files:
         return files
     raise failure(
