@@ -60,6 +60,8 @@ def a_slice(folder: Path, minutes: float = 5, said: list[str] | None = None) -> 
         (FAILS, "failed", "ValueError: a tensor of another shape"),
         (RUNS_OUT, "out of memory", "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"),
         (FINDS, "failed", "no-usable-gpu: No card can be used. It is hidden."),
+        (f"import atexit, sys; atexit.register(sys.stderr.write, '  0%|   | 0/4 [00:03<?, ?it/s]'); {FAILS}", "failed",
+         "ValueError: a tensor of another shape"),
         ("raise SystemExit(3)", "failed", "status 3, without a word"),
         ("print('{\"findings\": [{\"severity\": \"error\", \"what\": \"No driver.\"}]}'); raise SystemExit(1)",
          "failed", "No driver."),
@@ -472,7 +474,9 @@ def test_every_kind_of_job_works(rehearsed) -> None:
 @pytest.mark.torch
 def test_a_look_inside_finds_what_is_planned(rehearsed) -> None:
     figures = rehearsed["memory-0.6B"]["figures"]
-    assert set(figures["planned_over_loaded"].values()) == {1.0}
+    assert figures["planned_over_loaded"] == pytest.approx(
+        dict.fromkeys(("weights", "adapter", "gradients", "optimizer"), 1), abs=1e-3
+    )
     assert [(row["checkpointing"], row["samples"], row["padded"]) for row in figures["rows"]] == [
         (way, samples, padded) for way in ("off", "on") for samples, _, padded in catalogue.SMALL_GRID
     ]

@@ -35,6 +35,7 @@ MOST_SCALE = 4  # as many times slower than expected a machine is taken to be
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "PYTHONUTF8": "1"}
 FINDING = re.compile(r"^error: ([\w-]+)\s+(.+)", re.MULTILINE)  # as the kit and envcheck print one
 WHY = re.compile(r"^ +why: (.+)", re.MULTILINE)
+RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # the last line of a traceback
 Record = dict[str, Any]
 
 
@@ -127,14 +128,15 @@ def figures_in(out: str) -> Record:
 
 
 def last_words(ended: Ended, figures: Record) -> str:
-    """What went wrong: findings that were printed, else the last line."""
+    """What went wrong: findings that were printed, else what was raised, else the last line."""
     if errors := [found["what"] for found in figures.get("findings", ()) if found.get("severity") == "error"]:
         return " ".join(errors)
     if found := list(FINDING.finditer(ended.err)):
         why = WHY.search(ended.err, found[-1].end())
         return " ".join(filter(None, (f"{found[-1][1]}: {found[-1][2]}", why and why[1])))
     lines = [line.strip() for line in ended.err.splitlines() if line.strip()]
-    return lines[-1][:400] if lines else figures.get("said", "")
+    raised = [line for line in lines if RAISED.match(line)]  # a bar of progress may stand behind it
+    return (raised or lines)[-1][:400] if lines else figures.get("said", "")
 
 
 def known_cause(text: str) -> str:
