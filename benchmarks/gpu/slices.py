@@ -178,14 +178,15 @@ class Slice:
             job, work_s = fitting[0], scale * work_s
             self.say(f"[{len(jobs) - len(todo) + 1}/{len(jobs)}] {job.name}: {job.what}")
             self.say(f"    about {clock(work_s)} of work left, {clock(max(0, left_s))} of this call")
-            self.run_job(job)
+            self.run_job(job, scale)
             self.has_run = True
 
-    def run_job(self, job: CardJob) -> None:
+    def run_job(self, job: CardJob, scale: float) -> None:
+        """scale: how much slower than expected this machine is."""
         if trouble := self.make_model(job):
             self.keep(job, {"status": "failed", "why": trouble, "wall_s": 0, "figures": {}, "gpu": {}})
             return
-        limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * job.expected_s)
+        limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * scale * job.expected_s)
         left_s = self.end_s - time.monotonic()
         ended = run_process(
             job.arguments, dict(job.env), self.folder / "logs" / job.name, min(limit_s, left_s), self.card
