@@ -71,24 +71,33 @@ def _plain_block(shape: Shape, run: Run, length_tokens: int) -> int:
 def _method_block(shape: Shape, run: Run) -> int:
     """What the method keeps of a block for each token, beyond the block's own."""
     method, width = METHODS[run.method], width_bytes(run)
-    sides = [
-        (name, d_in, d_out, shape.experts_per_token if name in MLP else 1)
-        for name, (d_in, d_out) in shape.linears.items()
-        if name in run.target_modules
-    ]
+    sides = _adapted(shape, run)
     if method.kind == "LORA":  # x A, which B multiplies; DoRA: the results of the base and of the update
         ranks = sum(run.other_ranks.get(name, run.lora_rank) for name in run.target_modules)
         kept = width * (shape.experts_per_token * ranks + _adapter_inputs(shape, run))
         return kept + (2 * width * sum(d_out * copies for _, _, d_out, copies in sides) if method.has_lengths else 0)
     if method.kind == "MISS":  # x folded to the rank, and which numbers of it were dropped
-        dropped = sum(d_in * copies for _, d_in, _, copies in sides) if run.lora_dropout else 0
-        return width * sum(run.lora_rank * copies for *_, copies in sides) + dropped
+        return width * sum(run.lora_rank * copies for *_, copies in sides) + _dropped_bytes(shape, run)
     if method.kind == "IA3":  # what is multiplied, which PEFT's 4-bit layers have in 32 bit on a CPU
         scaled = sum((d_in if name == IA3_INWARD else d_out) * copies for name, d_in, d_out, copies in sides)
         return (4 if run.load_in_4bit and run.device == "cpu" else width) * scaled
     if method.trains_whole_model:
         return _full_block(shape, run)
     return 0
+
+
+def _adapted(shape: Shape, run: Run) -> list[tuple[str, int, int, int]]:
+    """Of each adapted layer of a block its name, what goes in, what comes out, and how many of them a token meets."""
+    return [
+        (name, d_in, d_out, shape.experts_per_token if name in MLP else 1)
+        for name, (d_in, d_out) in shape.linears.items()
+        if name in run.target_modules
+    ]
+
+
+def _dropped_bytes(shape: Shape, run: Run) -> int:
+    """Which of its inputs each adapter has dropped, a byte each."""
+    return sum(d_in * copies for _, d_in, _, copies in _adapted(shape, run)) if run.lora_dropout else 0
 
 
 def _full_block(shape: Shape, run: Run) -> int:
@@ -120,7 +129,7 @@ def _fused_block(shape: Shape, run: Run) -> int:
     if shape.qk_norm:
         kept += width * (shape.query + shape.key) + 4 * (shape.heads + shape.kv_heads)
     kept += width * (2 * shape.query + 2 * shape.key) + 4 * shape.heads  # q, k, v, their result; log-sum-exp
-    return kept + width * 2 * inner  # gate and up
+    return kept + width * 2 * inner + _dropped_bytes(shape, run)  # gate and up; their kernels compute dropout too
 
 
 def padding_bytes_per_token(shape: Shape, run: Run, length_tokens: int) -> int:

@@ -12,10 +12,10 @@ from typing import Any
 
 from envcheck.facts import Finding
 from kit.models.known import known_by_last_part, nf4_of
+from kit.options import HEAD
 from kit.support.errors import failure, problem
 
 KEYS = ("quantization_config", "compression_config", "quantization")  # the second by compressed-tensors, then MLX
-HEAD = "lm_head"
 BITSANDBYTES = "bitsandbytes"
 # What publishers add to the name of the model that they quantised: Qwen3-8B-AWQ, -GPTQ-Int4, -unsloth-bnb-4bit.
 _ENDING = re.compile(

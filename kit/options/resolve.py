@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from envcheck import other_gpus, settings, visible, wheels
 from envcheck.facts import Facts, Gpu
-from kit.options import METHODS, DataCommand, Rows, Run, TrainCommand, command_line
+from kit.options import HEAD, LINEAR_LAYERS, METHODS, DataCommand, Rows, Run, TrainCommand, command_line
 from kit.options.commands import RunDoor
 from kit.options.measured import measured
 from kit.options.methods import IN_UNSLOTH
@@ -165,6 +165,11 @@ def check_method(run: Run) -> None:
         what = f"--method {run.method} cannot compute activations again."
         fixes = ("--gradient-checkpointing off", "--method prompt            (its virtual words are no cache)")
         wrong.append(("method-cannot-recompute", what, f"{NO_RECOMPUTING.capitalize()}.", *fixes))
+    if method.adapts_layers and HEAD in run.target_modules:
+        what = f"{HEAD} cannot have an adapter."
+        why = "The loss is computed from the head's own weight, past it; Unsloth on a card would train the whole head."
+        others = [name for name in run.target_modules if name != HEAD] or LINEAR_LAYERS
+        wrong.append(("head-not-adapted", what, why, f"--target-modules {' '.join(others)}"))
     if "rank_pattern" in method.options:
         for name in run.other_ranks.keys() - set(run.target_modules):
             near = did_you_mean(name, run.target_modules)

@@ -10,6 +10,7 @@ from kit.options.methods import HELP, LORA, METHODS
 from kit.options.option import Options, Typed
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+HEAD = "lm_head"
 if TYPE_CHECKING:
     MethodName = str
 else:
@@ -85,7 +86,7 @@ class MethodOptions(Options):
     """Other ranks for some layers, as name=rank: --rank-pattern q_proj=32 k_proj=16. Alpha stays lora_alpha, so a layer
     of twice the rank has half the scale."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Above 0 leaves Unsloth's fast path."""
+    """Share of an adapter's input that is left out at random."""
     target_modules: tuple[str, ...] = LINEAR_LAYERS
     """Names of the linear layers that get an adapter."""
     adapter_precision: Literal["fp32", "bf16"] = "fp32"

@@ -44,8 +44,6 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
         )
     if run.report_to != trackers.NONE:
         notes.append(trackers.note(run.report_to, planned.output))
-    if run.lora_dropout > 0 and backend.name == "unsloth":
-        notes.append("lora_dropout above 0 leaves Unsloth's fast path: the run is slower.")
     is_tied = bool(model.config.get("tie_word_embeddings"))
     if run.embedding_offload == "on" and not can_offload_embedding(is_tied, run):
         notes.append("embedding_offload has no effect: it is for Unsloth on a card and models with a head of its own.")

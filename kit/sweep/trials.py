@@ -144,9 +144,9 @@ def _wrong_layers(planned: Planned) -> Iterable[Finding]:
     tensors = [item for file in files for item in read_tensors(file).items()]
     known = {name.split(".")[-2] for name, tensor in tensors if len(tensor.shape) > 1}
     for name in planned.run.target_modules:
-        if known and name not in {*known, "lm_head"}:
+        if known and name not in known:
             fix = f"--over target_modules={'+'.join(sorted(known.intersection(LINEAR_LAYERS)))}"
-            yield no_such_layer(name, {*known, "lm_head"}, fix)
+            yield no_such_layer(name, known, fix)
 
 
 def _notes(command: SweepCommand, trials: list[PlannedTrial]) -> Iterable[str]:

@@ -102,6 +102,14 @@ UNSLOTH = contracts(
         "torch_device = infer_device()",
         "load_peft_weights(model_id, device=torch_device, key_mapping=key_mapping, **hf_hub_download_kwargs)",
     ), ADAPTERS, "torch_device=device"),
+    # dropout within the kernels, which keep a mask for each adapter
+    ("unsloth.kernels.fast_lora:FUSED_LORA_DROPOUT", Does(
+        "os.environ.get('UNSLOTH_FUSED_LORA_DROPOUT', '1') != '0'",
+    ), ACTIVATIONS, "their kernels compute dropout too"),
+    ("unsloth.kernels.fast_lora:LoRA_MLP.forward",
+     Does("masks = (gate_mask, up_mask, down_mask)"), ACTIVATIONS, "a byte each"),
+    ("unsloth.kernels.fast_lora:LoRA_QKV.forward",
+     Does("masks = (Q_mask, K_mask, V_mask)"), ACTIVATIONS, "a byte each"),
     # rotary positions: stretched behind the caller's back unless he names how they are to be
     (f"{LLAMA}:FastLlamaModel.from_pretrained", Does(
         "rope_scaling is not None",

@@ -199,6 +199,14 @@ class TestChoose:
         ]
         assert found == ["eager", "sdpa", "sdpa"]
 
+    def test_dropout_on_a_card_keeps_which_inputs_were_dropped(self) -> None:
+        """Of each of seven adapters a byte for each number that goes in, of each token."""
+        asked = {"gradient_checkpointing": "off", "micro_batch_size": 1, "max_length_tokens": 100}
+        plans = [self.chosen("Qwen3-4B", 16, lora_dropout=dropout, **asked)[1] for dropout in (0.0, 0.1)]
+        without, with_dropout = (part(plan, "activations").low_bytes for plan in plans)
+        hidden, query, inner = 2560, 32 * 128, 9728
+        assert with_dropout - without == 36 * 100 * (5 * hidden + query + inner)
+
     def test_the_embedding_leaves_the_card_where_nothing_else_fits(self) -> None:
         """Where the head is another matrix: of the sizes from 8B on."""
         plans = [self.chosen("Qwen3-8B", size, max_length_tokens=512) for size in (16, 8, 7.2)]

@@ -20,7 +20,7 @@ from kit.run.notes import collect_notes
 from kit.run.prepared import Planned
 from kit.support.errors import KitError
 from tests.support.processes import run_python
-from tests.support.results import record_of
+from tests.support.results import finding_of, record_of
 
 ROOT = Path(__file__).parents[2]
 QWEN3 = ROOT / "tests" / "data" / "qwen3"
@@ -160,6 +160,16 @@ def test_learnt_keys_and_values_leave_nothing_to_compute_again(method: str) -> N
     run, reasons = settled(method=method)
     assert run.gradient_checkpointing == "off"
     assert "cache" in reasons["gradient_checkpointing"]
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["q_proj", "lm_head"]])
+def test_an_adapter_on_the_head_is_refused(targets: list[str]) -> None:
+    """The loss goes past it: TRL refuses it, and Unsloth on a card trains the whole head in its place."""
+    flags = ["--model", "tiny", "--target-modules", *targets]
+    found = finding_of(resolve.settle, resolve.load(flags, lambda: Facts(gpu=())).run, Facts(gpu=()))
+    assert found.id == "head-not-adapted"
+    assert found.fix[0].startswith("--target-modules q_proj")
+    assert "lm_head" not in found.fix[0]
 
 
 def notes(*flags: str) -> list[str]:
