@@ -264,7 +264,7 @@ def cannot_write(path: Path, error: Exception) -> Finding:
     else:
         fixes = [f"{shell().show_rights(str(path.parent))}       (shows who may write)"]
     if sys.platform == "win32" and isinstance(error, PermissionError):
-        fixes = ["close what has it open: kit chat, an editor, a window that shows the folder", *fixes]
+        fixes = ["close what has it open: kit chat, a spreadsheet, an editor, a window on the folder", *fixes]
     again = "then the same command: it goes on from the newest checkpoint"
     return problem("output-cannot-be-written", f"{path} cannot be written.", describe_error(error), *fixes, again)
 

@@ -4,7 +4,7 @@ import json
 import shlex
 import tracemalloc
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +110,16 @@ def test_a_line_with_a_broken_byte_is_named(write) -> None:
     assert codes(path) == [None, None, None, "data-not-utf8", None]
     assert "byte 0xB0 at character 8" in str(values(path)[3])
     str(values(path)[3]).encode()
+
+
+def test_files_come_in_one_order_on_every_system() -> None:
+    names = ["B.jsonl", "a.jsonl", "a/z.jsonl"]
+    for kind in (PurePosixPath, PureWindowsPath):
+        assert [path.as_posix() for path in sources.in_order(map(kind, reversed(names)))] == [
+            "B.jsonl",
+            "a/z.jsonl",
+            "a.jsonl",
+        ]
 
 
 # json lists and objects

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeVar
 
 from kit.data.rows import encodings, hub
 from kit.data.rows.readers import (
@@ -51,6 +51,9 @@ NOT_ROWS = re.compile(r"(readme|license|requirements.*|state|dataset_(infos?|dic
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+){0,2}")
 SURELY_JSON = re.compile(r'\s*(\[\s*)?\{\s*"')  # in a file whose ending says csv or text
+
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
 class NoData(NamedTuple):
@@ -107,12 +110,17 @@ def _files(name: str) -> list[tuple[str, Path]]:
         raise _unreadable(name, error) from None
 
 
+def in_order(paths: Iterable[AnyPath]) -> list[AnyPath]:
+    """The same on every system, as the order of rows comes of it; paths of Windows ignore capitals by themselves."""
+    return sorted(paths, key=lambda path: path.parts)
+
+
 def _matches(name: str, path: Path) -> list[Path]:
     """What fits a pattern that the shell left as it was; like the shell's, it does not find hidden files."""
     if not any(sign in name for sign in "*?["):
         return []
     try:
-        paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        paths = in_order(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (ValueError, NotImplementedError):  # no pattern at all, such as a**
         return []
     return [match for match in paths if not any(part.startswith(".") for part in {*match.parts} - {*path.parts})]
@@ -120,7 +128,7 @@ def _matches(name: str, path: Path) -> list[Path]:
 
 def _in_folder(name: str, folder: Path) -> list[tuple[str, Path]]:
     files = []
-    for path in sorted(folder.rglob("*")):
+    for path in in_order(folder.rglob("*")):
         inside = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in inside.parts)
         if _is_data(path.name) and not is_hidden and path.is_file():
