@@ -17,15 +17,18 @@ ATTENTION, MLP = LINEAR_LAYERS[:4], LINEAR_LAYERS[4:]
 # generation_config.json says nothing.
 ADVISED_SAMPLING = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)}
 
+# What Unsloth has layers of its own for on a card, by model_type; of all others it compiles those of transformers.
+WITH_UNSLOTH_LAYERS = frozenset(("llama", "mistral", "gemma", "gemma2", "qwen2", "qwen3"))
+
 
 @dataclass(frozen=True)
 class Family:
     """model_type and architecture: as config.json writes them.
 
     has_qk_norm: queries and keys have norms of their own. biased: linear layers that have a bias whatever the config
-    says. is_mixture: its MLPs are experts. is_in_unsloth: Unsloth has layers of its own for it on a card.
-    gguf_architecture: its name in gguf.MODEL_ARCH, "" where no GGUF file of it was compared. gguf_pairs_neighbours:
-    rotary pairs lie side by side in GGUF, half a head apart in transformers.
+    says. is_mixture: its MLPs are experts. gguf_architecture: its name in gguf.MODEL_ARCH, "" where no GGUF
+    file of it was compared. gguf_pairs_neighbours: rotary pairs lie side by side in GGUF, half a head apart in
+    transformers.
     """
 
     model_type: str
@@ -33,14 +36,13 @@ class Family:
     has_qk_norm: bool = False
     biased: tuple[str, ...] = ()
     is_mixture: bool = False
-    is_in_unsloth: bool = True
     gguf_architecture: str = ""
     gguf_pairs_neighbours: bool = False
 
 
 _RECORDS = (
     Family("qwen3", "Qwen3ForCausalLM", has_qk_norm=True, gguf_architecture="QWEN3"),
-    Family("qwen3_moe", "Qwen3MoeForCausalLM", has_qk_norm=True, is_mixture=True, is_in_unsloth=False),
+    Family("qwen3_moe", "Qwen3MoeForCausalLM", has_qk_norm=True, is_mixture=True),
     Family("qwen2", "Qwen2ForCausalLM", biased=("q_proj", "k_proj", "v_proj")),
     Family("llama", "LlamaForCausalLM", gguf_architecture="LLAMA", gguf_pairs_neighbours=True),
     Family("mistral", "MistralForCausalLM"),
@@ -56,12 +58,6 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
     if family and isinstance(architectures, list) and architectures and family.architecture not in architectures:
         return None
     return family
-
-
-def is_in_unsloth(config: Mapping[str, Any]) -> bool:
-    """Whether Unsloth has layers of its own for it, and does not compile those of transformers."""
-    family = family_of(config)
-    return bool(family and family.is_in_unsloth)
 
 
 def name_of(config: Mapping[str, Any]) -> str:

@@ -37,7 +37,8 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
             "is no run in fp32. Unset it, or --gradient-checkpointing on."
         )
     notes += [*_taken_since(planned, backend), *other_gpus.notes(planned.facts)]
-    if run.device == "cuda" and backend.name == "unsloth" and not families.is_in_unsloth(model.config):
+    has_layers = model.config.get("model_type") in families.WITH_UNSLOTH_LAYERS
+    if run.device == "cuda" and backend.name == "unsloth" and not has_layers:
         notes.append(
             f"Unsloth has no layers of its own for {families.name_of(model.config)} and compiles those of "
             "transformers: minutes in the first step, and other memory than planned. --backend hf compiles nothing."

@@ -1,6 +1,6 @@
 """What the kit relies on in Unsloth, and where models are loaded, adapted, asked and merged."""
 
-from kit.models.families import FAMILIES
+from kit.models.families import WITH_UNSLOTH_LAYERS
 from tests.contracts.kit_uses import passed
 from tests.contracts.promises import Contract, Does, InOrder, IsThere, Says, Takes, contracts
 
@@ -45,8 +45,8 @@ UNSLOTH = contracts(
     ), OTHERS, '"UNSLOTH_FORCE_GPU_PATH": "1"'),
     # families with layers of its own, which are not compiled, and all others, which are
     (f"{LOADER}:FastLanguageModel.from_pretrained", Does(
-        *(f"model_type == {family.model_type!r}" for family in FAMILIES.values() if family.is_in_unsloth),
-    ), "kit/models/families.py", "is_in_unsloth: bool = True"),
+        *(f"model_type == {name!r}" for name in sorted(WITH_UNSLOTH_LAYERS)),
+    ), "kit/models/families.py", "WITH_UNSLOTH_LAYERS"),
     (f"{LOADER}:FastModel.from_pretrained",
      Does("unsloth_compile_transformers"), "kit/run/notes.py", "no layers of its own"),
     # checkpointing: what is recorded, what None means, and from how many tokens on it is offloaded

@@ -32,6 +32,7 @@ def test_positions_are_the_models_own_also_beyond_the_last(config, tokens, said)
     ("model_type", "device", "backend", "is_said"),
     [
         ("qwen3", "cuda", "unsloth", False),
+        ("gemma2", "cuda", "unsloth", False),
         ("qwen3_moe", "cuda", "unsloth", True),
         ("phi3", "cuda", "unsloth", True),
         ("qwen3_moe", "cuda", "hf", False),

@@ -15,7 +15,10 @@ from kit.options import METHODS, Run
 from kit.options.methods import TAKEN_BY, method_of
 
 KIT = Path(__file__).parents[2] / "kit"
-TOKENIZERS = "models/vocabulary.py"  # llama.cpp's names of tokenizers, some of which are also those of families
+TOKENIZERS = {
+    "models/vocabulary.py",
+    "models/gguf_in.py",
+}  # llama.cpp's names of tokenizers, some of which are also those of families
 COMMON_WORDS = {"prompt", "prefix"}  # also keys of rows and of servers' answers
 
 
@@ -85,7 +88,7 @@ def test_adapters_that_the_kit_does_not_use(config: dict) -> None:
 
 def test_families_are_named_in_their_table_only() -> None:
     names = {*FAMILIES, *(family.architecture for family in FAMILIES.values())}
-    assert places(names, {"models/families.py", TOKENIZERS}) == []
+    assert places(names, {"models/families.py", *TOKENIZERS}) == []
     assert places({BLOCKS, BLOCKS.rstrip(".")}, {"models/families.py"}) == []
 
 
