@@ -24,11 +24,11 @@ from kit.run import telling, trackers
 from kit.run.folder import RunFolder
 from kit.run.layout import REPORT
 from kit.run.notes import collect_notes
-from kit.run.prepared import Planned, Prepared
+from kit.run.prepared import Planned, Prepared, refuse_pairs
 from kit.run.record import Result
 from kit.support import console
 from kit.support.callable_module import make_callable
-from kit.support.errors import describe_error, failure, stop_on_errors
+from kit.support.errors import describe_error, stop_on_errors
 from kit.support.progress import ProgressBars
 from kit.support.units import GIB
 from kit.support.user_shell import quoted
@@ -85,14 +85,8 @@ def _read(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
     chat = prompt.load(model, run.template)
     with console.progress() as on_progress:
         rows = data.read(run, chat, on_progress)
-    if "preferences" in rows.report.purpose:
-        raise failure(
-            "data-preference-pairs",
-            "The rows are pairs of a chosen and a rejected answer.",
-            "This command trains on answers; training on preferences is not there yet.",
-            "python -m kit.data FILE       (checks such pairs)",
-        )
-    return chat, rows
+    refuse_pairs(rows.report)
+    return chat.as_trained(rows.report.purpose, rows.report.rows_thinking), rows
 
 
 def _planned(settled: Planned, report: "DataReport | None") -> Planned:

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,17 +180,20 @@ def choose_device(weights: int) -> tuple[str, str]:
     return "cpu", "bf16"
 
 
-def template_and_ids(folder: Path, conversations: Sequence[list[dict[str, Any]]]) -> tuple[list[str], list[list[int]]]:
-    """What transformers makes of conversations with the tokenizer of a folder: prompt texts and ids."""
+def template_and_ids(
+    folder: Path, conversations: Sequence[list[dict[str, Any]]]
+) -> tuple[list[str], list[str], list[list[int]]]:
+    """What transformers makes of conversations with the tokenizer of a folder: prompt texts, those where nothing is
+    said of thinking, and the ids of the former."""
     from transformers import AutoTokenizer
 
     with silence():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        texts = [
-            str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
-            for turns in conversations
-        ]
-        return texts, [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+        texts = [str(render(turns, enable_thinking=False)) for turns in conversations]
+        default_texts = [str(render(turns)) for turns in conversations]
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return texts, default_texts, ids
 
 
 def end_token(folder: Path) -> tuple[str, int]:

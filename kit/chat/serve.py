@@ -8,6 +8,7 @@ from kit.backend.adapters_in_use import use_adapter
 from kit.backend.serving import HOST, missing_packages, server
 from kit.chat.asking import Speaker
 from kit.chat.options import ChatCommand
+from kit.prompt import thinking_switch
 from kit.support import console
 from kit.support.errors import failure
 from kit.support.user_shell import shell
@@ -39,7 +40,7 @@ def serve(speaker: Speaker, command: ChatCommand) -> int:
     """Until Ctrl-C. The first tuned one answers, or the untuned model where there is none."""
     target, index = speaker.target, 0 if speaker.target.names else None
     name, chat = target.name(index) if target.names else target.model.name, target.chat(index)
-    thinking = {} if command.thinking else {"enable_thinking": False}
+    thinking = thinking_switch(command.thinking)
     if len(target.adapters) > 1:
         console.note(f"a server answers with one adapter: {name}")
     if command.system:

@@ -31,7 +31,7 @@ from kit.data.rows import checks, formats, sources
 from kit.data.rows.formats import Conversation, Example, Format
 from kit.data.rows.sources import RawRow, Source
 from kit.options import Rows
-from kit.prompt import ChatFormat, Segment, reasoning_and_text
+from kit.prompt import ChatFormat, Segment, reasoning_and_text, thinks
 from kit.support.errors import RowError, failure
 from kit.support.progress import OnProgress
 
@@ -45,7 +45,8 @@ WAITING_CHUNKS = 2
 DETECTED_ROWS = 100
 QUIET_S = 1.0  # no progress is reported before
 BAD_ANSWER = "data-marked-bad"  # no error: the row says itself that its answer is not to be learnt
-ROW_COLUMNS = ("source", "number", "line", "question", "asked", "code", "detail", "warnings")  # as a ParsedRow has them
+# as a ParsedRow has them
+ROW_COLUMNS = ("source", "number", "line", "question", "asked", "thinks", "code", "detail", "warnings")
 Batches = tuple["pa.RecordBatch", "pa.RecordBatch"]  # of samples, of rows
 
 
@@ -59,6 +60,7 @@ class ParsedRow:
     samples: list[list[Segment]]
     question: int = 0
     asked: str | None = None
+    thinks: bool = False
     code: str | None = None
     detail: str | None = None
     warnings: list[str] | None = None
@@ -122,6 +124,7 @@ def _parse(source: int, raw: RawRow, form: Format, rows: Rows, chat: ChatFormat)
         warnings = _check(example, chat) + _folded(example.conversations, rows, chat)
         row.asked = _asked(example)
         row.question = _hash(" ".join(row.asked.split()).casefold().encode("utf-8", "surrogatepass"))
+        row.thinks = any(thinks(turn) for talk in example.conversations for turn in talk.messages)
         if example.good:
             row.samples = _segments(example, chat)
             warnings += _not_rendered(example.conversations, row.samples)

@@ -14,7 +14,7 @@ from kit.data.choose import Selection, choose
 from kit.data.report import DataReport
 from kit.data.rows import formats, sources
 from kit.data.rows.sources import Source
-from kit.data.store import Samples, Stored
+from kit.data.store import Samples, Stored, to_numpy
 from kit.options import Rows
 from kit.prompt import ChatFormat
 from kit.support.errors import USAGE, failure, for_each, problem, stop_on_errors
@@ -125,6 +125,7 @@ def _report(chat: ChatFormat, selection: Selection, train: Samples, held_out: Sa
         rows_left_out=selection.counts(),
         rows_cut=int(selection.cut.sum()),
         rows_twice=int(selection.repeated.sum()),
+        rows_thinking=_thinking(selection.table.stored, train),
         samples=len(train),
         tokens=int(train.lengths.sum()),
         trained_tokens=train.trained_tokens(),
@@ -132,6 +133,14 @@ def _report(chat: ChatFormat, selection: Selection, train: Samples, held_out: Sa
         longest_tokens=int(lengths.max(initial=0)),
         histogram=_histogram(lengths),
     )
+
+
+def _thinking(stored: Stored, train: Samples) -> int:
+    """Rows that are trained on and hold reasoning."""
+    import pyarrow.compute as pc
+
+    thinking = to_numpy(pc.indices_nonzero(stored.rows["thinks"].combine_chunks()))
+    return int(np.isin(thinking, train.row).sum())
 
 
 def _histogram(lengths: np.ndarray) -> tuple[tuple[int, int], ...]:

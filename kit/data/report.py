@@ -44,6 +44,7 @@ class DataReport:
     rows_left_out: dict[str, int]  # code -> rows
     rows_cut: int
     rows_twice: int
+    rows_thinking: int  # trained, with reasoning in an answer
     samples: int  # an epoch
     tokens: int
     trained_tokens: int

@@ -58,6 +58,7 @@ def rows_schema() -> "pa.Schema":
             ("question", pa.uint64()),  # hash of what is asked: rows of one question belong to one side of the split
             ("content", pa.uint64()),  # hash of the token ids
             ("asked", pa.string()),  # the text before the first answer, to show
+            ("thinks", pa.bool_()),  # an answer holds reasoning
             ("code", pa.string()),
             ("detail", pa.string()),
             ("warnings", pa.list_(pa.string())),  # code, detail, code, detail ...

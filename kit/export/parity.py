@@ -244,9 +244,9 @@ def words_of(exported: Exported, prompts: ParityPrompts) -> Words:
         return _gguf_words(vocabulary.of_gguf(exported.folder / exported.gguf)[0], prompts)
     if prompts.chat is None:
         return None, _plain_ids(exported.folder, prompts), None
-    texts, ids = candidates.template_and_ids(exported.folder, prompts.conversations)
+    texts, default_texts, ids = candidates.template_and_ids(exported.folder, prompts.conversations)
     end = candidates.end_token(exported.folder) == (prompts.chat.end_token, prompts.chat.end_id)
-    return texts == prompts.texts, ids == prompts.ids, end
+    return (texts, default_texts) == (prompts.texts, prompts.default_texts), ids == prompts.ids, end
 
 
 def _gguf_words(found: vocabulary.Vocabulary, prompts: ParityPrompts) -> Words:
@@ -260,9 +260,10 @@ def _gguf_words(found: vocabulary.Vocabulary, prompts: ParityPrompts) -> Words:
     special |= {"pad_token": special.pop("padding_token", ""), "unk_token": special.pop("unknown_token", "")}
     again = ChatFormat(tokenizer, found.template, "gguf", chat.special_tokens | special, chat.end_token)
     texts = [again.question(messages) for messages in prompts.conversations]
+    default_texts = [again.default_question(messages) for messages in prompts.conversations]
     ids = [again.prompt_ids(messages) for messages in prompts.conversations]
     end = found.tokens[found.special["eos"]] if "eos" in found.special else ""
-    return texts == prompts.texts, ids == prompts.ids, end == chat.end_token
+    return (texts, default_texts) == (prompts.texts, prompts.default_texts), ids == prompts.ids, end == chat.end_token
 
 
 def _plain_ids(folder: Path, prompts: ParityPrompts) -> bool:

@@ -1,6 +1,6 @@
 """What a tuned model and its exports are asked, as the run asks it, and rows it has not trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kit import prompt
@@ -33,7 +33,8 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class ParityPrompts:
-    """texts, ids: of the conversations, as the tuned model is asked. sequences: all that logits are compared on.
+    """texts, ids: of the conversations, as the tuned model is asked; default_texts: where nothing is said of thinking.
+    sequences: all that logits are compared on.
 
     origin: where they are from, in words. plain: the texts for a model without a chat template.
     """
@@ -41,6 +42,7 @@ class ParityPrompts:
     chat: ChatFormat | None
     conversations: list[Messages]
     texts: list[str]
+    default_texts: list[str]
     ids: list[list[int]]
     sequences: list[list[int]]
     origin: str
@@ -48,9 +50,11 @@ class ParityPrompts:
 
 
 def _chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
-    """Tokenizer and template as in training: the run's, or what was saved with the adapter. None: there is none."""
-    if adapter.run and not prompt.is_file(adapter.run.template):  # a file of the user's was saved with the adapter
-        return prompt.load(base, adapter.run.template)
+    """Tokenizer and template as in training: the base's with the template that was saved with what was trained, or all
+    that was saved with it. None: there is none."""
+    saved = adapter.path / "chat_template.jinja"
+    if adapter.run and saved.is_file():
+        return prompt.load(replace(base, files=base.files | {saved.name: saved}), "auto")
     model = Model(adapter.name, str(adapter.path), base.config, base.files | small_files(adapter.path))
     settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
     if "chat_template.jinja" not in model.files and not settings.get("chat_template"):
@@ -68,12 +72,13 @@ def collect(adapter: Tuned, base: Model) -> ParityPrompts:
         return _plain(adapter)
     tried = [[{"role": role, "content": text} for role, text in turns] for turns in CONVERSATIONS]
     tried += [[{"role": "user", "content": text}] for text in (adapter.run.prompts if adapter.run else ())]
-    conversations = [messages for messages in tried if _takes(chat, messages)]
+    conversations = [chat.placed(messages) for messages in tried if _takes(chat, messages)]
     texts = [chat.question(messages) for messages in conversations]
+    default_texts = [chat.default_question(messages) for messages in conversations]
     ids = [chat.prompt_ids(messages) for messages in conversations]
     rows = _held_out(adapter, chat)
     origin = f"{len(conversations)} conversations" + (f" and {len(rows)} held-out rows" if rows else "")
-    return ParityPrompts(chat, conversations, texts, ids, [*ids, *rows], origin)
+    return ParityPrompts(chat, conversations, texts, default_texts, ids, [*ids, *rows], origin)
 
 
 def _takes(chat: ChatFormat, messages: Messages) -> bool:
@@ -90,7 +95,7 @@ def _plain(adapter: Tuned) -> ParityPrompts:
 
     tokenizer = Tokenizer.from_file(str(adapter.path / "tokenizer.json"))
     ids = [tokenizer.encode(text).ids for text in PLAIN]
-    return ParityPrompts(None, [], list(PLAIN), ids, ids, f"{len(ids)} plain texts (no chat template)", PLAIN)
+    return ParityPrompts(None, [], list(PLAIN), [], ids, ids, f"{len(ids)} plain texts (no chat template)", PLAIN)
 
 
 def _held_out(adapter: Tuned, chat: ChatFormat) -> list[list[int]]:

@@ -4,7 +4,7 @@ May import: support, models.
 """
 
 from kit.prompt.chat_format import IGNORED, ChatFormat, Sample
-from kit.prompt.messages import reasoning_and_text
+from kit.prompt.messages import reasoning_and_text, thinking_switch, thinks
 from kit.prompt.rendering import TemplateError
 from kit.prompt.templates import is_file, template_names, templates_folder
 from kit.prompt.tokenizer_files import load
@@ -21,4 +21,6 @@ __all__ = [
     "reasoning_and_text",
     "template_names",
     "templates_folder",
+    "thinking_switch",
+    "thinks",
 ]

@@ -9,7 +9,7 @@ header before them), the next answer begins a sample of its own.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from envcheck.facts import Finding
 from kit.prompt.messages import Message, plain_answer, system_folded, thinking_switch, thinks
 from kit.prompt.probing import ANSWER, USER, end_of_turn, takes_system
 from kit.prompt.rendering import TemplateError, render
-from kit.prompt.templates import end_token_of
+from kit.prompt.templates import end_token_of, switched_off
 from kit.prompt.tokens import Encoder, Segment
 
 IGNORED = -100  # torch's and transformers' label for "not trained"
@@ -96,16 +96,19 @@ class ChatFormat:
         """Whether the template refuses a system text, or leaves it out."""
         return not takes_system(self.template_text, self.special_tokens)
 
+    def placed(self, messages: list[Message]) -> list[Message]:
+        """The conversation as the template takes it."""
+        return system_folded(messages) if self.folds_system else messages
+
     def render(self, messages: list[Message], tools: list | None = None, **variables: object) -> str:
         """The conversation as text, a system text in the first question where the template has no place for it.
 
         Raises TemplateError.
         """
-        if self.folds_system:
-            messages = system_folded(messages)
         try:
             return render(
-                self.template_text, {"messages": messages, "tools": tools, **self.special_tokens, **variables}
+                self.template_text,
+                {"messages": self.placed(messages), "tools": tools, **self.special_tokens, **variables},
             )
         except TemplateError as error:
             raise TemplateError(self.encoder.restore_special_tokens(str(error))) from None
@@ -113,6 +116,24 @@ class ChatFormat:
     def question(self, messages: list[Message], tools: list | None = None, thinking: bool = False) -> str:
         """The text that the model is asked with: everything up to the first token of its answer."""
         return self.render(messages, tools, add_generation_prompt=True, **thinking_switch(thinking))
+
+    def default_question(self, messages: list[Message]) -> str:
+        """The text that others ask with, who say nothing of thinking."""
+        return self.render(messages, add_generation_prompt=True)
+
+    def as_trained(self, purpose: str, rows_thinking: int) -> "ChatFormat":
+        """The format of a model that was trained on answers without reasoning: it is asked so, too, where nothing is
+        said. The same one where the template does that already, knows no such switch, or the rows are others.
+
+        purpose, rows_thinking: as a DataReport has them.
+        """
+        if rows_thinking or purpose != "answers":
+            return self
+        asked = self.question([USER])
+        if self.default_question([USER]) == asked:
+            return self
+        switched = replace(self, template_text=switched_off(self.template_text))
+        return switched if switched.default_question([USER]) == asked else self
 
     def segments(self, messages: list[Message], tools: list | None = None) -> Iterator[list[Segment]]:
         """The samples of one conversation, each as its pieces in order: what is asked, what is answered, in turn.

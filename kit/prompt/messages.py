@@ -9,8 +9,8 @@ THINK, END_THINK = "<think>", "</think>"
 
 
 def thinking_switch(thinking: bool) -> dict[str, Any]:
-    """The template variable by which an answer without reasoning is asked for."""
-    return {} if thinking else {"enable_thinking": False}
+    """The template variable by which an answer with reasoning, or without, is asked for."""
+    return {"enable_thinking": thinking}
 
 
 def thinks(message: Message) -> bool:

@@ -7,6 +7,7 @@ from kit.prompt.rendering import TemplateError, check_syntax
 from kit.support.errors import describe_error, did_you_mean, failure
 
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
+NO_THINKING = "{%- if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}"
 MODELS_OWN_END_TOKEN = "the model's own"
 
 
@@ -54,6 +55,13 @@ def _read_file(path: Path) -> tuple[str, str]:
 def is_of_the_kit(text: str) -> bool:
     """Whether a template has the head that those of the kit begin with."""
     return HEAD.match(text) is not None
+
+
+def switched_off(text: str) -> str:
+    """The template in which enable_thinking is false where nothing is said; the head stays the head."""
+    head = HEAD.match(text)
+    end = text.index("#}", head.start()) + len("#}") if head else 0
+    return text[:end] + NO_THINKING + text[end:]
 
 
 def end_token_of(text: str) -> str:

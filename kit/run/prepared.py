@@ -9,10 +9,11 @@ from envcheck.facts import Facts, Finding
 from kit.memory import Plan
 from kit.models import Model
 from kit.options import Run, TrainCommand
+from kit.support.errors import failure
 from kit.support.file_names import file_name
 
 if TYPE_CHECKING:  # a plan without data is there before these are imported
-    from kit.data import Data
+    from kit.data import Data, DataReport
     from kit.prompt import ChatFormat
 
 
@@ -57,3 +58,14 @@ class Prepared(Planned):
         assert isinstance(run.micro_batch_size, int), "settled with the plan"
         share = padding_share(lengths, run.batch_size, budget_tokens(lengths, run.micro_batch_size), run.seed)
         return round(100 * share, 1)
+
+
+def refuse_pairs(report: "DataReport") -> None:
+    """Raises KitError: the rows are preferences."""
+    if "preferences" in report.purpose:
+        raise failure(
+            "data-preference-pairs",
+            "The rows are pairs of a chosen and a rejected answer.",
+            "This command trains on answers; training on preferences is not there yet.",
+            "python -m kit.data FILE       (checks such pairs)",
+        )

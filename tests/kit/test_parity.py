@@ -94,7 +94,7 @@ def compared(monkeypatch, expected, found, precision="bf16", words=(True, True, 
     monkeypatch.setattr(candidates, "layers", lambda candidate, ids: [np.ones((2, 3))] * 4)
     monkeypatch.setattr(parity, "words_of", lambda *_: words)
     exported = Exported("x", Path("merged"), "", precision)
-    prompts = ParityPrompts(None, [], [], [], [[1, 2]], "")
+    prompts = ParityPrompts(None, [], [], [], [], [[1, 2]], "")
     seen = parity.compare(Candidate("base"), "base", [exported], prompts, lambda *_: None)
     assert seen.passed == seen.rows[0].passed
     return seen.rows[0]

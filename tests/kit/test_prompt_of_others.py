@@ -257,3 +257,30 @@ def test_what_older_models_keep_in_files_of_their_own_is_read(tmp_path, name: st
     chat = prompt.load(models.Model("old", "old", {}, files), "auto")
     assert (chat.template_text, chat.pad_token, chat.end_id) == (CHATML, "<|endoftext|>", tiny.end_id)
     assert name in models.SMALL_FILES
+
+
+# What is trained without thoughts is asked without, also by others
+
+
+def test_a_format_trained_without_thoughts_does_not_think_when_nothing_is_said(qwen3_chat) -> None:
+    trained = qwen3_chat.as_trained("answers", rows_thinking=0)
+    assert trained.default_question([ASKED]) == trained.question([ASKED]) == qwen3_chat.question([ASKED])
+    assert qwen3_chat.default_question([ASKED]) != qwen3_chat.question([ASKED])
+    assert trained.question([ASKED], thinking=True) == qwen3_chat.default_question([ASKED]), "it can still be asked to"
+    assert trained.samples(TURNS) == qwen3_chat.samples(TURNS)
+    assert trained.as_trained("answers", 0) is trained
+
+
+def test_the_head_of_a_template_of_the_kit_stays_its_head(qwen3_folder) -> None:
+    files = {path.name: path for path in qwen3_folder.iterdir()}
+    chat = prompt.load(models.Model("qwen3", str(qwen3_folder), {}, files), "qwen3").as_trained("answers", 0)
+    assert chat.template_text.startswith("{#- family: Qwen3")
+    again = ChatFormat.from_template(chat.tokenizer, chat.template_text, "again", chat.special_tokens)
+    assert (again.end_token, again.default_question([ASKED])) == (chat.end_token, chat.question([ASKED]))
+
+
+def test_other_formats_and_other_rows_stay_as_they_are(qwen3_chat) -> None:
+    assert qwen3_chat.as_trained("answers", rows_thinking=1) is qwen3_chat
+    assert qwen3_chat.as_trained("text", rows_thinking=0) is qwen3_chat
+    for chat in OTHERS.values():
+        assert chat.as_trained("answers", 0) is chat
