@@ -21,6 +21,7 @@ from envcheck.facts import Facts, Finding, normal_name
 from envcheck.probe import collect
 from envcheck.probe.packages import distributions
 from envcheck.rules.system import long_paths
+from envcheck.shell import Shell
 
 PROJECT = Path(__file__).resolve().parents[1]
 PINS = Path(__file__).resolve().parent / "requirements"  # where the files are in an installed package
@@ -186,7 +187,7 @@ def plan(venv: Path, target: str, extra: Optional[str], python: str) -> List[Ste
 def shown(command: Sequence[str]) -> str:
     """As one would type it in the project folder."""
     parts = [os.path.relpath(part, ROOT) if part.startswith(str(ROOT) + os.sep) else part for part in command]
-    return " ".join(f'"{part}"' if " " in part else part for part in parts)
+    return Shell(Facts(os=_os())).command(parts)
 
 
 # --- carrying it out --------------------------------------------------------------------------------------------------

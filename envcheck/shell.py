@@ -6,7 +6,7 @@ sh on Linux, WSL and macOS, PowerShell on Windows, a notebook cell on Colab and 
 
 import re
 import shlex
-from typing import Optional
+from typing import Optional, Sequence
 
 from envcheck.facts import Facts
 
@@ -51,6 +51,11 @@ class Shell:
         if READ_IN_QUOTES.search(word) or word.endswith("\\"):
             return "'" + SINGLE_QUOTES.sub(r"\1\1", word) + "'"
         return f'"{word}"'  # cmd.exe reads these too
+
+    def command(self, words: Sequence[str]) -> str:
+        """A program with its arguments; a name in quotes is only a text to PowerShell, if no & stands before it."""
+        typed = " ".join(map(self.quote, words))
+        return f"& {typed}" if self.facts.is_windows and typed.startswith(("'", '"')) else typed
 
     def with_env(self, name: str, value: str, command: str) -> str:
         """A command with a variable; in PowerShell it stays set."""

@@ -60,6 +60,12 @@ def test_a_plain_path_is_typed_as_it_is() -> None:
     assert SH.quote("runs/x-1") == "runs/x-1"
 
 
+def test_a_program_in_a_folder_with_spaces_is_started() -> None:
+    assert POWERSHELL.command(["C:\\my files\\python.exe", "-m", "pip"]) == '& "C:\\my files\\python.exe" -m pip'
+    assert POWERSHELL.command(["python", "a b"]) == 'python "a b"'
+    assert SH.command(["/my files/python", "-m", "pip"]) == "'/my files/python' -m pip"
+
+
 def test_each_command_in_the_words_of_both_shells() -> None:
     both = [
         (one.with_env("A", "1", "run"), one.copy("a b", "c"), one.copy_over_link("a", "b"), one.show_rights("a b"),

@@ -50,7 +50,7 @@ def use_wheels(wheels: Path, site: Path) -> str:
     if not mark.exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
                    "--upgrade", "--target", str(site), *map(str, files)]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         if done.returncode:
             return f"pip could not install the wheels: {done.stderr.strip().splitlines()[-1:]}"
         mark.touch()

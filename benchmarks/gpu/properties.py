@@ -10,7 +10,8 @@ def most_clock_mhz() -> float | None:
     if not (program := shutil.which("nvidia-smi")):
         return None
     command = [program, "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    said = done.stdout.splitlines()
     return float(said[0]) if said and said[0].strip().isdecimal() else None
 
 

@@ -34,7 +34,7 @@ def losses(output: Path) -> dict[int, float]:
 
 def kill_after(arguments: list[str], output: Path) -> None:
     """SIGKILL when so many steps are written down. Raises SystemExit: the run ended before."""
-    with (output.parent / "killed.txt").open("w") as said:
+    with (output.parent / "killed.txt").open("wb") as said:
         child = subprocess.Popen(
             [sys.executable, "-m", "kit.train", *arguments], cwd=measure.ROOT, stdout=said, stderr=said
         )
@@ -63,7 +63,7 @@ def look(out: Path, arguments: list[str]) -> int:
             with tempfile.TemporaryDirectory() as again:
                 backend.save_state(trainer, Path(again))
                 found = {"step": newest.about.step, "differences": differences(newest.path, Path(again))}
-            out.write_text(json.dumps(found), encoding="utf-8")
+            out.write_text(json.dumps(found), encoding="utf-8", newline="\n")
             return step(*args, **kwargs)
 
         trainer.training_step = first

@@ -60,7 +60,7 @@ def draw_layers(folder: Path) -> None:
         )
     places = {name: file for file, shapes in files.items() for name in shapes}
     index = {"metadata": {"total_size": 2 * sum(weight.numel() for weight in model.parameters())}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8", newline="\n")
 
 
 def _drawn(name: str, shape: Any, device: str) -> Any:

@@ -60,7 +60,7 @@ class Watcher:
             return self
         command = [program, f"--id={self.index}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits",
                    f"--loop-ms={EVERY_MS}"]  # fmt: skip
-        self.child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
         threading.Thread(target=self._read, args=(self.child,), daemon=True).start()
         return self
 

@@ -89,7 +89,7 @@ def flops_per_token(folder: Path, lora_rank: int) -> float:
 def held_out_loss(folder: Path, output: Path, device: str) -> float:
     lines = (folder / "held_out.jsonl").read_text("utf-8").splitlines(keepends=True)
     some = output / "held_out.jsonl"
-    some.write_text("".join(itertools.islice(lines, LOSS_ROWS)), encoding="utf-8")
+    some.write_text("".join(itertools.islice(lines, LOSS_ROWS)), encoding="utf-8", newline="\n")
     on_card = ["cuda"] if device == "cuda" else []
     done = measure.must(measure.run("-m", "benchmarks.held_out", folder / "model", output / "adapter", some, *on_card))
     return float(done.stdout.splitlines()[-1])

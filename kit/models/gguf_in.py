@@ -22,6 +22,7 @@ from kit.support.cache import cache_folder
 from kit.support.errors import KitError, describe_error, failure
 from kit.support.files import replace_folder
 from kit.support.units import GIB
+from kit.support.user_shell import quoted
 
 if TYPE_CHECKING:
     import gguf
@@ -96,7 +97,7 @@ def _read(path: Path) -> "tuple[gguf.GGUFReader, dict[str, Any]]":
             f"{path} cannot be read as a GGUF file.",
             describe_error(error),
             "download it again",
-            f"--model {path.with_suffix('')}        (a folder with safetensors)",
+            f"--model {quoted(path.with_suffix(''))}        (a folder with safetensors)",
         ) from None
     if values.get("split.count", 1) > 1:
         raise _refused(path, "it is one part of several", "llama-gguf-split --merge FIRST-PART OUTPUT.gguf")
@@ -180,9 +181,9 @@ def _write_small_files(folder: Path, config: dict[str, Any], words: Vocabulary) 
         "generation_config.json": generation,
     }
     for name, content in texts.items():
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
     if words.template:
-        (folder / "chat_template.jinja").write_text(words.template, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(words.template, encoding="utf-8", newline="\n")
 
 
 def _places(

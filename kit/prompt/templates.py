@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kit.prompt.rendering import TemplateError, check_syntax
 from kit.support.errors import describe_error, did_you_mean, failure
+from kit.support.user_shell import shell
 
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
 NO_THINKING = "{%- if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}"
@@ -44,7 +45,7 @@ def _read_file(path: Path) -> tuple[str, str]:
         check_syntax(text)
     except (OSError, ValueError) as error:  # not UTF-8 is a ValueError too
         what = f"The template {path} cannot be read."
-        raise failure("template-unreadable", what, describe_error(error), f"ls -l {path}") from None
+        raise failure("template-unreadable", what, describe_error(error), shell().show_rights(str(path))) from None
     except TemplateError as error:
         what = f"{path} is no chat template."
         fix = "mend the file: templates/chatml.jinja is a short one to compare with"

@@ -13,7 +13,8 @@ from kit.run import checkpoints
 from kit.run.checkpoints import About
 from kit.run.folder import RunFolder
 from kit.support import files
-from tests.support.results import finding_of
+from tests.support.processes import run_python
+from tests.support.results import finding_of, record_of
 
 ON_WINDOWS = "win32"
 
@@ -233,6 +234,19 @@ rename, Path.replace, renamed = Path.replace, watch, []
 """
 
 
+TRAIN_AND_MERGE = """
+import json
+from kit import merge, train
+
+(folder,) = sys.argv[1:]
+run, common = f"{folder}/run", ["--model", "tiny", "--data", "examples/identity.jsonl", "--device", "cpu"]
+for _ in range(2):  # the second time over what is there
+    assert train.main([*common, "--max-steps", "1", "--backend", "hf", "--output", run, "--fresh"]) == 0
+assert 0 == merge.main([run, "-o", f"{folder}/merged", "--to", "hf", "gguf", "--quant", "q8_0"])
+print(json.dumps(renamed))
+"""
+
+
 @ASKS_LINUX
 def test_encoded_data_are_closed_when_they_get_their_name(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("KIT_CACHE", str(tmp_path))
@@ -242,3 +256,11 @@ def test_encoded_data_are_closed_when_they_get_their_name(tmp_path, monkeypatch)
     data_door.main(["--model", "tiny", "examples/identity.jsonl"])
     assert watched["renamed"], "nothing was encoded"
     assert [held for _, held in watched["renamed"] if held] == []
+
+
+@ASKS_LINUX
+@pytest.mark.torch
+def test_what_a_run_and_a_merge_write_is_closed_when_it_gets_its_name(tmp_path) -> None:
+    renamed = record_of(run_python("-c", WATCHED + TRAIN_AND_MERGE, tmp_path, libraries="hf"))
+    assert {name for name, _ in renamed} >= {".step-00000001.part", ".adapter.part", "adapter", ".merged.part"}
+    assert [pair for pair in renamed if pair[1]] == []
