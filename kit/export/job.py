@@ -29,7 +29,7 @@ SPARE = 1.02  # tables, tokenizer, padding
 class Job:
     """adapters: each with the weight it counts with, the first one first. four_bit: merged into the NF4 base.
 
-    trained_on: where the model lies that was trained on, if it is stored in 4 bit and the base is another one.
+    trained_on: where the base of training lies, to be compared with, if it is another one or in other bits, and here.
     shard_plan: the files of the 16-bit model; None: it is not asked for. quants: of the GGUF files.
     """
 
@@ -95,7 +95,7 @@ def prepare(command: MergeCommand) -> Job:
         base=base,
         four_bit=four_bit,
         trained_in_four_bit=trained_in_four_bit,
-        trained_on=stored.folder if stored else None,
+        trained_on=_other_than(base, four_bit, stored, trained_in_four_bit),
         reason=reason,
         weights=weights,
         combination=Combination(command.combine, command.density, first.run.seed if first.run else 0),
@@ -182,6 +182,14 @@ def _stored_in_4bit(first: Tuned) -> Model | None:
         return None
     model = models.find_here(first.base) or Model(first.base, first.base, {}, {})
     return model if model.stored_nf4 or (not model.files and quantised.says_nf4(first.base)) else None
+
+
+def _other_than(base: Base, four_bit: bool, stored: Model | None, trained_in_four_bit: bool | None) -> Path | None:
+    """The folder of what was trained on, where it is not what is merged into."""
+    if stored:
+        return stored.folder
+    is_other = trained_in_four_bit not in (None, four_bit or base.is_saved_in_four_bit)
+    return base.folder if is_other else None
 
 
 def _choose(asked: str, first: Tuned, base: Base, is_stored: bool) -> tuple[bool, bool | None, str]:

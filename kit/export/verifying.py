@@ -36,9 +36,9 @@ def verify(job: Job, written: WrittenFiles, prompts: ParityPrompts, on_progress:
         device=device,
         combination=job.combination,
     )
-    is_other = job.trained_in_four_bit not in (None, reference.four_bit)
-    folder = str(job.trained_on or reference.folder)
-    trained = replace(reference, folder=folder, four_bit=not reference.four_bit) if is_other else None
+    trained = None
+    if job.trained_on:
+        trained = replace(reference, folder=str(job.trained_on), four_bit=bool(job.trained_in_four_bit))
     against = "the run's model" if job.first.is_whole else "base + adapter"
     try:
         found = parity.compare(reference, against, _exports(job, written), prompts, on_progress, trained)

@@ -312,13 +312,14 @@ def test_16_bit_that_nothing_tells_of_is_asked_for(trained, stored, tmp_path) ->
     (adapter / "adapter_config.json").write_text(
         json.dumps(config | {"base_model_name_or_path": str(tmp_path / "theirs")})
     )
-    done = merged(adapter, tmp_path / "out", "--base-precision", "16bit")
-    assert done.returncode == 1
-    assert "model-stored-in-4-bit" in done.stderr
-    assert "--base OWNER/NAME" in done.stderr
-    given = merged(adapter, tmp_path / "out", "--base", "tiny")
-    assert given.returncode == 0, given.stderr
-    assert f"it is in 16 bit; the adapter was trained on {tmp_path / 'theirs'}, which is stored in 4 bit" in flat(given)
+    asked = MergeCommand(source=adapter, output=tmp_path / "out", base_precision="16bit")
+    found = finding_of(prepare, asked)
+    assert found.id == "model-stored-in-4-bit"
+    assert found.fix[0].startswith("--base OWNER/NAME ")
+    for given in (asked, MergeCommand(source=adapter, output=tmp_path / "out")):
+        job = prepare(given.model_copy(update={"base": "tiny"}))
+        assert (job.four_bit, job.trained_in_four_bit, job.trained_on) == (False, True, tmp_path / "theirs")
+        assert f"the adapter was trained on {tmp_path / 'theirs'}, which is stored in 4 bit" in job.reason
 
 
 def record_of_json(done) -> dict:
