@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from kit.models import gguf_in, quantised
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
 from kit.models.packaged import PACKAGED, PackagedModel, cached_file, fetch
-from kit.models.quantised import StoredNF4
+from kit.models.quantised import HUB_NAME, StoredNF4
 from kit.options import METHODS, Run
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.file_names import file_name
@@ -24,7 +23,6 @@ TINY = Path(__file__).parent / "assets" / "tiny"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LFS_HEAD = b"version https://git-lfs"
 HUB_TIMEOUT_S = 10
-HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from envcheck.facts import Finding
 from kit.models.known import known_by_last_part, nf4_of
 from kit.options import HEAD
 from kit.support.errors import failure, problem
+from kit.support.user_shell import quoted
 
 KEYS = ("quantization_config", "compression_config", "quantization")  # the second by compressed-tensors, then MLX
 BITSANDBYTES = "bitsandbytes"
+HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 # What publishers add to the name of the model that they quantised: Qwen3-8B-AWQ, -GPTQ-Int4, -unsloth-bnb-4bit.
 _ENDING = re.compile(
     r"(?:[-_.](?:unsloth|bnb|[348]bit|int[48]|w\d+a\d+|gptq|awq|fp8|fp4|nf4|nvfp4|mxfp4|dynamic|block|quantized|mlx"
@@ -75,10 +77,8 @@ def _skipped(stored: Mapping[str, Any]) -> list[Any]:
 
 
 def _is_pattern(name: Any) -> bool:
-    try:
-        return bool(re.compile(name)) if isinstance(name, str) else False
-    except re.error:
-        return False
+    """A layer's name, with a few stars at most: transformers matches any pattern, also one that takes for ever."""
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+(?:\*[\w.-]*){0,3}", name) is not None
 
 
 def refusal(name: str, config: Mapping[str, Any], option: str) -> Finding | None:
@@ -91,7 +91,7 @@ def refusal(name: str, config: Mapping[str, Any], option: str) -> Finding | None
         return None
     original = original_of(name, config)
     known = known_by_last_part(original)
-    whole = f"{option} {original or 'OWNER/NAME'}"
+    whole = f"{option} {quoted(original) if original else 'OWNER/NAME'}"
     nf4 = nf4_of(known) if known else ""
     return problem(
         "model-quantised-otherwise",
@@ -106,14 +106,15 @@ def original_of(name: str, config: Mapping[str, Any] | None = None) -> str:
     """The 16-bit model that a quantised one was made from: as its config.json names it, else by its own name without
     the ending that says how it was quantised; "" where neither tells."""
     named = str((config or {}).get("_name_or_path") or "")
-    if named and named != name and not _ENDING.search(named):
+    is_model = HUB_NAME.fullmatch(named) or Path(named).is_dir()  # and no path on its maker's machine
+    if named and is_model and named != name and not _ENDING.search(named):
         return named
     plain = _ENDING.sub("", name.rstrip("\\/"))
     if plain == name.rstrip("\\/"):
         return ""
     if Path(plain).expanduser().is_dir():
         return plain
-    on_hub = plain if not Path(name).expanduser().is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", plain) else ""
+    on_hub = plain if not Path(name).expanduser().is_dir() and HUB_NAME.fullmatch(plain) else ""
     return on_hub if on_hub.startswith("unsloth/") else known_by_last_part(plain) or on_hub
 
 
@@ -127,10 +128,11 @@ def check_asked(name: str, config: Mapping[str, Any], load_in_4bit: bool, option
     type for the weights as they are."""
     if load_in_4bit or stored_nf4(config) is None:
         return
+    original = original_of(name, config)
     raise failure(
         "model-stored-in-4-bit",
         f"{name} is to be loaded in 16 bit, and its weights are stored in 4 bit (NF4).",
         "What was rounded away is not in its files: another model has the 16-bit weights.",
-        f"{option} {original_of(name, config) or 'OWNER/NAME'}        (the 16-bit model that it was made from)",
+        f"{option} {quoted(original) if original else 'OWNER/NAME'}        (the 16-bit model that it was made from)",
         *in_4bit,
     )

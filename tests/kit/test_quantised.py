@@ -42,6 +42,8 @@ REFUSED = [
     ("FP4", CONFIG | {"bnb_4bit_quant_type": "fp4"}),
     ("cannot be read", CONFIG | {"llm_int8_skip_modules": ["model.layers.(1"]}),
     ("cannot be read", CONFIG | {"llm_int8_skip_modules": {"lm_head": 1}}),
+    ("cannot be read", CONFIG | {"llm_int8_skip_modules": ["(m|o|d|.)*(m|o|d|.)*(m|o|d|.)*!"]}),
+    ("cannot be read", CONFIG | {"llm_int8_skip_modules": ["m.*.*.*.*.*.*.*.*.*!"]}),
 ]
 
 
@@ -104,6 +106,7 @@ def test_the_model_that_a_quantised_one_was_made_from(name: str, original: str) 
 def test_what_its_config_or_a_folder_beside_it_says_comes_first(tmp_path) -> None:
     assert original_of("a/b-bnb-4bit", {"_name_or_path": "Qwen/Qwen3-4B"}) == "Qwen/Qwen3-4B"
     assert original_of("a/b-bnb-4bit", {"_name_or_path": "c/b-bnb-4bit"}) == "a/b"
+    assert original_of("a/b-bnb-4bit", {"_name_or_path": "/home/maker/b"}) == "a/b"
     (tmp_path / "mine").mkdir()
     assert original_of(f"{tmp_path}/mine-bnb-4bit/") == f"{tmp_path}/mine"
 
