@@ -176,7 +176,7 @@ def _(shell: Shell, facts: Facts):
 def _(shell: Shell, facts: Facts):
     setting = "'CUDA - Sysmem Fallback Policy' -> 'Prefer No Sysmem Fallback'"
     less = "# less at once: fewer samples, shorter rows, a smaller model; close what else holds the card (nvidia-smi)"
-    if facts.is_wsl:
+    if facts.is_wsl or facts.is_linux:  # no other Linux has this
         return [
             f"# in Windows: NVIDIA Control Panel > Manage 3D settings > Global Settings > {setting}, Apply, then:",
             "# wsl --shutdown   (WSL has no setting of its own; it is reported not to follow this one in every driver)",
