@@ -7,7 +7,7 @@ from pathlib import Path
 
 from envcheck.facts import Finding
 from kit import models
-from kit.export import gguf_file, quants, shards
+from kit.export import gguf_file, llama_cpp, quants, shards
 from kit.export.base import Base, check_fit, find_base, other_name, unknown_family
 from kit.export.options import MergeCommand
 from kit.export.shards import ShardPlan
@@ -74,6 +74,8 @@ def prepare(command: MergeCommand) -> Job:
     """Raises KitError: no adapter, no base or not its base, an output that is taken, no room on the disk, ..."""
     if "gguf" in command.to:
         quants.check(command.quant)
+    if command.prove == "llama.cpp":
+        llama_cpp.check_here()
     _check_output(command.output)
     first = find_whole_model(command.source) or find_adapter(command.source)
     if first.is_whole:

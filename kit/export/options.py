@@ -44,6 +44,8 @@ class MergeCommand(Door):
     """Number format of the hf model. auto: that of the base."""
     shard_gib: PositiveFloat = 4.0
     """Largest weight file of the hf model."""
+    prove: Literal["auto", "llama.cpp"] = "auto"
+    """llama.cpp: GGUF files are asked in llama.cpp itself, too, or it is an error. auto: where it is installed."""
     json_output: Annotated[bool, Typed("json")] = False
     """Print the parity record as JSON on standard output."""
 

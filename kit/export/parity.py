@@ -203,14 +203,20 @@ def _by_llama_cpp(exported: Exported, expected: Logits, prompts: ParityPrompts) 
     bound = bound_of(exported.precision, "bf16")
     row = Row(name=exported.name, reader="llama.cpp", precision=exported.precision, positions=len(expected),
               bound=bound)  # fmt: skip
+    path = exported.folder / exported.gguf
+    words, _ = vocabulary.of_gguf(path)
+    bos = words.tokens[words.special["bos"]] if words.add_bos else ""  # which llama.cpp itself puts before every text
+    texts, default_texts = (
+        [text.removeprefix(bos) for text in each] for each in (prompts.texts, prompts.default_texts)
+    )
     try:
-        found = llama_cpp.ask(exported.folder / exported.gguf, prompts.conversations, prompts.texts, prompts.sequences)
+        found = llama_cpp.ask(path, prompts.conversations, texts, prompts.sequences)
     except llama_cpp.CannotRead as error:
         return replace(row, first_layer=f"the start: {error}")
     equal, largest, share = llama_cpp.differences([logits[-1] for logits in expected], found.likeliest)
     return replace(
         row,
-        template=found.texts == prompts.texts if prompts.chat else None,
+        template=(found.texts, found.default_texts) == (texts, default_texts) if prompts.chat else None,
         ids=found.ids == prompts.ids,
         top1_pct=round(100 * equal / len(expected), 3),
         largest_logit_difference=largest,

@@ -36,7 +36,7 @@ FROZEN = {  # a new option is a decision: write it here too
     "data": f"{ROWS} show fix config json",
     "chat": "what add base template backend device precision load-in-4bit system thinking compare prompt prompts \
 sample temperature top-p top-k seed max-tokens serve port json",
-    "merge": "source output base base-precision add weight combine density to quant precision shard-gib json",
+    "merge": "source output base base-precision add weight combine density to quant precision shard-gib prove json",
     "report": "runs output list json",
     "sweep": f"{RUN} over trials pruner into json",
 }
