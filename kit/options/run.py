@@ -23,8 +23,8 @@ class Rows(Options):
     group = "data"
 
     model: str = "tiny"
-    """A folder, a GGUF file, a name on the hub (owner/name), `tiny` or `smollm2-135m`. tiny comes with the kit; the other
-    is a small real model, fetched once."""
+    """A folder, a GGUF file, a name on the hub (owner/name), `tiny` or `smollm2-135m`. tiny comes with the kit, the
+    other is a small real model that is fetched once."""
     data: Annotated[tuple[str, ...], Typed(positional=True)] = ()
     """Training rows: files (.jsonl, .csv, .xlsx ...), folders, hub data sets (owner/name[:split])."""
     data_format: str = "auto"
