@@ -6,10 +6,10 @@ python llama_cpp_process.py FILE.gguf PORT CONTEXT_TOKENS
 import sys
 import time
 
-import xllamacpp  # type: ignore[import-not-found, unused-ignore] # where it is not installed this file is not run
-
 
 def main(file: str, port: str, context_tokens: str) -> None:
+    import xllamacpp  # type: ignore[import-not-found, unused-ignore] # where it is not installed this is not run
+
     options = xllamacpp.CommonParams()
     options.model.path = file
     options.n_ctx = int(context_tokens)
