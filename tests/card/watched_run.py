@@ -7,7 +7,6 @@ python tests/card/watched_run.py WISHES OPTIONS...     options of kit train; wis
 
 import functools
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -34,11 +33,9 @@ class Watching:
         settings = trainer.args
         self.seen["trainer"] = {
             "classes": [made.__name__ for made in type(trainer).__mro__],
-            "padding_free": [settings.padding_free, getattr(trainer.data_collator, "padding_free", None)],
+            "padding_free": [settings.padding_free, trainer.padding_free, trainer.data_collator.padding_free],
             "precision": [name for name in ("bf16", "fp16") if getattr(settings, name)],
             "scaler": trainer.accelerator.scaler is not None,
-            "cards": settings.n_gpu,
-            "optimizer": str(settings.optim),
         }
         self.seen["card"] = [torch.cuda.get_device_name(0), torch.cuda.device_count()]
         self.seen["base"] = trainer.model.config._name_or_path
@@ -54,7 +51,7 @@ class Watching:
                 part.gradient_checkpointing for part in model.modules() if hasattr(part, "gradient_checkpointing")
             ]
             done, recomputed = trainer.state.global_step, any(layers)
-            self.seen["micro_batches"].append([done + 1, list(inputs["input_ids"].shape), recomputed])
+            self.seen["micro_batches"].append([done + 1, inputs["input_ids"].numel(), recomputed])
             if self.out_of_memory_after is not None and done >= self.out_of_memory_after and not recomputed:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return found
@@ -73,12 +70,9 @@ def main(wishes: str, *options: str) -> None:
     facts = functools.cache(probe.collect)
     prepared = train.prepare(resolve.load(list(options), facts), facts())
     try:
-        train.train(prepared, on_evaluation=watching.on_evaluation)
-    except KeyboardInterrupt:
-        watching.seen["stopped"] = True
+        watching.seen["steps"] = train.train(prepared, on_evaluation=watching.on_evaluation).steps
     except KitError as error:
         watching.seen["finding"] = error.findings[0].id
-    watching.seen["environment"] = {name: value for name, value in os.environ.items() if name.startswith("CUDA_")}
     print(json.dumps(watching.seen))
 
 
