@@ -33,7 +33,7 @@ class Watching:
         settings = trainer.args
         self.seen["trainer"] = {
             "classes": [made.__name__ for made in type(trainer).__mro__],
-            "padding_free": [settings.padding_free, trainer.padding_free, trainer.data_collator.padding_free],
+            "padding_free": [settings.padding_free, trainer.padding_free],
             "precision": [name for name in ("bf16", "fp16") if getattr(settings, name)],
             "scaler": trainer.accelerator.scaler is not None,
         }
