@@ -7,19 +7,22 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from benchmarks.flops import needed_flops_per_token, peak_flops
 from benchmarks.gpu import __main__ as front
-from benchmarks.gpu import catalogue, page, slices, summary, utilisation
+from benchmarks.gpu import catalogue, micro_batches, page, slices, summary, utilisation
 from benchmarks.gpu.catalogue import CardJob, Workplace
 from benchmarks.gpu.shapes import config_of
 from envcheck import probe
 from envcheck.facts import Facts, Gpu
+from kit.backend import methods
 from kit.memory import Shape
 from kit.options import measured, resolve
+from kit.support.units import GIB
 
 RTX_5080 = Gpu(name="NVIDIA GeForce RTX 5080", vram_gib=15.92, vram_free_gib=15.0, compute_capability="12.0", index=0)
 MACHINE = Facts(gpu=(RTX_5080,), ram_gib=64, ram_free_gib=50, driver="581.57", os="Linux")
@@ -313,6 +316,36 @@ def test_wrong_bounds_and_wrong_verdicts_are_counted() -> None:
     assert found["high_over_peak"] == {"min": 0.95, "max": 1.2}
 
 
+class StandInLook:
+    """A look inside of a model on a card; a micro-batch of so many tokens takes a GiB for each 1,024 of them."""
+
+    def __init__(self, device: str = "cuda"):
+        self.loaded = SimpleNamespace(device=device)
+        self.limit_gib = 0.0
+
+    def cost(self, samples: int, tokens: int) -> dict:
+        gib = samples * tokens / 1024
+        return {"peak_bytes": int(gib * GIB)} if gib <= self.limit_gib else {"out_of_memory": "CUDA out of memory"}
+
+
+def test_a_smaller_card_is_played_with_what_is_near_its_size(monkeypatch) -> None:
+    """16 GiB ran out in the large card and is not tried again; half of a GiB is known to fit into four."""
+    looked, switched = StandInLook(), []
+    monkeypatch.setattr(methods, "recompute_activations", switched.append)
+    monkeypatch.setattr(micro_batches, "set_limit", lambda _, limit_gib: setattr(looked, "limit_gib", limit_gib))
+    monkeypatch.setattr(
+        micro_batches,
+        "cost_of",
+        lambda look, _, samples, tokens, __: {**look.cost(samples, tokens), "way": len(switched)},
+    )
+    grid = [(1, 512, False), (1, 4096, False), (5, 1024, True), (8, 1024, True), (16, 1024, False)]
+    rows = micro_batches.measured(micro_batches.Spec({}, ["off", "on"], [10.0, 4.5], grid), looked, None)
+    assert [row["way"] for row in rows] == [0] * 7 + [1] * 7
+    small = [(row["samples"], "peak_bytes" in row) for row in rows[:7] if row["limit_gib"] == 4.5]
+    assert small == [(1, True), (5, False)]
+    assert [row["samples"] for row in rows[:5] if "out_of_memory" in row] == [16]
+
+
 # the driver's tool
 
 
@@ -509,3 +542,28 @@ def test_states_that_differ_are_told_apart() -> None:
     assert unlike("state", state, state) == []
     assert unlike("state", state, other) == ["state.optimizer.0", "state.optimizer.1"]
     assert unlike("state", state, {"optimizer": state["optimizer"]}) == ["state"]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate 2.00 GiB", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_memory_that_runs_out_in_a_micro_batch_is_a_row(monkeypatch, text: str) -> None:
+    import torch
+
+    fakes = {"max_memory_reserved": 7, "max_memory_allocated": 6}
+    for name in ("empty_cache", "reset_peak_memory_stats", "synchronize", *fakes):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: fakes.get(name))
+    weight = torch.nn.Linear(1, 1)
+    looked = StandInLook()
+    looked.batch = lambda *_: ({"input_ids": torch.ones(1, 1)}, torch.tensor(1))
+    looked.compute = lambda model, batch, num_items_in_batch: model(batch["input_ids"]).sum()
+    fitted = micro_batches.cost_of(looked, weight, 1, 1, False)
+    assert (fitted["peak_bytes"], fitted["allocated_bytes"]) == (7, 6)
+
+    def fails(*_, **__) -> None:
+        raise RuntimeError(text)
+
+    looked.compute = fails
+    assert micro_batches.cost_of(looked, weight, 1, 1, False) == {"out_of_memory": text}
+    looked.compute = lambda *_, **__: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        micro_batches.cost_of(looked, weight, 1, 1, False)
