@@ -127,7 +127,7 @@ def look(folder: str, options: dict[str, Any], work: Work, scratch: Path) -> dic
     base = total(t for w in loaded.model.parameters() if not w.requires_grad for t in tensors_of(w))
     looked = Look(trainer, loaded, work)
     trainer.train()
-    states = trainer.optimizer.state_dict()["state"].values()
+    states = trainer.optimizer.state.values()  # of state_dict() those of 8 bit are folded up
     return {
         "weights": base,
         "adapter": total(weight for weight in loaded.model.parameters() if weight.requires_grad),
