@@ -1,4 +1,4 @@
-"""What Unsloth makes of the environment that the kit starts it in: where it writes, what it compiles, how it batches."""
+"""What Unsloth makes of the environment the kit starts it in: where it writes, what it compiles, how it batches."""
 
 import json
 from pathlib import Path
