@@ -44,6 +44,7 @@ WANTED = {
     "fastapi",
     "uvicorn",
     "jupyterlab",
+    "xllamacpp",
 }
 
 # On Linux torch brings its triton (and NVIDIA's libraries) itself, in the step before --no-deps.
