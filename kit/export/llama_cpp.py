@@ -22,6 +22,7 @@ PROCESS = Path(__file__).with_name("llama_cpp_process.py")
 START_S, ANSWER_S = 600.0, 600.0
 LIKELIEST = 10  # tokens whose log-probabilities are compared
 SPARE_TOKENS = 8
+BYTES_OF_A_CHARACTER = 4
 
 
 class CannotRead(Exception):
@@ -73,9 +74,12 @@ def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequen
 
 
 def _likeliest(address: str, ids: Sequence[int]) -> dict[int, float]:
-    done = _post(address, "/completion", prompt=list(ids), n_predict=1, temperature=0, n_probs=LIKELIEST,
-                 cache_prompt=False)  # fmt: skip
-    return {token["id"]: token["logprob"] for token in done["completion_probabilities"][0]["top_logprobs"]}
+    for most_tokens in (1, BYTES_OF_A_CHARACTER):  # a token that is half of a character is held back until it is whole
+        done = _post(address, "/completion", prompt=list(ids), n_predict=most_tokens, temperature=0, n_probs=LIKELIEST,
+                     cache_prompt=False)  # fmt: skip
+        if steps := done.get("completion_probabilities"):
+            return {token["id"]: token["logprob"] for token in steps[0]["top_logprobs"]}
+    raise CannotRead("/completion gives no probabilities")
 
 
 def _post(address: str, path: str, **content: Any) -> dict[str, Any]:

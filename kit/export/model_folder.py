@@ -12,6 +12,7 @@ from kit.export.job import Job
 from kit.export.parity_prompts import ParityPrompts
 from kit.models import vocabulary
 from kit.models.vocabulary import Vocabulary
+from kit.prompt import never_thinking
 from kit.run.folder import cannot_write
 from kit.run.layout import NOT_VERIFIED
 from kit.support.errors import KitError
@@ -78,7 +79,7 @@ def fill(folder: Path, job: Job, prompts: ParityPrompts, on_progress: OnProgress
 def _vocabulary(job: Job, prompts: ParityPrompts) -> Vocabulary:
     chat, config = prompts.chat, job.base.model.config
     folder = job.first.path if (job.first.path / "tokenizer.json").is_file() else job.base.folder
-    end_token, template = (chat.end_token, chat.template_text) if chat else ("", "")
+    end_token, template = (chat.end_token, never_thinking(chat.template_text)) if chat else ("", "")
     return vocabulary.of_folder(folder, config["vocab_size"], end_token, template, config)
 
 

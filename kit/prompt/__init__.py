@@ -6,7 +6,7 @@ May import: support, models.
 from kit.prompt.chat_format import IGNORED, ChatFormat, Sample
 from kit.prompt.messages import reasoning_and_text, thinking_switch, thinks
 from kit.prompt.rendering import TemplateError
-from kit.prompt.templates import is_file, template_names, templates_folder
+from kit.prompt.templates import is_file, never_thinking, template_names, templates_folder
 from kit.prompt.tokenizer_files import load
 from kit.prompt.tokens import Segment
 
@@ -18,6 +18,7 @@ __all__ = [
     "TemplateError",
     "is_file",
     "load",
+    "never_thinking",
     "reasoning_and_text",
     "template_names",
     "templates_folder",

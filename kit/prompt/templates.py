@@ -9,6 +9,7 @@ from kit.support.user_shell import shell
 
 HEAD = re.compile(r"\A\{#-(?:(?!#\}).)*?end token: *([^\n]+?) *(?:-#\}|\n)", re.DOTALL)
 NO_THINKING = "{%- if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}"
+NEVER_THINKING = "{%- set enable_thinking = false %}"
 MODELS_OWN_END_TOKEN = "the model's own"
 
 
@@ -65,7 +66,13 @@ def switched_off(text: str) -> str:
     return text[:end] + NO_THINKING + text[end:]
 
 
+def never_thinking(text: str) -> str:
+    """Such a template for a GGUF file: llama.cpp's server says enable_thinking itself where a client says nothing."""
+    return text.replace(NO_THINKING, NEVER_THINKING)
+
+
 def end_token_of(text: str) -> str:
     """The token that the head of a template names as the end of an answer; "" where it is the model's own."""
     head = HEAD.match(text)
-    return head[1] if head and head[1] != MODELS_OWN_END_TOKEN else ""
+    return head[1] if head and head[1] != NEVER_THINKING = "{%- set enable_thinking = false %}"
+MODELS_OWN_END_TOKEN else ""

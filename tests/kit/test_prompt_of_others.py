@@ -284,3 +284,11 @@ def test_other_formats_and_other_rows_stay_as_they_are(qwen3_chat) -> None:
     assert qwen3_chat.as_trained("text", rows_thinking=0) is qwen3_chat
     for chat in OTHERS.values():
         assert chat.as_trained("answers", 0) is chat
+
+
+def test_a_gguf_file_of_it_never_thinks(qwen3_chat) -> None:
+    trained = qwen3_chat.as_trained("answers", 0)
+    in_file = dataclasses.replace(trained, template_text=prompt.never_thinking(trained.template_text))
+    asked = qwen3_chat.question([ASKED])
+    assert {in_file.question([ASKED], thinking=thinking) for thinking in (True, False)} == {asked}
+    assert prompt.never_thinking(qwen3_chat.template_text) == qwen3_chat.template_text
