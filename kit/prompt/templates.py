@@ -74,5 +74,4 @@ def never_thinking(text: str) -> str:
 def end_token_of(text: str) -> str:
     """The token that the head of a template names as the end of an answer; "" where it is the model's own."""
     head = HEAD.match(text)
-    return head[1] if head and head[1] != NEVER_THINKING = "{%- set enable_thinking = false %}"
-MODELS_OWN_END_TOKEN else ""
+    return head[1] if head and head[1] != MODELS_OWN_END_TOKEN else ""
