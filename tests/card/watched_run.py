@@ -1,6 +1,7 @@
 """A run of `kit train` in this process, watched from inside: what no file of a run's folder tells. Prints one JSON.
 
 python tests/card/watched_run.py WISHES OPTIONS...     options of kit train; wishes, as JSON:
+    card_fails_after      in training after so many steps the card fails
     out_of_memory_after   in training after so many steps memory runs out, until nothing is left to recompute
     stop_at_evaluation    the run stops at its first evaluation
 """
@@ -21,10 +22,21 @@ from kit.support.errors import KitError
 class Watching:
     """Sees the trainer as it is made, and every micro-batch that is trained."""
 
-    def __init__(self, out_of_memory_after: int | None = None, stop_at_evaluation: bool = False):
-        self.out_of_memory_after, self.stop_at_evaluation = out_of_memory_after, stop_at_evaluation
-        self.seen: dict = {"micro_batches": []}
+    def __init__(
+        self,
+        out_of_memory_after: int | None = None,
+        card_fails_after: int | None = None,
+        stop_at_evaluation: bool = False,
+    ):
+        self.out_of_memory_after, self.card_fails_after = out_of_memory_after, card_fails_after
+        self.stop_at_evaluation = stop_at_evaluation
+        self.seen: dict = {"micro_batches": [], "kept": []}
         self.make, backend.trainer = backend.trainer, self.trainer
+        self.save, backend.save_state = backend.save_state, self.save_state
+
+    def save_state(self, trainer, folder):
+        self.seen["kept"].append(trainer.state.global_step)
+        self.save(trainer, folder)
 
     def trainer(self, *arguments, **options):
         import torch
@@ -54,6 +66,8 @@ class Watching:
             self.seen["micro_batches"].append([done + 1, inputs["input_ids"].numel(), recomputed])
             if self.out_of_memory_after is not None and done >= self.out_of_memory_after and not recomputed:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if self.card_fails_after is not None and done >= self.card_fails_after:
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         return found
 
     def on_evaluation(self, step: int, loss: float) -> bool:
