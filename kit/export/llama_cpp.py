@@ -22,7 +22,7 @@ PROCESS = Path(__file__).with_name("llama_cpp_process.py")
 START_S, ANSWER_S = 600.0, 600.0
 LIKELIEST = 10  # tokens whose log-probabilities are compared
 SPARE_TOKENS = 8
-BYTES_OF_A_CHARACTER = 4
+CERTAIN = 1000.0  # added to a logit
 
 
 class CannotRead(Exception):
@@ -59,8 +59,8 @@ def check_here() -> None:
 
 
 def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequence[str],
-        prompts: Sequence[Sequence[int]]) -> Answers:  # fmt: skip
-    """Raises CannotRead."""
+        prompts: Sequence[Sequence[int]], a_token: int) -> Answers:  # fmt: skip
+    """a_token: any that is a whole character. Raises CannotRead."""
     longest = max(len(ids) for ids in prompts) + SPARE_TOKENS
     with _serving(path, longest) as address:
         apply = partial(_post, address, "/apply-template")
@@ -70,16 +70,15 @@ def ask(path: Path, conversations: Sequence[list[dict[str, Any]]], texts: Sequen
         by_default = [apply(messages=turns)["prompt"] for turns in conversations]
         ids = [_post(address, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
                for text in texts]  # fmt: skip
-        return Answers(rendered, by_default, ids, [_likeliest(address, prompt) for prompt in prompts])
+        return Answers(rendered, by_default, ids, [_likeliest(address, prompt, a_token) for prompt in prompts])
 
 
-def _likeliest(address: str, ids: Sequence[int]) -> dict[int, float]:
-    for most_tokens in (1, BYTES_OF_A_CHARACTER):  # a token that is half of a character is held back until it is whole
-        done = _post(address, "/completion", prompt=list(ids), n_predict=most_tokens, temperature=0, n_probs=LIKELIEST,
-                     cache_prompt=False)  # fmt: skip
-        if steps := done.get("completion_probabilities"):
-            return {token["id"]: token["logprob"] for token in steps[0]["top_logprobs"]}
-    raise CannotRead("/completion gives no probabilities")
+def _likeliest(address: str, ids: Sequence[int], a_token: int) -> dict[int, float]:
+    """Of the next token, before anything is drawn. What is drawn is a_token: where it is a part of a character, the
+    server holds it back with its probabilities."""
+    done = _post(address, "/completion", prompt=list(ids), n_predict=1, temperature=0, n_probs=LIKELIEST,
+                 cache_prompt=False, logit_bias=[[a_token, CERTAIN]])  # fmt: skip
+    return {token["id"]: token["logprob"] for token in done["completion_probabilities"][0]["top_logprobs"]}
 
 
 def _post(address: str, path: str, **content: Any) -> dict[str, Any]:

@@ -210,7 +210,9 @@ def _by_llama_cpp(exported: Exported, expected: Logits, prompts: ParityPrompts) 
         [text.removeprefix(bos) for text in each] for each in (prompts.texts, prompts.default_texts)
     )
     try:
-        found = llama_cpp.ask(path, prompts.conversations, texts, prompts.sequences)
+        found = llama_cpp.ask(
+            path, prompts.conversations, texts, prompts.sequences, words.tokenizer().encode("a").ids[-1]
+        )
     except llama_cpp.CannotRead as error:
         return replace(row, first_layer=f"the start: {error}")
     equal, largest, share = llama_cpp.differences([logits[-1] for logits in expected], found.likeliest)

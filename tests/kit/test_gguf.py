@@ -419,10 +419,10 @@ def test_llama_cpp_is_asked_and_stopped(tmp_path, monkeypatch) -> None:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     assert llama_cpp.is_here()
-    found = llama_cpp.ask(tmp_path / "x.gguf", [[{"role": "user", "content": "Hi"}]], ["text"], [[1, 2], [3]])
+    found = llama_cpp.ask(tmp_path / "x.gguf", [[{"role": "user", "content": "Hi"}]], ["text"], [[1, 2], [3]], 1)
     assert found == llama_cpp.Answers(["the template's"], ["the template's"], [[5, 6]], [{1: -0.5, 0: -2.0}] * 2)
     with pytest.raises(llama_cpp.CannotRead, match="unknown model architecture"):
-        llama_cpp.ask(tmp_path / "broken.gguf", [], [], [[1]])
+        llama_cpp.ask(tmp_path / "broken.gguf", [], [], [[1]], 1)
 
 
 def test_differences_to_llama_cpp() -> None:
