@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from envcheck.facts import Facts
 from kit.backend.device_errors import card_error, is_out_of_memory
+from kit.backend.given_weights import check_weights_given
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.backend.starting import Backend, PlannedCard
@@ -84,7 +85,7 @@ class Loading:
 def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> Loaded:
     """The base model, in 4-bit NF4 with double quantisation or in 16 bit, and its tokenizer with the chat's template.
 
-    Raises KitError: weights that cannot be read, or not enough memory for them; the card failed.
+    Raises KitError: weights that cannot be read or are not there, or not enough memory for them; the card failed.
     """
     # a download shows its own progress
     quiet = silence() if model.is_local else contextlib.redirect_stdout(sys.stderr)
@@ -95,6 +96,7 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     except Exception as error:  # a config may say anything, and safetensors and Triton have errors of their own
         raise card_error(error) or _cannot_load(model, loading.load_in_4bit, error) from error
     _check_loaded(base, model, loading, backend)
+    check_weights_given(base, model)
     if model.stored_nf4:
         _compute_in(base, torch_dtype(loading.precision))
     if backend.name == "hf" or loading.device == "cpu":

@@ -15,7 +15,9 @@ QUESTION = Loading(device="cuda", precision="bf16", load_in_4bit=True, max_lengt
 
 
 def base(name: str, **facts: object) -> SimpleNamespace:
-    return SimpleNamespace(config=SimpleNamespace(_name_or_path=name), is_loaded_in_4bit=True, **facts)
+    weights = facts.pop("weights", ())
+    return SimpleNamespace(config=SimpleNamespace(_name_or_path=name), is_loaded_in_4bit=True,
+                           named_parameters=lambda: [(name, None) for name in weights], **facts)  # fmt: skip
 
 
 def load(monkeypatch, model: Model, answer: SimpleNamespace) -> loading.Loaded:
@@ -79,3 +81,16 @@ def test_unsloth_is_asked_for_the_very_name_and_without_the_hub(monkeypatch, mod
     assert asked["name"] == model.location
     assert asked["local_files_only"] is is_here
     assert asked["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.9.mlp.up_proj.weight"])
+def test_weights_that_no_file_has_are_not_trained_over(monkeypatch, name: str) -> None:
+    """transformers makes them up."""
+    tiny = models.find("tiny")
+    loaded = base(tiny.location, weights=["model.embed_tokens.weight", name])
+    if name == "model.norm.weight":
+        assert load(monkeypatch, tiny, loaded)
+    else:
+        found = finding_of(load, monkeypatch, tiny, loaded)
+        assert found.id == "model-weights-missing"
+        assert dict(found.details)["first"] == name
