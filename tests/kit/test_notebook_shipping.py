@@ -84,7 +84,7 @@ def test_a_merge_shows_its_files_and_their_proof(measured) -> None:
         "merged model": (folder / "model.safetensors").stat().st_size,
         "merged-Q8_0.gguf": (folder / "merged-Q8_0.gguf").stat().st_size,
     }
-    assert measured["html"].count("verified") == 2
+    assert measured["html"].count("verified") == 3, "the file in llama.cpp, too"
     assert measured["picture"].count("merged-Q8_0.gguf") == 2
 
 

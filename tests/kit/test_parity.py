@@ -12,6 +12,7 @@ from kit.backend.candidates import Candidate
 from kit.export import parity
 from kit.export.parity import BOUNDS, COARSE, Bound, Exported
 from kit.export.parity_prompts import ParityPrompts
+from kit.prompt import templates
 from kit.run import layout
 from kit.support.version import stamp
 from tests.kit.exports import TINY, write_adapter
@@ -45,11 +46,12 @@ def test_a_run_becomes_a_model_and_a_file_that_answer_the_same(run, merged) -> N
     assert record == json.loads((output / layout.PARITY).read_text()) == json.loads((run / layout.PARITY).read_text())
     assert record["passed"]
     assert stamp().items() <= record.items()
-    assert [row["name"] for row in record["rows"]] == ["merged model", "model-F16.gguf", "model-Q8_0.gguf"]
-    assert all((row["template"], row["ids"], row["end"]) == (True, True, True) for row in record["rows"])
+    here = [row for row in record["rows"] if row["reader"] == "transformers"]
+    assert [row["name"] for row in here] == ["merged model", "model-F16.gguf", "model-Q8_0.gguf"]
+    assert all((row["template"], row["ids"], row["end"]) == (True, True, True) for row in here)
     assert "held-out rows" in record["prompts"]
-    assert record["rows"][1]["top1_pct"] >= 99
-    assert record["rows"][2]["top1_pct"] >= 97
+    assert here[1]["top1_pct"] >= 99
+    assert here[2]["top1_pct"] >= 97
 
 
 @pytest.mark.torch
@@ -59,7 +61,8 @@ def test_what_lies_in_the_folder(merged) -> None:
     assert "quantization_config" not in config
     assert (config["dtype"], config["eos_token_id"]) == ("bfloat16", 2)
     assert json.loads((output / "generation_config.json").read_text())["eos_token_id"] == 2
-    assert (output / "chat_template.jinja").read_text() == (TINY / "chat_template.jinja").read_text()
+    template = (output / "chat_template.jinja").read_text()
+    assert template == templates.switched_off((TINY / "chat_template.jinja").read_text()), "trained without thoughts"
     index = json.loads((output / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) == len(list(output.glob("model-*.safetensors"))) > 1
     modelfile = (output / "Modelfile").read_text()
