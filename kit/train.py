@@ -34,8 +34,7 @@ from kit.support.units import GIB
 from kit.support.user_shell import quoted
 
 if TYPE_CHECKING:
-    from kit.data import Data, DataReport
-    from kit.prompt import ChatFormat
+    from kit.data import DataReport
     from kit.run.session import OnEvaluation
 
 
@@ -59,15 +58,15 @@ def command_line(argv: list[str]) -> int:
 
 
 def plan(command: TrainCommand, facts: Facts) -> Planned:
-    """What a run would need. Where it names no data, every sample counts as max_length_tokens long."""
-    return prepare(command, facts) if command.run.data else _planned(_settled(command, facts), None)
+    """What a run would need. Where its data are not named, or its tokenizer is not there, every sample counts as
+    max_length_tokens long."""
+    settled = _settled(command, facts)
+    return _with_data(settled) if settled.reads_data else _planned(settled, None)
 
 
 def prepare(command: TrainCommand, facts: Facts) -> Prepared:
     """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
-    settled = _settled(command, facts)
-    chat, data = _read(settled.run, settled.model)
-    return Prepared(**vars(_planned(settled, data.report)), chat=chat, data=data)
+    return _with_data(_settled(command if command.run.data else telling.on_example_rows(command), facts))
 
 
 def _settled(command: TrainCommand, facts: Facts) -> Planned:
@@ -76,21 +75,25 @@ def _settled(command: TrainCommand, facts: Facts) -> Planned:
     run, reasons = resolve.settle(run, facts)
     trackers.check(run.report_to)
     findings = rules.judge(resolve.seen_by(run, facts)) if run.device == "cuda" else ()  # of the card in use
-    return Planned(command, run, reasons, facts, findings, models.find_for(run), None)
+    model = models.find_to_plan(run) if command.plan else models.find_for(run)
+    return Planned(command, run, reasons, facts, findings, model, None)
 
 
-def _read(run: Run, model: models.Model) -> "tuple[ChatFormat, Data]":
+def _with_data(settled: Planned) -> Prepared:
     from kit import data, prompt  # here, not above: a plan without data is there before these are imported
 
-    chat = prompt.load(model, run.template)
+    chat = prompt.load(settled.model, settled.run.template)
     with console.progress() as on_progress:
-        rows = data.read(run, chat, on_progress)
+        rows = data.read(settled.run, chat, on_progress)
     refuse_pairs(rows.report)
-    return chat.as_trained(rows.report.purpose, rows.report.rows_thinking), rows
+    chat = chat.as_trained(rows.report.purpose, rows.report.rows_thinking)
+    return Prepared(**vars(_planned(settled, rows.report)), chat=chat, data=rows)
 
 
 def _planned(settled: Planned, report: "DataReport | None") -> Planned:
-    run, chosen, made = plan_of(settled.command, settled.run, settled.facts, settled.model.config, report)
+    sizes = memory.known_sizes(settled.model)
+    run, chosen, made = plan_of(settled.command, settled.run, settled.facts, sizes, report)
+    made = made and replace(made, reasons=(memory.source_of_sizes(settled.model), *made.reasons))
     return replace(settled, run=run, reasons=settled.reasons | chosen, plan=made)
 
 

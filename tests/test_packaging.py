@@ -66,6 +66,10 @@ def test_nothing_of_the_packages_is_missing_in_the_wheel(installed: Path) -> Non
     assert {path for path in here if "__pycache__" not in path.parts} <= there
     templates = {path.name for path in (ROOT / "templates").iterdir()}
     assert {path.name for path in (installed / "kit" / "prompt" / "templates").iterdir()} == templates
+    for name in ("identity.jsonl", "README.md", "licenses/Apache-2.0.txt"):
+        assert (installed / "kit" / "options" / "examples" / name).read_bytes() == (
+            ROOT / "examples" / name
+        ).read_bytes()
 
 
 def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -80,6 +84,8 @@ def test_the_commands_work_in_any_folder(installed: Path, tmp_path: Path) -> Non
     done = run(installed, tmp_path, "kit.data", "my.jsonl", "--template", "chatml", "--json")
     assert '"rows_read": 30' in done.stdout, done.stderr
     assert '"verdict"' in run(installed, tmp_path, "kit.train", "--preset", "cpu", "--plan", "--json").stdout
+    planned = run(installed, tmp_path, "kit.train", "--preset", "rtx5080", "--plan", "--json")
+    assert "the shipped config of Qwen/Qwen3-4B" in planned.stdout, planned.stderr
     done = run(installed, tmp_path, "envcheck", "install", "--dry-run", "--cpu")
     assert done.returncode == 0, done.stderr
     assert f"-m venv {tmp_path / '.venv'}" in done.stdout

@@ -7,6 +7,7 @@ from kit.memory.activations import evaluation_tokens
 from kit.memory.choosing import Checkpointing, choose, fit
 from kit.memory.planning import WILL_NOT_FIT, Part, Plan, plan, with_reasons
 from kit.memory.shape import Shape
+from kit.memory.sizes import disagreement, known_sizes, source_of_sizes
 from kit.memory.trained import trained_params
 from kit.memory.weights import can_offload_embedding
 
@@ -18,9 +19,12 @@ __all__ = [
     "Shape",
     "can_offload_embedding",
     "choose",
+    "disagreement",
     "evaluation_tokens",
     "fit",
+    "known_sizes",
     "plan",
+    "source_of_sizes",
     "trained_params",
     "with_reasons",
 ]

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kit.models.families import BLOCKS, MLP, biased_layers, expert_count, family_of, head_dim, key_value_heads, name_of
+from kit.models.families import (
+    BLOCKS,
+    MLP,
+    biased_layers,
+    expert_count,
+    family_of,
+    head_dim,
+    key_value_heads,
+    name_of,
+    text_part,
+)
 from kit.models.quantised import HEAD, StoredNF4, stored_nf4
 
 
@@ -32,6 +42,7 @@ class Shape:
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Shape":
         """Raises KeyError: a family that the kit does not know, or a config that lacks a size."""
+        config = text_part(config)
         family = family_of(config)
         if family is None:
             raise KeyError(name_of(config))

@@ -20,6 +20,9 @@ ADVISED_SAMPLING = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)
 # What Unsloth has layers of its own for on a card, by model_type; of all others it compiles those of transformers.
 WITH_UNSLOTH_LAYERS = frozenset(("llama", "mistral", "gemma", "gemma2", "qwen2", "qwen3"))
 
+# What a config that holds another as text_config says for both.
+OF_THE_WHOLE = ("tie_word_embeddings", "quantization_config", "torch_dtype", "dtype")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -58,6 +61,15 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
     if family and isinstance(architectures, list) and architectures and family.architecture not in architectures:
         return None
     return family
+
+
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the language model, which stands in that of a larger one as text_config; what is said of the whole
+    (tied weights, how they are stored) holds for it too where it says nothing else."""
+    inner = config.get("text_config")
+    if not isinstance(inner, Mapping):
+        return dict(config)
+    return {name: value for name, value in config.items() if name in OF_THE_WHOLE} | dict(inner)
 
 
 def name_of(config: Mapping[str, Any]) -> str:

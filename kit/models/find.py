@@ -14,6 +14,7 @@ from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
 from kit.models.packaged import PACKAGED, PackagedModel, cached_file, fetch
 from kit.models.quantised import HUB_NAME, StoredNF4
+from kit.models.shipped import shipped_shape
 from kit.options import METHODS, Run
 from kit.support.errors import KitError, did_you_mean, problem
 from kit.support.file_names import file_name
@@ -30,12 +31,14 @@ class Model:
     """A model that can be loaded: `location` is a folder or a hub name; `config` is its config.json.
 
     `files` maps the small files that were found (tokenizer.json, tokenizer_config.json, ...) to their paths.
+    `only_sizes`: where its sizes are from, of a model of which no more than these is there; "" for every other.
     """
 
     name: str
     location: str
     config: dict[str, Any]
     files: dict[str, Path]
+    only_sizes: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -127,6 +130,50 @@ def find_for(run: Run) -> Model:
     as_stored = () if METHODS[run.method].trains_whole_model else ("--load-in-4bit",)
     quantised.check_asked(model.name, model.config, run.load_in_4bit, "--model", *as_stored)
     return model
+
+
+def find_to_plan(run: Run) -> Model:
+    """The same where its sizes are enough: what is on this machine, a folder or a file with config.json alone included,
+    then the sizes that the kit ships, then the hub; with data, whose tokens are counted, the hub before those sizes.
+
+    Raises as `find_for`.
+    """
+    if config := _config_alone(run.model):
+        return _only_sizes(run, _config(config), f"{config} alone", small_files(config.parent))
+    shape = None if find_here(run.model) else shipped_shape(run.model)
+    source = f"the shipped config of {shape.name} (from {shape.repository})" if shape else ""
+    of_shape = _only_sizes(run, shape.config, source, {}) if shape else None
+    if of_shape and not run.data:
+        return of_shape
+    try:
+        return find_for(run)
+    except ModelNotHere:
+        if not of_shape:
+            raise
+        return of_shape
+
+
+def _config_alone(name: str) -> Path | None:
+    """The config.json of a folder that has no tokenizer or no weights beside it, or a .json file itself."""
+    path = Path(name).expanduser()
+    if path.suffix == ".json" and path.is_file():
+        return path
+    is_whole = small_files(path).keys() >= NEEDED and any(path.glob("*.safetensors"))
+    return path / "config.json" if (path / "config.json").is_file() and not is_whole else None
+
+
+def _only_sizes(run: Run, config: dict[str, Any], source: str, files: dict[str, Path]) -> Model:
+    if refused := quantised.refusal(run.model, config, "--model"):
+        raise KitError(refused)
+    return Model(run.model, run.model, config, files, source)
+
+
+def is_here(name: str) -> bool:
+    """Whether all of a model lies on this machine, by a name that --model takes; nothing is unpacked."""
+    if name in PACKAGED:
+        return cached_file(PACKAGED[name]).is_file() or is_here(PACKAGED[name].hub_name)
+    model = find_here(name)
+    return model is not None and model.folder is not None
 
 
 def _packaged(model: PackagedModel, option: str) -> Model:

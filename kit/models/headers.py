@@ -36,6 +36,10 @@ class Tensor:
     start_bytes: int
     nbytes: int
 
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
 
 def headers(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, in the order of their names. Raises Unreadable: it is no whole safetensors file."""

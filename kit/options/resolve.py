@@ -21,6 +21,7 @@ from kit.support.errors import USAGE, KitError, did_you_mean, failure, problem
 PRESETS = Path(__file__).parent / "presets"
 CARDS = PRESETS / "cards.toml"
 CLASSES = ("vram-8", "vram-12", "vram-16", "vram-24", "vram-32")  # GiB
+REPORTED_SHARE = 0.99  # of the marketed memory that the driver reports at least: 15.92 GiB of an RTX 5080's 16
 NO_RECOMPUTING = "learnt keys and values stand in a cache, which no layer may fill twice"
 AnyRunDoor = TypeVar("AnyRunDoor", bound=RunDoor)
 
@@ -61,12 +62,15 @@ def _about_preset(preset: str, facts: Facts) -> dict[str, str]:
     memory_class = cards()[name]["class"] if name in cards() else name
     if card is None or memory_class not in CLASSES:
         return {}
+    if card.name == _elsewhere(preset):
+        return {"preset": f"{card.vram_gib:g} GiB, no such card is in this machine; {measured(memory_class, preset)}"}
     said = measured(memory_class, card_key(card.name or name))
     return {"preset": said if name == preset else f"{name}, {said}"}
 
 
 def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
-    """The run and its machine: this one, or one with the card of --vram-gib.
+    """The run and its machine: this one, or for a plan one with the card of --vram-gib, or of a preset for another
+    card than this machine's.
 
     Raises KitError (status 2): --vram-gib or --fit without --plan.
     """
@@ -75,15 +79,40 @@ def planned_for(command: TrainCommand, facts: Facts) -> tuple[Run, Facts]:
         what = f"{option} only says what would fit, it trains nothing."
         why = "A run takes this machine's own card, and what the plan chooses for it."
         raise failure("needs-plan", what, why, f"{option} --plan", "the same without it", status=USAGE)
-    if command.vram_gib is None:
+    if command.vram_gib is not None:
+        return command.run.model_copy(update={"device": "cuda"}), with_card(facts, command.vram_gib)
+    preset, gib = command.run.preset, preset_gib(command.run.preset)
+    if gib is None or not command.plan or command.run.device != "cuda" or preset in _presets_of_own_card(facts):
         return command.run, facts
-    return command.run.model_copy(update={"device": "cuda"}), with_card(facts, command.vram_gib)
+    return command.run, with_card(facts, round(REPORTED_SHARE * gib, 2), _elsewhere(preset))
 
 
-def with_card(facts: Facts, vram_gib: float) -> Facts:
+def preset_gib(preset: str) -> float | None:
+    """Memory of the card, or of the class of cards, that a preset is for; None: it is for none."""
+    card = cards().get(preset, {})
+    memory_class = card.get("class", preset)
+    of_class = float(memory_class.removeprefix("vram-")) if memory_class in CLASSES else None
+    return card.get("vram_gib", of_class)
+
+
+def _presets_of_own_card(facts: Facts) -> set[str]:
+    """Those that mean the card of this machine: its own name, and the class of its memory."""
+    card = settings.best_card(facts)
+    if card is None:
+        return set()
+    own = preset_for(facts)
+    return {own, card_key(card.name or ""), cards().get(own, {}).get("class", own)}
+
+
+def with_card(facts: Facts, vram_gib: float, name: str = "") -> Facts:
     """The machine with one card of that size, new enough for bf16, instead of its own."""
-    card = Gpu(name=f"NVIDIA card of {vram_gib:g} GiB", vram_gib=vram_gib, compute_capability="8.0")
+    card = Gpu(name=name or f"NVIDIA card of {vram_gib:g} GiB", vram_gib=vram_gib, compute_capability="8.0")
     return replace(facts, gpu=(card,), env={}, training=None)
+
+
+def _elsewhere(preset: str) -> str:
+    """What the card of a preset is called that is planned for without being here."""
+    return f"NVIDIA card of --preset {preset}"
 
 
 def seen_by(run: Run, facts: Facts) -> Facts:
@@ -105,7 +134,9 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     chosen = settings.choose(seen_by(run, facts))
     if run.device == "cuda" and card is None:
         what = "The run asks for a graphics card and none can be used here."
-        raise no_usable_card(what, facts, "--preset cpu                 (trains on the CPU)")
+        fits = f"--preset {run.preset} --plan" if preset_gib(run.preset) else "--plan --vram-gib 16"
+        on_cpu = "--preset cpu                 (trains on the CPU)"
+        raise no_usable_card(what, facts, f"{fits:<29}(what would fit on such a card)", on_cpu)
     auto = {
         "device": ("cuda" if card else "cpu", _why_device(facts, card)),
         "precision": chosen.precision,
@@ -119,14 +150,14 @@ def settle(run: Run, facts: Facts) -> tuple[Run, dict[str, str]]:
     return settled, _about_preset(run.preset, facts) | {name: reason for name, (_, reason) in undecided.items()}
 
 
-def no_usable_card(what: str, facts: Facts, on_cpu: str) -> KitError:
-    """For a card that was asked for; on_cpu: what to type instead."""
+def no_usable_card(what: str, facts: Facts, *instead: str) -> KitError:
+    """For a card that was asked for; instead: what to type."""
     others = other_gpus.names(facts)
     why = "No NVIDIA card was found, or it is hidden from this program."
     if others:
         why = f"The GPU here is {others}; the kit knows NVIDIA cards only, and leaves every other alone."
     return failure(
-        "no-usable-gpu", what, why, "python -m envcheck           (says what is wrong with the card)", on_cpu
+        "no-usable-gpu", what, why, "python -m envcheck           (says what is wrong with the card)", *instead
     )
 
 
@@ -278,7 +309,7 @@ def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
         fixes = (f"--preset {known}" for known in names)
         raise failure("unknown-preset", what, f"The presets are {', '.join(names)}.", *fixes, status=USAGE)
     own = dict(cards()[name]) if name in cards() else _read_file(PRESETS / f"{name}.toml")
-    of_class = own.pop("class", None)
+    of_class, _ = own.pop("class", None), own.pop("vram_gib", None)
     values = _check_keys(own, f"preset {name}")
     origins = dict.fromkeys(values, f"preset {name}")
     if of_class:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from envcheck import other_gpus
-from kit.memory import WILL_NOT_FIT, can_offload_embedding
+from kit.memory import WILL_NOT_FIT, can_offload_embedding, disagreement
 from kit.models import Model, families
 from kit.options import Run, TrainCommand
 from kit.options.methods import TAKEN_BY
@@ -60,6 +60,8 @@ def collect_notes(planned: Planned, backend: "Backend", different: dict[str, str
 
 def unknown_sizes(model: Model) -> str:
     """For a model without a plan."""
+    if differs := disagreement(model):
+        return f"The sizes of {model.name} are not known to the planner: {differs}. Nothing is said about memory."
     family = families.name_of(model.config)
     return f"The sizes of this model are not known to the planner ({family}): nothing is said about memory."
 

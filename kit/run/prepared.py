@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from envcheck.facts import Facts, Finding
 from kit.memory import Plan
-from kit.models import Model
+from kit.models import NEEDED, Model
 from kit.options import Run, TrainCommand
 from kit.support.errors import failure
 from kit.support.file_names import file_name
@@ -35,6 +35,11 @@ class Planned:
     findings: tuple[Finding, ...]
     model: Model
     plan: Plan | None
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether rows are named, and there is what makes tokens of them."""
+        return bool(self.run.data) and self.model.files.keys() >= NEEDED
 
     @property
     def output(self) -> Path:

@@ -10,12 +10,23 @@ from rich.text import Text
 
 from envcheck import other_gpus
 from kit.memory import Plan
+from kit.options import TrainCommand, example_rows
 from kit.run.layout import ADAPTER, MODEL, REPORT
 from kit.run.notes import unknown_sizes
 from kit.run.prepared import Planned, Prepared
 from kit.run.record import Result
 from kit.support import console
 from kit.support.units import clock, gib
+
+
+def on_example_rows(command: TrainCommand) -> TrainCommand:
+    """A command without data, on the rows that come with the kit; this is the first line of the run."""
+    on_examples = example_rows.on_example_rows(command)
+    console.say(
+        f"No --data: training on the kit's example rows, {on_examples.run.data[0]} (who the assistant is). "
+        "Your own: --data my.jsonl"
+    )
+    return on_examples
 
 
 def show(planned: Planned) -> None:
@@ -105,6 +116,11 @@ def show_plan(planned: Planned) -> None:
         print(json.dumps(planned.plan.to_json() if planned.plan else None, indent=1))
     else:
         show(planned)
+        if planned.run.data and not planned.reads_data:
+            console.note(
+                f"the rows are not read: the tokenizer of {planned.model.name} is not on this machine. Every sample "
+                "counts as max_length_tokens long."
+            )
         for text in other_gpus.notes(planned.facts):
             console.note(text)
         if planned.plan is None:

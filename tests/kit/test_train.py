@@ -78,7 +78,6 @@ def test_plan_for_a_card_that_is_not_there() -> None:
 BAD = {
     "a size without --plan": (["--vram-gib", "16", "--data", "examples/identity.jsonl"], 2, "--vram-gib 16 --plan"),
     "missing data": (["--data", "nowhere.jsonl"], 1, "data-file-missing"),
-    "no data": ([], 2, "no-data"),
     "unknown option": (["--data", "examples/identity.jsonl", "--lerning-rate", "1"], 2, "--learning-rate"),
     "wrong kind of value": (["--data", "examples/identity.jsonl", "--learning-rate", "fast"], 2, "--learning-rate"),
     "unknown preset": (["--preset", "rtx580"], 2, "rtx5080"),

@@ -1,0 +1,19 @@
+"""The rows that come with the kit, for a first run without data of one's own."""
+
+from pathlib import Path
+
+from kit.options.commands import TrainCommand
+
+NAME = "identity.jsonl"
+
+
+def example_rows() -> Path:
+    """In the clone where it is run there, else the copy of it that an installed kit carries beside this file."""
+    installed = Path(__file__).parent / "examples"
+    return (installed if installed.is_dir() else Path(__file__).parents[2] / "examples") / NAME
+
+
+def on_example_rows(command: TrainCommand) -> TrainCommand:
+    """The same command, trained on them."""
+    run = command.run.model_copy(update={"data": (str(example_rows()),)})
+    return command.model_copy(update={"run": run, "origins": command.origins | {"data": "the kit's example rows"}})
