@@ -1,10 +1,14 @@
-"""The README's table of figures, from benchmarks/results/: `python -m benchmarks.readme` writes it, a test compares."""
+"""The README's table of figures, from benchmarks/results/ and the planner, and docs/models.md, the whole of what `kit
+models` says: `python -m benchmarks.readme` writes both, a test compares."""
 
 import json
 
 from benchmarks.measure import RESULTS, ROOT
+from kit.memory import __main__ as models_command
+from kit.memory.fitting import CARDS_GIB, RANK, FittingModel, fitting_models
 
-README = ROOT / "README.md"
+README, MODELS = ROOT / "README.md", ROOT / "docs" / "models.md"
+IN_README = ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "meta-llama/Llama-3.1-8B-Instruct")
 START, END = "<!-- figures: made by python -m benchmarks.readme -->", "<!-- end of figures -->"
 
 
@@ -70,7 +74,33 @@ def table() -> str:
     machine = demo["machine"]
     head = f"Measured on {machine['cores']} cores ({machine['cpu']}), no graphics card, {demo['measured']}:"
     lines = [f"| {what} | {figure} | {_links(files)} |" for what, figure, files in rows]
+    lines.append(_longest_samples([model for model in fitting_models() if model.name in IN_README]))
     return "\n".join([head, "", "| what | figure | file |", "|---|---|---|", *lines])
+
+
+def _longest_samples(models: list[FittingModel]) -> str:
+    sizes = ", ".join(map(str, CARDS_GIB))
+    figures = []
+    for model in models:
+        longest = (str(tokens // 1000) if tokens else "–" for tokens in model.longest_tokens.values())
+        figures.append(f"{model.name.rpartition('/')[2]} {' / '.join(longest)}")
+    what = f"longest sample planned to fit on {sizes} GiB, thousands of tokens, LoRA rank {RANK}"
+    return f"| {what} | {'; '.join(figures)} | [models](docs/models.md) |"
+
+
+def models_page() -> str:
+    """docs/models.md; what is on this machine is left out."""
+    rows = [models_command.HEADS, *map(models_command.cells, fitting_models())]
+    lines = [f"| {' | '.join(row[:-1])} |" for row in rows]
+    lines.insert(1, f"|{'---|' * (len(rows[0]) - 1)}")
+    return "\n".join(["# Models and cards", "", *MODELS_INTRODUCTION, "", models_command.ABOUT, "", *lines, ""])
+
+
+MODELS_INTRODUCTION = (
+    "What `kit models` says (`--json` for programs), made by `python -m benchmarks.readme`. The sizes are those of the",
+    "published `config.json` of each; `kit/models/assets/shapes.toml` has the source of every number. A plan of them",
+    "needs neither network nor weights: `kit train --preset rtx5080 --plan`. They are plans, not measurements.",
+)
 
 
 def _links(files: str) -> str:
@@ -107,7 +137,8 @@ def with_figures(text: str) -> str:
 
 def main() -> None:
     README.write_text(with_figures(README.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
-    print(f"{README.name} brought up to date")
+    MODELS.write_text(models_page(), encoding="utf-8", newline="\n")
+    print(f"{README.name} and {MODELS.name} brought up to date")
 
 
 if __name__ == "__main__":

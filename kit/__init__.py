@@ -2,7 +2,7 @@
 
     import kit
 
-    kit.plan(data="my.jsonl", preset="rtx5080", vram_gib=16)      # will it fit? no torch, nothing is written
+    kit.plan(data="my.jsonl", preset="rtx5080")                   # will it fit? no torch, nothing is written
     kit.train(data="my.jsonl", output="runs/mine")                # the same call again goes on where it stopped
     kit.read_run("runs/mine").loss_after                          # what a run folder says
     kit.Talk("runs/mine").ask("Who are you?").answer              # as it was trained

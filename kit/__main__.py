@@ -13,14 +13,16 @@ from pathlib import Path
 from rich.text import Text
 
 from envcheck.facts import Finding
-from kit.options.command_line import is_script
+from kit.options.command_line import is_script, typed_as
 from kit.run import reading
 from kit.run.reading import RunRecord
 from kit.support import console
 from kit.support.errors import USAGE, KitError, near_name, problem
 
+DOCTOR = "doctor"  # a package beside the kit
 COMMANDS = {  # -> module, what it does
-    "doctor": ("envcheck.__main__", "is this machine fit? what to type if not"),
+    DOCTOR: ("envcheck.__main__", "is this machine fit? what to type if not"),
+    "models": ("kit.memory.__main__", "which models fit which card, and which are here"),
     "train": ("kit.train", "fine-tune a model; the same command again goes on"),
     "data": ("kit.data.__main__", "check data, and see what the model will see"),
     "chat": ("kit.chat.__main__", "talk to what was trained"),
@@ -56,7 +58,9 @@ def _overview(words: Sequence[str]) -> int:
 
 def _typed(name: str) -> str:
     """The command as it works when it is typed."""
-    return f"kit {name}" if is_script() else f"python -m {COMMANDS[name][0].removesuffix('.__main__')}"
+    return (
+        typed_as(name) if is_script() or name != DOCTOR else f"python -m {COMMANDS[name][0].removesuffix('.__main__')}"
+    )
 
 
 def _unknown_command(word: str) -> Finding:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import readme
 from kit.chat.options import ChatCommand
 from kit.export.options import MergeCommand
+from kit.memory.options import ModelsCommand
 from kit.options import DataCommand, TrainCommand
 from kit.options.command_line import flags_of
 from kit.report.options import ReportCommand
@@ -22,6 +23,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_figures_come_from_the_result_files() -> None:
     assert readme.with_figures(TEXT) == TEXT
+    assert readme.MODELS.read_text(encoding="utf-8") == readme.models_page()
 
 
 def test_make_targets_exist() -> None:
@@ -32,9 +34,10 @@ def test_make_targets_exist() -> None:
 
 def test_named_options_and_files_exist() -> None:
     doors = {
-        kind.door: kind for kind in (TrainCommand, DataCommand, ChatCommand, MergeCommand, ReportCommand, SweepCommand)
+        kind.door: kind
+        for kind in (TrainCommand, DataCommand, ChatCommand, MergeCommand, ModelsCommand, ReportCommand, SweepCommand)
     }
-    lines = re.findall(r"\bkit[. ](train|data|chat|merge|report|sweep) (.*)", TEXT)
+    lines = re.findall(r"\bkit[. ](train|data|chat|merge|models|report|sweep) (.*)", TEXT)
     assert {door for door, line in lines if "--" in line} >= {"train", "data"}, "the README shows how they are called"
     for door, line in lines:
         known = {"--help", *flags_of(doors[door])}
@@ -60,7 +63,7 @@ def test_readme_is_one_screen() -> None:
     assert len(TEXT.splitlines()) <= 70
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/design.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/design.md", "docs/models.md"])
 def test_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(r"`((?:[\w-]+/)+[\w.-]*\w|\w+\.(?:py|md|toml))`", text)

@@ -11,6 +11,7 @@ import pytest
 from kit import __main__ as kit
 from kit.chat.options import ChatCommand
 from kit.export.options import MergeCommand
+from kit.memory.options import ModelsCommand
 from kit.options import DataCommand, Run, TrainCommand, resolve
 from kit.options.command_line import flags_of, parse, read, typed_as
 from kit.options.help_page import help_page
@@ -21,7 +22,7 @@ from kit.support.errors import USAGE, KitError, near_name
 from kit.sweep.options import SweepCommand
 
 ROOT = Path(__file__).parents[2]
-DOORS = (TrainCommand, DataCommand, ChatCommand, MergeCommand, ReportCommand, SweepCommand)
+DOORS = (TrainCommand, DataCommand, ChatCommand, MergeCommand, ReportCommand, SweepCommand, ModelsCommand)
 EACH_DOOR = pytest.mark.parametrize("kind", DOORS, ids=lambda kind: kind.door)
 
 ROWS = "model data data-format data-columns data-weights data-on-error eval-data held-out-rows template system-texts \
@@ -37,6 +38,7 @@ FROZEN = {  # a new option is a decision: write it here too
     "chat": "what add base template backend device precision load-in-4bit system thinking compare prompt prompts \
 sample temperature top-p top-k seed max-tokens serve port json",
     "merge": "source output base base-precision add weight combine density to quant precision shard-gib prove json",
+    "models": "json",
     "report": "runs output list json",
     "sweep": f"{RUN} over trials pruner into json",
 }
@@ -192,6 +194,11 @@ WRONG = {
         "wrong-value": ("runs/x", "-o", "y", "--density", "2"),
         "missing-value": ("runs/x", "-o"),
         "missing-option": ("-o", "y"),
+    },
+    "models": {
+        "unknown-option": ("--jsn",),
+        "wrong-value": ("--json=perhaps",),
+        "unexpected-argument": ("qwen",),
     },
     "report": {
         "unknown-option": ("runs/x", "--jsn"),

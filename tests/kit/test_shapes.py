@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from envcheck import settings
 from envcheck.facts import Facts, Gpu
 from kit import models, train
-from kit.memory import Shape, disagreement
+from kit.memory import Shape, disagreement, plan
+from kit.memory import __main__ as models_command
+from kit.memory.fitting import longest_tokens
 from kit.models.counting import linear_weights
 from kit.models.families import family_of, text_part
 from kit.models.headers import headers
 from kit.models.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.shipped import shipped_shape
-from kit.options import resolve
+from kit.options import Run, resolve
 from kit.options.example_rows import example_rows
 from kit.support.errors import KitError
 from tests.support.processes import run_kit
@@ -270,3 +273,75 @@ class TestWithoutData:
 
     def test_a_plan_needs_none(self, empty_hub) -> None:
         assert planned(preset="rtx5080").run.data == ()
+
+
+class TestModelsCommand:
+    @pytest.fixture
+    def listed(self, empty_hub, capsys) -> list[dict]:
+        assert models_command.main(["--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def test_every_shape_and_the_embedded_model_smallest_first(self, listed: list[dict]) -> None:
+        assert {model["name"] for model in listed} == {*SHAPES, "tiny", "smollm2-135m"} - {
+            "HuggingFaceTB/SmolLM2-135M-Instruct"
+        }
+        sizes = [model["parameters"] for model in listed]
+        assert sizes == sorted(sizes)
+        assert all(model["licence"] for model in listed)
+
+    def test_a_larger_card_takes_no_shorter_sample_and_none_beyond_the_models_positions(self, listed) -> None:
+        for model in listed:
+            longest = list(model["longest_tokens"].values())
+            assert longest == sorted(longest)
+            assert [int(gib) for gib in model["longest_tokens"]] == [8, 12, 16, 24, 32]
+            shape = shipped_shape(model["name"])
+            assert not shape or longest[-1] <= shape.config["max_position_embeddings"]
+
+    @pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "Qwen/Qwen3-14B"])
+    def test_what_is_said_to_fit_is_what_a_plan_says(self, name: str) -> None:
+        """One token more does not fit, or the model has no position for it."""
+        config = SHAPES[name].config
+        for gib in (12, 16, 24):
+            longest = longest_tokens(config, gib)
+            verdicts = [verdict(config, gib, tokens) for tokens in (longest, longest + 1)]
+            assert verdicts[0] == "fits"
+            assert verdicts[1] != "fits" or longest == config["max_position_embeddings"]
+
+    def test_what_is_here_is_said(self, empty_hub, tmp_path, monkeypatch) -> None:
+        assert not models.is_here("Qwen/Qwen3-0.6B")
+        folder = tmp_path / "hub" / "models--Qwen--Qwen3-0.6B"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        shutil.copytree(models.TINY, snapshot)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0" * 40)
+        assert models.is_here("Qwen/Qwen3-0.6B")
+        (snapshot / "model.safetensors").unlink()
+        assert not models.is_here("Qwen/Qwen3-0.6B")
+
+    def test_a_packaged_model_is_here_when_its_file_is(self, empty_hub, tmp_path, monkeypatch) -> None:
+        monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+        assert not models.is_here("smollm2-135m")
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "smollm2-135m.gguf").write_bytes(b"GGUF")
+        assert models.is_here("smollm2-135m")
+
+    @pytest.mark.parametrize("module", ["kit.models", "kit.memory", "kit"])
+    def test_as_a_table_under_each_name(self, module: str, empty_hub) -> None:
+        done = run_kit(module, *(["models"] if module == "kit" else []), env=empty_hub)
+        assert done.returncode == 0, done.stderr
+        heads, *rows = [line.split() for line in done.stdout.splitlines()]
+        assert heads[:4] == ["name", "licence", "parameters", "download"]
+        assert rows[0][0] == "tiny"
+        assert rows[0][-1] == "yes"
+        assert "Under GiB: thousands of tokens" in done.stdout
+
+
+def verdict(config: dict, gib: float, tokens: int) -> str:
+    """Of a plan in the smallest way, as the table has it."""
+    card = Gpu(name="NVIDIA card", vram_gib=gib, compute_capability="8.0", display=True)
+    room = settings.choose(Facts(gpu=(card,))).memory_bytes.value
+    run = Run(device="cuda", precision="bf16", optimizer="adamw_8bit", max_length_tokens=tokens)
+    offload = "off" if config["tie_word_embeddings"] else "on"
+    ways = {"micro_batch_size": 1, "attention": "sdpa", "embedding_offload": offload}
+    made = plan(config, run.model_copy(update=ways | {"gradient_checkpointing": "unsloth"}), None, room)
+    return made.verdict if made else ""
