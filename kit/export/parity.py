@@ -44,18 +44,21 @@ BOUNDS = {
     "bf16": Bound(97.0, 0.03),
     "q8_0": Bound(97.0, 0.05),
 }
+MEASURED_LAYERS = 4  # of the model that they were measured on
 COARSE = Bound(60.0, 0.6)  # 4 and 5 bits: a broken file is far below, a whole one loses what such bits lose
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Something to compare. folder, gguf: where it lies. precision: what its weights were rounded to."""
+    """Something to compare. folder, gguf: where it lies. precision: what its weights were rounded to. layers: blocks of
+    the model."""
 
     name: str
     folder: Path
     gguf: str
     precision: str
     head_dim: int = 0
+    layers: int = MEASURED_LAYERS
 
     def candidate(self, like: Candidate) -> Candidate:
         """Computed where and as the reference is."""
@@ -121,14 +124,18 @@ class Parity:
         }
 
 
-def bound_of(precision: str, arithmetic: str) -> Bound:
-    """The wider one of the weights' rounding and the arithmetic's."""
-    found = BOUNDS.get(precision, COARSE)
-    if arithmetic == "fp32":
-        return found
-    other = BOUNDS[arithmetic]
-    least_top1_pct = min(found.least_top1_pct, other.least_top1_pct)
-    return Bound(least_top1_pct, max(found.most_logit_share, 2 * other.most_logit_share))
+def bound_of(precision: str, arithmetic: str, layers: int) -> Bound:
+    """The wider one of the weights' rounding and the arithmetic's, for a model of so many layers: the errors of layers
+    are independent, so they add up like steps of a random walk, with the root of their number."""
+    found = BOUNDS.get(precision)
+    if found is None:
+        return COARSE
+    if arithmetic != "fp32":
+        other = BOUNDS[arithmetic]
+        least_top1_pct = min(found.least_top1_pct, other.least_top1_pct)
+        found = Bound(least_top1_pct, max(found.most_logit_share, 2 * other.most_logit_share))
+    wider = math.sqrt(max(1.0, layers / MEASURED_LAYERS))
+    return Bound(round(100 - wider * (100 - found.least_top1_pct), 2), round(wider * found.most_logit_share, 6))
 
 
 def compare(
@@ -161,7 +168,7 @@ def _row(exported: Exported, reference: Candidate, expected: Logits, prompts: Pa
     candidate = exported.candidate(reference)
     found = candidates.logits(candidate, prompts.sequences, LAST_TOKENS)
     template, ids, end = words_of(exported, prompts)
-    bound = bound_of(exported.precision, reference.arithmetic)
+    bound = bound_of(exported.precision, reference.arithmetic, exported.layers)
     row = Row(
         name=exported.name,
         precision=exported.precision,
@@ -200,7 +207,7 @@ def _as_trained(trained: Candidate, expected: Logits, prompts: ParityPrompts) ->
 
 def _by_llama_cpp(exported: Exported, expected: Logits, prompts: ParityPrompts) -> Row:
     """The same file through llama.cpp: its own tokenizer, template and arithmetic, which is about as coarse as bf16."""
-    bound = bound_of(exported.precision, "bf16")
+    bound = bound_of(exported.precision, "bf16", exported.layers)
     row = Row(name=exported.name, reader="llama.cpp", precision=exported.precision, positions=len(expected),
               bound=bound)  # fmt: skip
     path = exported.folder / exported.gguf

@@ -60,12 +60,13 @@ def verify(job: Job, written: WrittenFiles, prompts: ParityPrompts, on_progress:
 
 
 def _exports(job: Job, written: WrittenFiles) -> list[Exported]:
-    width = head_dim(job.base.model.config)
-    files = [Exported(name, job.output, name, quant, width) for quant, name in written.gguf.items()]
+    config = job.base.model.config
+    width, layers = head_dim(config), int(config.get("num_hidden_layers", 0))
+    files = [Exported(name, job.output, name, quant, width, layers) for quant, name in written.gguf.items()]
     if not written.dtype:
         return files
     precision = {kind: name for name, kind in shards.DTYPES.items()}[written.dtype]
-    return [Exported("merged model", job.output, "", precision), *files]
+    return [Exported("merged model", job.output, "", precision, layers=layers), *files]
 
 
 def _write_record(job: Job, found: Parity) -> None:

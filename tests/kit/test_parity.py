@@ -155,10 +155,19 @@ def test_the_first_layer_beyond_the_bound_is_named(monkeypatch) -> None:
 
 
 def test_arithmetic_in_bf16_widens_the_bounds() -> None:
-    assert parity.bound_of("fp32", "fp32") == BOUNDS["fp32"]
-    wide = parity.bound_of("fp32", "bf16")
+    assert parity.bound_of("fp32", "fp32", 4) == BOUNDS["fp32"]
+    wide = parity.bound_of("fp32", "bf16", 4)
     assert wide.most_logit_share > BOUNDS["bf16"].most_logit_share
     assert wide.least_top1_pct == BOUNDS["bf16"].least_top1_pct
+
+
+def test_bounds_widen_with_the_root_of_the_layers() -> None:
+    """The right merge of a real model of 30 layers was refused by the bounds of one of 4."""
+    shallow, deep = (parity.bound_of("bf16", "fp32", layers) for layers in (4, 36))
+    assert deep.most_logit_share == pytest.approx(3 * shallow.most_logit_share)
+    assert 100 - deep.least_top1_pct == pytest.approx(3 * (100 - shallow.least_top1_pct))
+    assert parity.bound_of("bf16", "fp32", 1) == shallow
+    assert parity.bound_of("q4_0", "fp32", 36) == COARSE
 
 
 @pytest.mark.torch
