@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.models import gguf_in, quantised
+from kit.models import gguf_in, quantised, untrainable
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
 from kit.models.packaged import PACKAGED, PackagedModel, cached_file, fetch
@@ -125,8 +125,11 @@ def find_here(name: str) -> Model | None:
 
 
 def find_for(run: Run) -> Model:
-    """The model that a run is trained on. Raises as `find`; KitError: its weights are in fewer bits than asked for."""
+    """The model that a run is trained on. Raises as `find`; KitError: its weights are in fewer bits than asked for, or
+    it is of a kind that is not trained."""
     model = find(run.model)
+    if refused := untrainable.refusal(run, model.config):
+        raise KitError(refused)
     as_stored = () if METHODS[run.method].trains_whole_model else ("--load-in-4bit",)
     quantised.check_asked(model.name, model.config, run.load_in_4bit, "--model", *as_stored)
     return model
@@ -163,7 +166,7 @@ def _config_alone(name: str) -> Path | None:
 
 
 def _only_sizes(run: Run, config: dict[str, Any], source: str, files: dict[str, Path]) -> Model:
-    if refused := quantised.refusal(run.model, config, "--model"):
+    if refused := quantised.refusal(run.model, config, "--model") or untrainable.refusal(run, config):
         raise KitError(refused)
     return Model(run.model, run.model, config, files, source)
 
