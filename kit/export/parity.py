@@ -35,13 +35,14 @@ class Bound:
 
 
 # By what the weights were rounded to: several times what benchmarks/results/parity.json measured, because the nearer
-# the two likeliest tokens of a model are, the more often rounding swaps them.
+# the two likeliest tokens of a model are, the more often rounding swaps them. bf16: half as much again as on
+# SmolLM2-135M-Instruct, whose 30 layers give 0.114 and 94 % (fp16, of three bits more: 0.013 and 99 %).
 BOUNDS = {
     "fp32": Bound(100.0, 1e-4),
     "f32": Bound(100.0, 1e-4),
     "fp16": Bound(99.0, 0.01),
     "f16": Bound(99.0, 0.01),
-    "bf16": Bound(97.0, 0.03),
+    "bf16": Bound(96.0, 0.06),
     "q8_0": Bound(97.0, 0.05),
 }
 MEASURED_LAYERS = 4  # of the model that they were measured on
