@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def command_line(argv: list[str]) -> int:
     facts = functools.cache(probe.collect)
-    command: TrainCommand = resolve.load(argv, facts)
+    command: TrainCommand = telling.with_rows(resolve.load(argv, facts))
     if command.plan:
         telling.show_plan(plan(command, facts()))
         return 0
@@ -66,7 +66,7 @@ def plan(command: TrainCommand, facts: Facts) -> Planned:
 
 def prepare(command: TrainCommand, facts: Facts) -> Prepared:
     """Facts -> model -> data -> plan: all that can be wrong is found here, in seconds and with nothing written."""
-    return _with_data(_settled(command if command.run.data else telling.on_example_rows(command), facts))
+    return _with_data(_settled(command, facts))
 
 
 def _settled(command: TrainCommand, facts: Facts) -> Planned:
@@ -179,7 +179,7 @@ def train_with(**options: Any) -> Result:
 
 def _given(options: dict[str, Any]) -> tuple[TrainCommand, Facts]:
     facts = functools.cache(probe.collect)
-    return resolve.given(options, facts), facts()
+    return telling.with_rows(resolve.given(options, facts)), facts()
 
 
 def _write_page(folder: Path) -> None:

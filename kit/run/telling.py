@@ -10,7 +10,8 @@ from rich.text import Text
 
 from envcheck import other_gpus
 from kit.memory import Plan
-from kit.options import TrainCommand, example_rows
+from kit.options import TrainCommand
+from kit.options.example_rows import on_example_rows
 from kit.run.layout import ADAPTER, MODEL, REPORT
 from kit.run.notes import unknown_sizes
 from kit.run.prepared import Planned, Prepared
@@ -19,14 +20,16 @@ from kit.support import console
 from kit.support.units import clock, gib
 
 
-def on_example_rows(command: TrainCommand) -> TrainCommand:
-    """A command without data, on the rows that come with the kit; this is the first line of the run."""
-    on_examples = example_rows.on_example_rows(command)
+def with_rows(command: TrainCommand) -> TrainCommand:
+    """The command; where it trains and names no data, on the rows that come with the kit: the first line of the run."""
+    if command.run.data or command.plan:
+        return command
+    command = on_example_rows(command)
     console.say(
-        f"No --data: training on the kit's example rows, {on_examples.run.data[0]} (who the assistant is). "
+        f"No --data: training on the kit's example rows, {command.run.data[0]} (who the assistant is). "
         "Your own: --data my.jsonl"
     )
-    return on_examples
+    return command
 
 
 def show(planned: Planned) -> None:

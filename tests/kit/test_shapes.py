@@ -271,6 +271,11 @@ class TestWithoutData:
         assert [fix for fix in finding.fix if fix.startswith("--preset rtx5080 --plan ")]
         assert [fix for fix in finding.fix if fix.startswith("--preset cpu ")]
 
+    def test_a_sweep_is_of_your_own(self, tmp_path) -> None:
+        done = run_kit("kit.sweep", "--preset", "cpu", "--over", "seed=1,2", "--into", tmp_path / "x")
+        assert done.returncode == 2
+        assert "error: no-data" in done.stderr
+
     def test_a_plan_needs_none(self, empty_hub) -> None:
         assert planned(preset="rtx5080").run.data == ()
 
