@@ -96,7 +96,7 @@ def progress() -> Iterator[OnProgress]:
         yield functools.partial(_plain_progress, stderr, {})
         return
     words = (
-        TextColumn("{task.description:<12}"),
+        TextColumn("{task.description:<14}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[detail]}"),
@@ -120,4 +120,4 @@ def _plain_progress(
         started_s[stage] = time.monotonic()
     if done % max(1, total // LINES_WITHOUT_TERMINAL) == 0 or done == total:
         left_s = (time.monotonic() - started_s.get(stage, time.monotonic())) / done * (total - done)
-        _print(console, f"{stage:<12}{done}/{total}  {detail}{'  ' if detail else ''}{clock(left_s)} left")
+        _print(console, f"{stage:<14}{done}/{total}  {detail}{'  ' if detail else ''}{clock(left_s)} left")
