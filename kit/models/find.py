@@ -127,7 +127,10 @@ def find_here(name: str) -> Model | None:
 def find_for(run: Run) -> Model:
     """The model that a run is trained on. Raises as `find`; KitError: its weights are in fewer bits than asked for, or
     it is of a kind that is not trained."""
-    model = find(run.model)
+    return _for_run(run, find(run.model))
+
+
+def _for_run(run: Run, model: Model) -> Model:
     if refused := untrainable.refusal(run, model.config):
         raise KitError(refused)
     as_stored = () if METHODS[run.method].trains_whole_model else ("--load-in-4bit",)
@@ -166,9 +169,9 @@ def _config_alone(name: str) -> Path | None:
 
 
 def _only_sizes(run: Run, config: dict[str, Any], source: str, files: dict[str, Path]) -> Model:
-    if refused := quantised.refusal(run.model, config, "--model") or untrainable.refusal(run, config):
+    if refused := quantised.refusal(run.model, config, "--model"):
         raise KitError(refused)
-    return Model(run.model, run.model, config, files, source)
+    return _for_run(run, Model(run.model, run.model, config, files, source))
 
 
 def is_here(name: str) -> bool:

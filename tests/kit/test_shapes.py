@@ -173,6 +173,15 @@ class TestConfigAlone:
             planned(preset="rtx5080", model=str(tmp_path))
         assert error.value.findings[0].id == "model-quantised-otherwise"
 
+    def test_16_bit_of_weights_that_are_stored_in_4_are_refused(self, tmp_path) -> None:
+        config = json.loads((QWEN3 / "Qwen3-0.6B.config.json").read_text())
+        nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": nf4}))
+        assert planned(preset="rtx5080", model=str(tmp_path)).plan
+        with pytest.raises(KitError) as error:
+            planned(preset="rtx5080", model=str(tmp_path), load_in_4bit=False)
+        assert error.value.findings[0].id == "model-stored-in-4-bit"
+
     def test_the_text_model_of_a_larger_one_is_unwrapped(self) -> None:
         inner = {name: value for name, value in SHAPES["Qwen/Qwen3-0.6B"].config.items() if name[:3] != "tie"}
         whole = {"model_type": "larger", "architectures": ["Larger"], "text_config": inner, "tie_word_embeddings": True}
