@@ -82,7 +82,7 @@ def _settled(command: TrainCommand, facts: Facts) -> Planned:
 def _with_data(settled: Planned) -> Prepared:
     from kit import data, prompt  # here, not above: a plan without data is there before these are imported
 
-    chat = prompt.load(settled.model, settled.run.template)
+    chat = prompt.load(settled.model, settled.run.template, settled.run.train_added_tokens)
     with console.progress() as on_progress:
         rows = data.read(settled.run, chat, on_progress)
     refuse_pairs(rows.report)

@@ -30,8 +30,11 @@ def check_tokens(loaded: Loaded, run: Run, *chosen: Samples) -> None:
         raise _beyond_embedding(loaded, beyond, vectors)
     if METHODS[run.method].trains_whole_model:
         return
+    inward, outward = (getattr(layer, "original_module", layer) for layer in (inward, outward))  # PEFT's, with rows
     is_tied = inward.weight is outward.weight
-    unread = np.union1d(present[_is_nothing(inward.weight)[present]], _alike(inward.weight, present))
+    trained = loaded.tokenizer.convert_tokens_to_ids(list(run.train_added_tokens))
+    stays = np.setdiff1d(present, np.array(trained, present.dtype))
+    unread = np.union1d(stays[_is_nothing(inward.weight)[stays]], _alike(inward.weight, stays))
     untrained = _Found(unread, chosen, but_last=not is_tied)
     if untrained.rows:
         raise _untrained(loaded, run, untrained)
@@ -94,6 +97,7 @@ def _untrained(loaded: Loaded, run: Run, found: _Found) -> KitError:
         "Base models have such tokens where only their chat versions were trained on them.",
         "--model with the chat version of this base       (its name often ends in Instruct)",
         "--template plain                                 (a template of words alone)",
+        "--train-added-tokens TOKEN                       (those that you added to the tokenizer)",
         "--method full                                    (trains the embedding too)",
         details=found.details(loaded),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kit.backend.device import has_card
 from kit.backend.precision import torch_dtype
 from kit.backend.silence import silence
-from kit.models.adapters import BlockSum, Factors
+from kit.models.adapters import BlockSum, Factors, TokenRows
 from kit.models.change import STATES, Combination, Update, Weight
 
 if TYPE_CHECKING:
@@ -95,6 +95,9 @@ def _changed(base: "torch.Tensor", weight: Weight, combination: Combination) -> 
     change, _ = weight.changes[0]
     if isinstance(change, Factors):
         return base.mul_(_read(change.vector.file, change.vector.name))
+    if isinstance(change, TokenRows):
+        base[list(change.tokens)] = _read(change.rows.file, change.rows.name)
+        return base
     if isinstance(change, BlockSum):
         block = _read(change.block.file, change.block.name).T
         return base.add_(block.repeat(1, -(-base.shape[1] // block.shape[1]))[:, : base.shape[1]])

@@ -7,6 +7,7 @@ prefix tuning (Li and Liang 2021, arXiv:2101.00190), P-tuning v2 (Liu et al. 202
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from kit.backend.device_errors import card_errors_explained, is_out_of_memory
@@ -28,15 +29,16 @@ if TYPE_CHECKING:
 def adapt(loaded: Loaded, run: Run) -> Loaded:
     """The model ready to train, with a fresh adapter or all its weights: equal seed, equal start in both backends.
 
-    Raises KitError: a target module that the model does not have; a rank above what goes into a layer; not enough
-    memory; the card failed.
+    Raises KitError: a target module that the model does not have; a rank above what goes into a layer; added tokens of
+    a head in 4 bit; not enough memory; the card failed.
     """
     method = METHODS[run.method]
     if method.adapts_layers:
         _check_targets(loaded.model, run.target_modules)
     if method.kind == "MISS":
         _check_rank(loaded.model, run.lora_rank, run.target_modules)
-    make_trainable = _by_unsloth if loaded.backend.name == "unsloth" else _by_peft
+    rows = _added_rows(loaded, run)
+    make_trainable = _by_unsloth if loaded.backend.name == "unsloth" else partial(_by_peft, rows=rows)
     if method.trains_whole_model:
         make_trainable = _all_weights
     try:
@@ -139,18 +141,35 @@ def _by_unsloth(model: "CausalModel", run: Run) -> "CausalModel":
     )
 
 
-def _by_peft(model: "CausalModel", run: Run) -> "CausalModel":
+def _added_rows(loaded: Loaded, run: Run) -> dict[str, list[int]]:
+    """Ids of the added tokens, for the embedding and a head of its own; one that is the embedding PEFT keeps so."""
+    if not run.train_added_tokens:
+        return {}
+    ids = sorted(set(map(loaded.tokenizer.convert_tokens_to_ids, run.train_added_tokens)))
+    inward, outward = loaded.model.get_input_embeddings(), loaded.model.get_output_embeddings()
+    layers = [inward] if inward.weight is outward.weight else [inward, outward]
+    if not all(layer.weight.is_floating_point() for layer in layers):
+        raise failure(
+            "added-tokens-in-4bit",
+            "The head of this model is stored in 4 bit: the rows of single tokens cannot be trained in it.",
+            "They stand packed between those of other tokens.",
+            "--model with the 16-bit model it was made from",
+        )
+    return {name: ids for name, module in loaded.model.named_modules() if any(module is layer for layer in layers)}
+
+
+def _by_peft(model: "CausalModel", run: Run, rows: dict[str, list[int]]) -> "CausalModel":
     import torch
     from peft import get_peft_model
 
     if run.gradient_checkpointing != "off":
         _recompute_activations(model)
     torch.manual_seed(run.seed)
-    return cast("CausalModel", get_peft_model(model, peft_config(run)))
+    return cast("CausalModel", get_peft_model(model, peft_config(run, rows)))
 
 
-def peft_config(run: Run) -> "PeftConfig":
-    """PEFT's configuration of the run's method."""
+def peft_config(run: Run, rows: dict[str, list[int]] | None = None) -> "PeftConfig":
+    """PEFT's configuration of the run's method. rows: of an embedding or head, the token ids whose rows are trained."""
     import peft
 
     method, layers = METHODS[run.method], list(run.target_modules)
@@ -164,6 +183,7 @@ def peft_config(run: Run) -> "PeftConfig":
                 target_modules=layers,
                 rank_pattern=run.other_ranks,
                 bias="none",
+                trainable_token_indices=rows or None,
                 **common,
             )
         case "IA3":  # a factor for each number that comes out of a layer; for the down projection for each that goes in

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(command: DataCommand) -> int:
     rows = command.rows
-    chat = prompt.load(models.find(rows.model), rows.template)
+    chat = prompt.load(models.find(rows.model), rows.template, rows.train_added_tokens)
     with console.progress() as on_progress:
         checked = data.look(rows, chat, on_progress)
     fit = not any(finding.severity == "error" for finding in checked.findings)

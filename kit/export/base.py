@@ -10,11 +10,14 @@ from envcheck.facts import Finding
 from kit import models
 from kit.export.tuned_model import Tuned
 from kit.models import INDEX, SINGLE, Model, ModelNotHere, adapters, quantised, read_json
+from kit.models.adapters import TokenRows
 from kit.models.change import QUANTISED, STATES, Change, Weight
 from kit.models.families import BLOCKS, FAMILIES, expert_count, family_of, name_of
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, describe_error, failure, problem
 from kit.support.user_shell import quoted
+
+HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Base:
         for adapter, share in pairs:
             for layer, change in adapter.changes.items():
                 changed.setdefault(f"{layer}.weight", []).append((change, share))
+                if isinstance(change, TokenRows) and self.model.config.get("tie_word_embeddings"):
+                    changed[HEAD] = changed[f"{layer}.weight"]  # some files hold the embedding twice
         return [
             Weight(
                 name=name,

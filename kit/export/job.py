@@ -146,6 +146,14 @@ def _check_whole(command: MergeCommand, first: Tuned) -> None:
 def _check_together(command: MergeCommand, tuned: Sequence[Tuned]) -> None:
     """Raises KitError: a weight or a combination for what is no sum of updates."""
     alone = next((one for one in tuned if not one.is_whole and not one.method.is_plain_update), None)
+    if rows := next((one for one in tuned if one.trains_tokens and (command.weight != 1 or len(tuned) > 1)), None):
+        raise failure(
+            "merge-of-added-tokens",
+            f"{rows.path} holds trained vectors of tokens, and is merged alone and whole.",
+            "They stand in the embedding instead of the base's: they have no sum with others, and no share.",
+            f"python -m kit.merge {quoted(rows.run_folder or rows.path)} -o {quoted(command.output)}",
+            status=USAGE,
+        )
     if alone and (command.weight != 1 or len(tuned) > 1):
         raise failure(
             "merge-of-several-kinds",

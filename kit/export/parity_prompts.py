@@ -53,8 +53,9 @@ def _chat_of(adapter: Tuned, base: Model) -> ChatFormat | None:
     """Tokenizer and template as in training: the base's with the template that was saved with what was trained, or all
     that was saved with it. None: there is none."""
     saved = adapter.path / "chat_template.jinja"
+    added = adapter.run.train_added_tokens if adapter.run else ()
     if adapter.run and saved.is_file():
-        return prompt.load(replace(base, files=base.files | {saved.name: saved}), "auto")
+        return prompt.load(replace(base, files=base.files | {saved.name: saved}), "auto", added)
     model = Model(adapter.name, str(adapter.path), base.config, base.files | small_files(adapter.path))
     settings = read_json(model.files["tokenizer_config.json"]) if "tokenizer_config.json" in model.files else {}
     if "chat_template.jinja" not in model.files and not settings.get("chat_template"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from envcheck.facts import Finding
 from kit.models import adapters
-from kit.models.adapters import LayerChange
+from kit.models.adapters import LayerChange, TokenRows
 from kit.models.change import Change, Update
 from kit.options import Method, Run
 from kit.options.methods import FULL, LORA
@@ -24,7 +24,6 @@ NOT_OFFERED: Mapping[str, tuple[object, ...]] = {
 OF_KIND: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "LORA": {
         "lora_bias": (False, None),
-        "trainable_token_indices": (None, [], {}),
         "target_parameters": (None, []),
         "layer_replication": (None, []),
         "use_qalora": (False, None),
@@ -69,7 +68,14 @@ class Tuned(adapters.Adapter):
         """Method, rank and number of layers, in words."""
         ranks = [change.rank for change in self.changes.values() if isinstance(change, Update)]
         kind = "" if self.method is LORA else f"{self.method.name}, "
-        return f"{kind}{f'rank {max(ranks)}, ' if ranks else ''}{len(self.changes)} layers"
+        tokens = [len(change.tokens) for change in self.changes.values() if isinstance(change, TokenRows)]
+        layers = f"{len(self.changes) - len(tokens)} layers"
+        return f"{kind}{f'rank {max(ranks)}, ' if ranks else ''}{layers}{f', {tokens[0]} tokens' if tokens else ''}"
+
+    @property
+    def trains_tokens(self) -> bool:
+        """Whether it holds rows of an embedding, which stand there instead of the base's and are no sum."""
+        return any(isinstance(change, TokenRows) for change in self.changes.values())
 
     @property
     def precision(self) -> str:
@@ -144,7 +150,7 @@ def _is_of_a_matrix(part: LayerChange) -> bool:
 
 def _change(adapter: adapters.Adapter, layer: str, part: LayerChange) -> Change:
     if not isinstance(part, adapters.Pair):
-        assert isinstance(part, adapters.Factors | adapters.BlockSum), part
+        assert isinstance(part, adapters.Factors | adapters.BlockSum | TokenRows), part
         return part
     scale, shape = adapters.scale(adapter.config, layer, part.rank), (part.b.shape[0], part.a.shape[1])
     lengths = part.magnitude.name if part.magnitude else ""

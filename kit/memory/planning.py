@@ -190,7 +190,7 @@ def _parts(shape: Shape, run: Run, length: int) -> tuple[Part, ...]:
     )
     process = Part("process", *map(int, PROCESS_BYTES[run.device]))
     aside = (_kept_aside(shape, run),) if run.device == "cpu" else ()
-    parts = (*_weights(shape, run), *trained, *step, *beyond, *aside, process)
+    parts = (*_weights(shape, run), *trained, *step, _around_added_tokens(shape, run), *beyond, *aside, process)
     return tuple(part for part in parts if part.high_bytes)
 
 
@@ -217,6 +217,15 @@ def _weights(shape: Shape, run: Run) -> tuple[Part, ...]:
         _exact("head", head_bytes(shape, run)),
         _exact("norms", width * shape.other_params),
     )
+
+
+def _around_added_tokens(shape: Shape, run: Run) -> Part:
+    """PEFT puts the trained rows into a copy of the whole head, which has a gradient of its size; two more where a step
+    adds chunks of that up, or the embedding's is there at once."""
+    if not run.train_added_tokens or METHODS[run.method].trains_whole_model:
+        return _exact("copies around added tokens", 0)
+    copy = base_width_bytes(run) * shape.embedding_params
+    return Part("copies around added tokens", 2 * copy, 4 * copy)
 
 
 def _kept_aside(shape: Shape, run: Run) -> Part:

@@ -22,15 +22,22 @@ def trained_tensors(shape: Shape, run: Run) -> list[Trained]:
     if method.learns_virtual_tokens:
         return _virtual_tokens(shape, run)
     names = [name for name in run.target_modules if name in shape.linears]
-    return [
+    layers = [
         Trained(weights, shape.layers * shape.copies(name))
         for name in names
         for weights in _of_layer(run, name, *shape.linears[name])
     ]
+    return layers + _added_rows(shape, run)
 
 
 def trained_params(shape: Shape, run: Run) -> int:
     return sum(tensor.weights * tensor.copies for tensor in trained_tensors(shape, run))
+
+
+def _added_rows(shape: Shape, run: Run) -> list[Trained]:
+    """Of the embedding, and of a head that is another."""
+    tokens = len(set(run.train_added_tokens))
+    return [Trained(tokens * shape.hidden, 1 if shape.tied else 2)] if tokens else []
 
 
 def _of_layer(run: Run, name: str, d_in: int, d_out: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.models.adapters.parts import BlockSum, Factors
+from kit.models.adapters.parts import BlockSum, Factors, TokenRows
 
 QUANTISED = ".quant_state.bitsandbytes__nf4"  # beside the weight in a file that was saved in 4 bit
 STATES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
@@ -25,7 +25,7 @@ class Update:
     magnitude: str = ""
 
 
-Change = Update | Factors | BlockSum
+Change = Update | Factors | BlockSum | TokenRows
 
 
 @dataclass(frozen=True)

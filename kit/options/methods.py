@@ -36,6 +36,11 @@ class Method:
         return "target_modules" in self.options
 
     @property
+    def trains_tokens(self) -> bool:
+        """Whether the vectors of single tokens can be trained beside it; PEFT has that for LoRA alone."""
+        return self.kind == "LORA" or self.trains_whole_model
+
+    @property
     def learns_virtual_tokens(self) -> bool:
         """Learnt positions stand before every prompt; no weight is changed, so nothing can be merged."""
         return "virtual_tokens" in self.options

@@ -177,7 +177,9 @@ def _why_device(facts: Facts, card: Gpu | None) -> str:
 
 def why_hf(run: Run) -> str:
     """Why the run trains without Unsloth whatever the machine is; "" where it need not."""
-    return "" if METHODS[run.method].in_unsloth else f"{run.method} is no method of Unsloth's; PEFT has it"
+    if not METHODS[run.method].in_unsloth:
+        return f"{run.method} is no method of Unsloth's; PEFT has it"
+    return "Unsloth trains whole embeddings only; PEFT trains the added tokens alone" if run.train_added_tokens else ""
 
 
 def check_method(run: Run) -> None:
@@ -186,8 +188,13 @@ def check_method(run: Run) -> None:
     method = METHODS[run.method]
     if run.backend == "unsloth" and why_hf(run):
         fixes = ("--backend auto", *(f"--method {name} --backend unsloth" for name in IN_UNSLOTH))
-        what = f"Unsloth cannot train with --method {run.method}."
+        option = f"--method {run.method}" if not method.in_unsloth else "--train-added-tokens"
+        what = f"Unsloth cannot train with {option}."
         wrong.append(("method-needs-hf", what, f"{why_hf(run)}.", *fixes))
+    if run.train_added_tokens and not method.trains_tokens:
+        what = f"--method {run.method} trains no vectors of tokens."
+        fixes = tuple(f"--method {name}" for name, one in METHODS.items() if one.trains_tokens)
+        wrong.append(("added-tokens-not-trained", what, "Added tokens would stay what they are at random.", *fixes))
     if method.trains_whole_model and run.load_in_4bit:
         what, why = "--method full trains every weight, and 4-bit weights cannot be trained.", "They have no gradients."
         fixes = ("--method full --no-load-in-4bit", "--method lora          (an adapter on the 4-bit weights: QLoRA)")

@@ -44,6 +44,9 @@ class Rows(Options):
     system_texts: Literal["fold", "stop"] = "fold"
     """Where the template has no place for a system text. fold: it goes in front of the first question, with a warning;
     stop: such rows are errors."""
+    train_added_tokens: tuple[str, ...] = ()
+    """Tokens that you added to the tokenizer: read as tokens where they are typed, and their vectors are trained. All
+    other special tokens in rows are plain text."""
     max_length_tokens: PositiveInt = 1024
     """Longest sample. Longer ones are never cut in silence: see --long-rows."""
     long_rows: Literal["stop", "drop", "cut"] = "stop"

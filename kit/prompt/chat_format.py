@@ -55,7 +55,8 @@ class Sample:
 class ChatFormat:
     """A tokenizer with the chat template it is used with.
 
-    `end_token` closes every trained answer; `findings`: what is odd about tokenizer and template together.
+    `end_token` closes every trained answer; `findings`: what is odd about tokenizer and template together;
+    `added_tokens`: those that are tokens where they are typed, too.
     """
 
     tokenizer: Tokenizer
@@ -64,6 +65,7 @@ class ChatFormat:
     special_tokens: dict[str, str]
     end_token: str = ""
     findings: tuple[Finding, ...] = ()
+    added_tokens: tuple[str, ...] = ()
 
     @classmethod
     def from_template(
@@ -86,7 +88,8 @@ class ChatFormat:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with everything but the code that decides ids and labels: tokenizer, template, special tokens."""
-        small = json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__])
+        versions = (tokenizers.__version__, jinja2.__version__)
+        small = json.dumps([self.special_tokens, self.end_token, self.added_tokens, *versions])
         return hashlib.sha256("\0".join([self.tokenizer.to_str(), self.template_text, small]).encode()).hexdigest()
 
     # rendering
@@ -204,7 +207,12 @@ class ChatFormat:
 
     @cached_property
     def encoder(self) -> Encoder:
-        return Encoder(self.tokenizer)
+        return Encoder(self.tokenizer, self.added_tokens)
+
+    def writes(self, token: str) -> bool:
+        """Whether the template, or the tokenizer itself, gives the token a meaning: it marks a turn, ends an answer,
+        fills up a batch."""
+        return token in self.template_text or token in (self.end_token, *self.special_tokens.values())
 
     @cached_property
     def _start_of_text(self) -> str:

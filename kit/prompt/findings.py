@@ -48,6 +48,30 @@ def check(chat: ChatFormat) -> Iterator[Finding]:
         )
 
 
+def check_added(chat: ChatFormat, vectors: int | None) -> Iterator[Finding]:
+    """Why a token cannot be trained as one that the user added. vectors: of the model's embedding."""
+    added = {token.content: id for id, token in chat.tokenizer.get_added_tokens_decoder().items()}
+    for token in chat.added_tokens:
+        fix = f"tokenizer.add_tokens([{token!r}]), tokenizer.save_pretrained(FOLDER)"
+        if chat.writes(token):
+            what, why = (
+                f"{token} is a token of the template or the tokenizer's own.",
+                "A row could end its turn with it.",
+            )
+            fix = "take it out of --train-added-tokens"
+        elif token not in added:
+            count = len(chat.tokenizer.encode(token, add_special_tokens=False).ids)
+            what = f"{token} was not added to the tokenizer."
+            why = f"It is read as {count} ordinary piece{'s' if count != 1 else ''}, which stand in other words too."
+        elif vectors is not None and added[token] >= vectors:
+            what = f"The model has no vector for {token} ({added[token]})."
+            why = f"Its embedding ends with id {vectors - 1:,}: the tokenizer has grown, and the model has not."
+            fix = "model.resize_token_embeddings(len(tokenizer)), model.save_pretrained(FOLDER)"
+        else:
+            continue
+        yield problem("added-token-cannot-be-trained", what, why, fix)
+
+
 def check_end(chat: ChatFormat, model_end_ids: list[int]) -> Iterator[Finding]:
     """Where the end of an answer is another token than the model's files name. model_end_ids: those that its
     generation_config.json or config.json ends an answer at."""

@@ -6,19 +6,21 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from kit.models import Model, read_json
+from kit.models.families import text_part
 from kit.prompt.chat_format import ChatFormat
-from kit.prompt.findings import check, check_end, fitting_templates
+from kit.prompt.findings import check, check_added, check_end, fitting_templates
 from kit.prompt.templates import read_template
 from kit.support.errors import failure, stop_on_errors
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def load(model: Model, template: str) -> ChatFormat:
-    """The model's tokenizer with its own template (`auto`) or the one of that name in templates/.
+def load(model: Model, template: str, added_tokens: tuple[str, ...] = ()) -> ChatFormat:
+    """The model's tokenizer with its own template (`auto`) or the one of that name in templates/. added_tokens: those
+    that are tokens where they are typed, and are trained.
 
     Raises KitError: no such template, a model without one, a tokenizer that cannot be read or lacks the template's
-    tokens. What is only worth a warning is in `findings`.
+    tokens or the added ones. What is only worth a warning is in `findings`.
     """
     settings = _settings(model, "special_tokens_map.json") | _settings(model, "tokenizer_config.json")
     named = {name: token for name in SPECIAL_TOKENS if (token := settings.get(name))}  # each a text or a table
@@ -36,7 +38,10 @@ def load(model: Model, template: str) -> ChatFormat:
             *fitting_templates(tokenizer, special_tokens),
         )
     chat = ChatFormat.from_template(tokenizer, text, origin, special_tokens)
-    chat = replace(chat, findings=(*check(chat), *check_end(chat, model.end_ids(None))))
+    chat = replace(chat, added_tokens=tuple(dict.fromkeys(added_tokens)))
+    vectors = text_part(model.config).get("vocab_size")
+    found = (*check(chat), *check_end(chat, model.end_ids(None)), *check_added(chat, vectors))
+    chat = replace(chat, findings=found)
     stop_on_errors(chat.findings)
     return chat
 

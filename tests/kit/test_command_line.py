@@ -26,7 +26,7 @@ DOORS = (TrainCommand, DataCommand, ChatCommand, MergeCommand, ReportCommand, Sw
 EACH_DOOR = pytest.mark.parametrize("kind", DOORS, ids=lambda kind: kind.door)
 
 ROWS = "model data data-format data-columns data-weights data-on-error eval-data held-out-rows template system-texts \
-max-length-tokens long-rows seed"
+train-added-tokens max-length-tokens long-rows seed"
 RUN = f"{ROWS} method load-in-4bit precision virtual-tokens lora-rank lora-alpha rank-pattern lora-dropout \
 target-modules adapter-precision epochs max-steps batch-size learning-rate scheduler warmup-pct weight-decay \
 max-grad-norm optimizer early-stopping preset backend device micro-batch-size gradient-checkpointing attention \

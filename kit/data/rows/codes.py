@@ -66,7 +66,8 @@ FIX = {
     "data-csv-cells": "put cells with a comma or a line break in double quotes, or save the table as .jsonl",
     "data-template": "--template NAME             (another one), or mend the rows",
     "data-text-with-markers": "give chat messages instead, and only the answers are trained",
-    "data-special-token-typed": "nothing: it is encoded as plain text, here and when the model is asked",
+    "data-special-token-typed": "nothing: it is encoded as plain text, here and when the model is asked; "
+    "--train-added-tokens TOKEN        (if you added it to the tokenizer to be trained)",
     "data-system-folded": "nothing, if that is meant; --system-texts stop        (such rows are errors)",
     "data-system-not-taken": "--system-texts fold        (puts it in front of the first question)",
     "data-system-not-rendered": "put it in front of the first question, or --template NAME",

@@ -12,7 +12,7 @@ from kit.models.adapters.on_disk import (
     content_of,
     find,
 )
-from kit.models.adapters.parts import BlockSum, Factors, LayerChange, Pair, pairs_in, scale
+from kit.models.adapters.parts import BlockSum, Factors, LayerChange, Pair, TokenRows, pairs_in, scale
 
 __all__ = [
     "CONFIG",
@@ -22,6 +22,7 @@ __all__ = [
     "Factors",
     "LayerChange",
     "Pair",
+    "TokenRows",
     "broken_adapter",
     "check",
     "check_fit",

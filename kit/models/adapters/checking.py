@@ -8,7 +8,16 @@ from typing import Any
 from envcheck.facts import Finding
 from kit.models import Model, headers
 from kit.models.adapters.on_disk import CONFIG, WEIGHTS, Adapter
-from kit.models.adapters.parts import LORA_TENSOR, PROMPT_TENSOR, LayerChange, Pair, dimensions, parts_in
+from kit.models.adapters.parts import (
+    LORA_TENSOR,
+    PROMPT_TENSOR,
+    LayerChange,
+    Pair,
+    TokenRows,
+    dimensions,
+    parts_in,
+    token_ids,
+)
 from kit.models.families import head_dim, key_value_heads
 from kit.models.headers import Tensor
 from kit.support.errors import KitError, did_you_mean, problem
@@ -61,7 +70,7 @@ def read_parts(adapter: Adapter) -> tuple[dict[str, LayerChange], list[str]]:
 
     Raises KitError: weights that cannot be read, that do not agree with the config, half of an update, none at all.
     """
-    parts, others = parts_in(adapter.kind, read_tensors(adapter.path / WEIGHTS))
+    parts, others = parts_in(adapter.kind, read_tensors(adapter.path / WEIGHTS), adapter.config)
     wrong = next((text for layer, part in parts.items() if (text := part.contradiction(adapter.config, layer))), "")
     if wrong:
         raise KitError(broken_adapter(adapter.path, wrong))
@@ -72,6 +81,8 @@ def read_parts(adapter: Adapter) -> tuple[dict[str, LayerChange], list[str]]:
     else:  # lengths that PEFT would not read
         others += [pair.magnitude.name for pair in pairs.values() if pair.magnitude]
         parts |= {layer: replace(pair, magnitude=None) for layer, pair in pairs.items()}
+    if token_ids(adapter.config) and not any(isinstance(part, TokenRows) for part in parts.values()):
+        missing.append("the rows of its trained tokens")
     if missing or not parts:
         raise KitError(_incomplete(adapter, missing or ["every matrix"]))
     return parts, others

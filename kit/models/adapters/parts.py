@@ -13,6 +13,7 @@ from kit.models.adapters.on_disk import CONFIG
 from kit.models.headers import Tensor
 
 LORA_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>A|B|magnitude_vector)(?P<weight>\.weight)?")
+ROWS_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.token_adapter\.trainable_tokens_delta")
 PROMPT_TENSOR = "prompt_embeddings"
 
 
@@ -128,6 +129,37 @@ class BlockSum:
         return f"a block of {dimensions(self.block.shape)} in the adapter, {dimensions(weight_shape)} in the model"
 
 
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of an embedding or head, which stand there instead of the base's: (tokens, hidden). tokens: their ids."""
+
+    rows: Tensor
+    tokens: tuple[int, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.rows,)
+
+    def contradiction(self, config: Mapping[str, Any], layer: str) -> str:
+        shape = self.rows.shape
+        if len(shape) == 2 and shape[0] == len(self.tokens) == len(set(self.tokens)):
+            return ""
+        return f"{layer}: {dimensions(shape)} for tokens, and {CONFIG} names {len(self.tokens)} of them"
+
+    def mismatch(self, weight_shape: tuple[int, ...]) -> str:
+        if len(weight_shape) == 2 and self.rows.shape[1] == weight_shape[1] and max(self.tokens) < weight_shape[0]:
+            return ""
+        return f"{dimensions(self.rows.shape)} for tokens in the adapter, {dimensions(weight_shape)} in the model"
+
+
+def token_ids(config: Mapping[str, Any], layer: str = "") -> tuple[int, ...]:
+    """Ids of the tokens whose rows an adapter of that config holds, in their order there: of that layer, or of any."""
+    named = config.get("trainable_token_indices") or ()
+    of_layers = named if isinstance(named, Mapping) else {"": named}
+    ids = next((ids for name, ids in of_layers.items() if not layer or layer.endswith(name)), ())
+    return tuple(ids) if isinstance(ids, list) and all(type(id) is int and id >= 0 for id in ids) else ()
+
+
 # Kinds that hold one tensor for each layer, by its name.
 ONE_TENSOR: Mapping[str, tuple[Callable[[Tensor], LayerChange], re.Pattern[str]]] = {
     "IA3": (Factors, re.compile(r"base_model\.model\.(?P<layer>.+)\.ia3_l")),
@@ -135,11 +167,15 @@ ONE_TENSOR: Mapping[str, tuple[Callable[[Tensor], LayerChange], re.Pattern[str]]
 }
 
 
-def parts_in(kind: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, LayerChange], list[str]]:
+def parts_in(
+    kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> tuple[dict[str, LayerChange], list[str]]:
     """What is held for each layer, by the layer's name in the base model, and the names of all other tensors."""
     if kind == "LORA":
         pairs, others = pairs_in(tensors)
-        return {**pairs}, others
+        found = {match["layer"]: tensors[name] for name in others if (match := ROWS_TENSOR.fullmatch(name))}
+        rows = {layer: TokenRows(tensor, token_ids(config, layer)) for layer, tensor in found.items()}
+        return {**pairs, **rows}, [name for name in others if not ROWS_TENSOR.fullmatch(name)]
     make, pattern = ONE_TENSOR[kind]
     matches = {name: pattern.fullmatch(name) for name in tensors}
     parts = {match["layer"]: make(tensors[name]) for name, match in matches.items() if match}
