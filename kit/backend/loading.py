@@ -14,7 +14,7 @@ from kit.backend.silence import silence
 from kit.backend.starting import Backend, PlannedCard
 from kit.models import Model
 from kit.options import Run, resolve
-from kit.prompt import ChatFormat
+from kit.prompt import ChatFormat, not_special
 from kit.support.errors import KitError, describe_error, failure, first_line
 from kit.support.user_shell import quoted
 
@@ -102,6 +102,8 @@ def load(model: Model, loading: Loading, backend: Backend, chat: ChatFormat) -> 
     if backend.name == "hf" or loading.device == "cpu":
         base.set_attn_implementation("eager" if loading.attention == "eager" else "sdpa")
     tokenizer.chat_template = chat.template_text  # saved with the adapter: who asks it later asks as it was trained
+    if chat.added_tokens:  # saved with the adapter, too, and exported from there
+        tokenizer._tokenizer = not_special(tokenizer._tokenizer, chat.added_tokens)
     if chat.end_token:
         tokenizer.eos_token = chat.end_token
     return Loaded(base, tokenizer, backend, loading.device)

@@ -165,7 +165,11 @@ def _by_peft(model: "CausalModel", run: Run, rows: dict[str, list[int]]) -> "Cau
     if run.gradient_checkpointing != "off":
         _recompute_activations(model)
     torch.manual_seed(run.seed)
-    return cast("CausalModel", get_peft_model(model, peft_config(run, rows)))
+    adapted = cast("CausalModel", get_peft_model(model, peft_config(run, rows)))
+    if rows:  # TRL's loss reads weight and bias of the head, and what PEFT puts around it gives the weight alone
+        head: Any = adapted.get_output_embeddings()
+        head.bias = head.original_module.bias
+    return adapted
 
 
 def peft_config(run: Run, rows: dict[str, list[int]] | None = None) -> "PeftConfig":

@@ -125,8 +125,7 @@ def _chat(model: Model, own: Mapping[str, Path], source: ChatSource, template: s
     """The format of training. own: the files that were saved with what was trained, or are the model's."""
     if template == "auto" and "chat_template.jinja" not in own and source.run:
         template = source.run.template
-    added = source.run.train_added_tokens if source.run else ()
-    return prompt.load(replace(model, files={**model.files, **own}), template, added)
+    return prompt.load(replace(model, files={**model.files, **own}), template)
 
 
 def _chat_of_adapter(model: Model, adapter: Adapter, source: ChatSource, template: str) -> ChatFormat:

@@ -274,8 +274,7 @@ def _gguf_words(found: vocabulary.Vocabulary, prompts: ParityPrompts) -> Words:
         return None, ids == prompts.ids, None
     special = {f"{name}_token": found.tokens[number] for name, number in found.special.items()}
     special |= {"pad_token": special.pop("padding_token", ""), "unk_token": special.pop("unknown_token", "")}
-    again = ChatFormat(tokenizer, found.template, "gguf", chat.special_tokens | special, chat.end_token,
-                       added_tokens=chat.added_tokens)  # fmt: skip
+    again = ChatFormat(tokenizer, found.template, "gguf", chat.special_tokens | special, chat.end_token)
     texts = [again.question(messages) for messages in prompts.conversations]
     default_texts = [again.default_question(messages) for messages in prompts.conversations]
     ids = [again.prompt_ids(messages) for messages in prompts.conversations]

@@ -8,7 +8,7 @@ from kit.prompt.messages import reasoning_and_text, thinking_switch, thinks
 from kit.prompt.rendering import TemplateError
 from kit.prompt.templates import is_file, never_thinking, template_names, templates_folder
 from kit.prompt.tokenizer_files import load
-from kit.prompt.tokens import Segment
+from kit.prompt.tokens import Segment, not_special
 
 __all__ = [
     "IGNORED",
@@ -19,6 +19,7 @@ __all__ = [
     "is_file",
     "load",
     "never_thinking",
+    "not_special",
     "reasoning_and_text",
     "template_names",
     "templates_folder",

@@ -56,7 +56,7 @@ class ChatFormat:
     """A tokenizer with the chat template it is used with.
 
     `end_token` closes every trained answer; `findings`: what is odd about tokenizer and template together;
-    `added_tokens`: those that are tokens where they are typed, too.
+    `added_tokens`: those that the user added to be trained, which are no special ones to `tokenizer`.
     """
 
     tokenizer: Tokenizer
@@ -88,8 +88,7 @@ class ChatFormat:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with everything but the code that decides ids and labels: tokenizer, template, special tokens."""
-        versions = (tokenizers.__version__, jinja2.__version__)
-        small = json.dumps([self.special_tokens, self.end_token, self.added_tokens, *versions])
+        small = json.dumps([self.special_tokens, self.end_token, tokenizers.__version__, jinja2.__version__])
         return hashlib.sha256("\0".join([self.tokenizer.to_str(), self.template_text, small]).encode()).hexdigest()
 
     # rendering
@@ -207,7 +206,7 @@ class ChatFormat:
 
     @cached_property
     def encoder(self) -> Encoder:
-        return Encoder(self.tokenizer, self.added_tokens)
+        return Encoder(self.tokenizer)
 
     def writes(self, token: str) -> bool:
         """Whether the template, or the tokenizer itself, gives the token a meaning: it marks a turn, ends an answer,

@@ -10,6 +10,7 @@ from kit.models.families import text_part
 from kit.prompt.chat_format import ChatFormat
 from kit.prompt.findings import check, check_added, check_end, fitting_templates
 from kit.prompt.templates import read_template
+from kit.prompt.tokens import not_special
 from kit.support.errors import failure, stop_on_errors
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -43,7 +44,7 @@ def load(model: Model, template: str, added_tokens: tuple[str, ...] = ()) -> Cha
     found = (*check(chat), *check_end(chat, model.end_ids(None)), *check_added(chat, vectors))
     chat = replace(chat, findings=found)
     stop_on_errors(chat.findings)
-    return chat
+    return replace(chat, tokenizer=not_special(tokenizer, chat.added_tokens)) if added_tokens else chat
 
 
 def _settings(model: Model, file: str) -> dict[str, Any]:

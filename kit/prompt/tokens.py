@@ -2,10 +2,10 @@
 
 Only the template may write real special tokens, or a row of data could end its turn and speak for somebody else. So
 typed ones are hidden before a template renders: they go by names that cannot occur. In the rendered text typed ones and
-the template's own can then be told apart, and a second tokenizer reads the names as the real ones. Tokens that the user
-added to be trained are not hidden.
+the template's own can then be told apart, and a second tokenizer reads the names as the real ones.
 """
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -42,8 +42,7 @@ class Segment:
 class Encoder:
     """A tokenizer that knows typed special tokens from real ones."""
 
-    def __init__(self, tokenizer: Tokenizer, real: Iterable[str] = ()):
-        """real: special tokens that are meant where they are typed."""
+    def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._specials = {token.content: (id, token) for id, token in added.items() if token.special}
@@ -52,18 +51,17 @@ class Encoder:
         self._special_of = {name: special for special, name in self._name_of.items()}
         self._other_of = self._name_of | self._special_of
         self._special_pattern, self._name_pattern = _any_of(self._name_of), _any_of(self._special_of)
-        self._hidden_pattern = _any_of(self._specials.keys() - set(real))
         self._both_pattern = _any_of(self._other_of)
 
     def first_special_token(self, text: str) -> str:
-        """The first special token typed in a text that is plain text there, "" if there is none."""
-        match = self._hidden_pattern.search(text)
+        """The first special token typed in a text, "" if there is none."""
+        match = self._special_pattern.search(text)
         return match[0] if match else ""
 
     def hide_special_tokens(self, value: Any) -> Any:
         """Messages and tools in which typed special tokens go by their names. Raises RowError."""
         try:
-            return _map_text(value, self._hidden)
+            return _map_text(value, self._named)
         except RecursionError:
             raise RowError("data-nested-too-deep", "lists and objects are nested too deep") from None
 
@@ -125,9 +123,6 @@ class Encoder:
         swapped = "".join(self._named(piece.text) if piece.swapped is None else piece.swapped for piece in pieces)
         return Segment(text, trained=False, swapped=swapped)
 
-    def _hidden(self, text: str) -> str:
-        return self._hidden_pattern.sub(lambda match: self._name_of[match[0]], text)
-
     def _named(self, text: str) -> str:
         """The text with special tokens by their names."""
         return self._special_pattern.sub(lambda match: self._name_of[match[0]], text)
@@ -160,6 +155,15 @@ class Encoder:
             literal.add_tokens([AddedToken(name, special=False, **flags)])
             real_id[literal.token_to_id(name)] = id
         return literal, real_id
+
+
+def not_special(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
+    """A tokenizer to which these added tokens are words like others: meant where they are typed, and shown in answers.
+    The ids stay the same."""
+    told = json.loads(tokenizer.to_str())
+    for token in told["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in tokens
+    return Tokenizer.from_str(json.dumps(told))
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
