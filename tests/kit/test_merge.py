@@ -242,7 +242,6 @@ def test_an_adapter_cut_short(adapter, out, keep_bytes) -> None:
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
         {"init_lora_weights": "pissa"},
-        {"trainable_token_indices": [1]},
         {"fan_in_fan_out": True},
     ],
 )
