@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kit.backend.merging import Piece
 from kit.models.change import Weight
-from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads
+from kit.models.families import WRITTEN_AS_GGUF, Family, family_of, head_dim, key_value_heads, window_tokens
 from kit.models.gguf_in import paired_heads
 from kit.models.vocabulary import Vocabulary
 from kit.support.errors import failure
@@ -116,7 +116,7 @@ def _with_head(path: Path, quant: str, model: GgufModel, slots: dict[str, Slot])
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(path, model.config["model_type"])
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[_family(model.config).gguf_architecture]])
     _add_metadata(writer, model.config, model.name, quant)
     model.vocabulary.add_to(writer)
     for weight in model.weights:
@@ -228,11 +228,13 @@ def check_config(config: dict[str, Any]) -> None:
     if kind != "default":
         unsupported["rope_type"] = kind
     unsupported |= {name: True for name in ("attention_bias", "mlp_bias", "use_sliding_window") if config.get(name)}
+    if config.get("use_sliding_window") is not False and (window := window_tokens(config)):
+        unsupported["sliding_window"] = window
     if unsupported:
         raise failure(
             "gguf-family-unknown",
             "This model is not of a kind that the kit writes as GGUF.",
-            f"Written and compared are {' and '.join(WRITTEN_AS_GGUF)} with plain rotary positions.",
+            f"Written and compared are {', '.join(WRITTEN_AS_GGUF)}, with plain positions and without a window.",
             "--to hf        (and convert_hf_to_gguf.py of llama.cpp)",
             details=unsupported,
         )

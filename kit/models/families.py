@@ -20,6 +20,13 @@ ADVISED_SAMPLING = {True: Sampling(0.6, 0.95, 20), False: Sampling(0.7, 0.8, 20)
 # What Unsloth has layers of its own for on a card, by model_type; of all others it compiles those of transformers.
 WITH_UNSLOTH_LAYERS = frozenset(("llama", "mistral", "gemma", "gemma2", "qwen2", "qwen3"))
 
+# model_type -> linear layers of a block, of families in which several of LINEAR_LAYERS are one.
+FUSED_LAYERS: Mapping[str, tuple[str, ...]] = {
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "glm": (*ATTENTION, "gate_up_proj", "down_proj"),
+    "glm4": (*ATTENTION, "gate_up_proj", "down_proj"),
+}
+
 # What a config that holds another as text_config says for both.
 OF_THE_WHOLE = ("tie_word_embeddings", "quantization_config", "torch_dtype", "dtype")
 
@@ -30,8 +37,9 @@ class Family:
 
     has_qk_norm: queries and keys have norms of their own. biased: linear layers that have a bias whatever the config
     says. is_mixture: its MLPs are experts. gguf_architecture: its name in gguf.MODEL_ARCH, "" where no GGUF
-    file of it was compared. gguf_pairs_neighbours: rotary pairs lie side by side in GGUF, half a head apart in
-    transformers.
+    file of it was compared; where two share one, a file is read as the first. gguf_pairs_neighbours: rotary pairs lie
+    side by side in GGUF, half a head apart in transformers. window_tokens: how far its attention reaches where the
+    config does not say, 0 for all the way.
     """
 
     model_type: str
@@ -41,14 +49,15 @@ class Family:
     is_mixture: bool = False
     gguf_architecture: str = ""
     gguf_pairs_neighbours: bool = False
+    window_tokens: int = 0
 
 
 _RECORDS = (
     Family("qwen3", "Qwen3ForCausalLM", has_qk_norm=True, gguf_architecture="QWEN3"),
     Family("qwen3_moe", "Qwen3MoeForCausalLM", has_qk_norm=True, is_mixture=True),
-    Family("qwen2", "Qwen2ForCausalLM", biased=("q_proj", "k_proj", "v_proj")),
+    Family("qwen2", "Qwen2ForCausalLM", biased=("q_proj", "k_proj", "v_proj"), gguf_architecture="QWEN2"),
     Family("llama", "LlamaForCausalLM", gguf_architecture="LLAMA", gguf_pairs_neighbours=True),
-    Family("mistral", "MistralForCausalLM"),
+    Family("mistral", "MistralForCausalLM", gguf_architecture="LLAMA", gguf_pairs_neighbours=True, window_tokens=4096),
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _RECORDS}
 WRITTEN_AS_GGUF = [family.model_type for family in _RECORDS if family.gguf_architecture]
@@ -85,6 +94,13 @@ def head_dim(config: Mapping[str, Any]) -> int:
 def key_value_heads(config: Mapping[str, Any]) -> int:
     """Heads of keys, and of values. Raises KeyError: the config does not say."""
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def window_tokens(config: Mapping[str, Any]) -> int:
+    """How many tokens back its attention reaches; 0: to the first one that it was made for."""
+    family = family_of(config)
+    window = int(config.get("sliding_window", family.window_tokens if family else 0) or 0)
+    return window if window < int(config.get("max_position_embeddings", window + 1)) else 0
 
 
 def biased_layers(config: Mapping[str, Any]) -> tuple[str, ...]:

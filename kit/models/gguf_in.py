@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.models import vocabulary
-from kit.models.families import BLOCKS, FAMILIES, Family, biased_layers, family_of, key_value_heads
+from kit.models.families import BLOCKS, FAMILIES, WRITTEN_AS_GGUF, Family, biased_layers, family_of, key_value_heads
 from kit.models.safetensors_file import PlannedTensor, TensorWriter
 from kit.models.vocabulary import Vocabulary
 from kit.options import LINEAR_LAYERS
@@ -282,7 +282,7 @@ def unpaired(numbers: "np.ndarray", heads: int) -> "np.ndarray":
 
 
 def _refused(path: Path, why: str, *fix: str) -> KitError:
-    known = " and ".join(family.model_type for family in FAMILIES.values() if family.gguf_architecture)
+    known = ", ".join(WRITTEN_AS_GGUF)
     return failure(
         "gguf-not-read",
         f"{path.name} cannot be trained on: {why}.",

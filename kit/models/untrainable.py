@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.models.families import MLP, expert_count, family_of, name_of, text_part
+from kit.models.families import FUSED_LAYERS, MLP, expert_count, family_of, name_of, text_part
 from kit.options import METHODS, Run
 from kit.support.errors import problem
 
@@ -27,7 +27,7 @@ def refusal(run: Run, config: Mapping[str, Any]) -> Finding | None:
     """Why a run does not train the model with that config.json; None: nothing in it speaks against it."""
     for id, what, why in _reasons(config):
         return problem(id, f"{run.model} ({name_of(config)}) {what}, which the kit does not train.", why, *FIXES)
-    return _of_experts(run, config)
+    return _of_experts(run, config) or _of_fused_layers(run, config)
 
 
 def _reasons(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -106,4 +106,18 @@ def _of_experts(run: Run, config: Mapping[str, Any]) -> Finding | None:
         f"The {count} experts of {run.model} ({name_of(config)}) cannot be adapted.",
         f"They are no linear layers of their own, and {', '.join(layers)} would miss them without a word.",
         f"--target-modules {' '.join(others or ('q_proj', 'k_proj', 'v_proj', 'o_proj'))}        (its attention alone)",
+    )
+
+
+def _of_fused_layers(run: Run, config: Mapping[str, Any]) -> Finding | None:
+    """Of a family that lays several layers into one, where these are to be adapted by themselves."""
+    layers = FUSED_LAYERS.get(str(config.get("model_type")), ())
+    missing = [name for name in run.target_modules if layers and name not in layers]
+    if not missing or not METHODS[run.method].adapts_layers:
+        return None
+    return problem(
+        "model-of-fused-layers",
+        f"{run.model} ({name_of(config)}) has no layer {', '.join(missing)}.",
+        f"They are parts of fused layers: a block has {', '.join(layers)}.",
+        f"--target-modules {' '.join(layers)}",
     )

@@ -243,6 +243,9 @@ def test_a_weight_without_a_place(tmp_path) -> None:
         {"model_type": "gemma3"},
         {"rope_scaling": {"rope_type": "yarn"}, "rope_parameters": None},
         {"attention_bias": True},
+        {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]},
+        {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "max_position_embeddings": 32768},
+        {"sliding_window": 256},
     ],
 )
 def test_families_that_are_not_written(config) -> None:
@@ -259,7 +262,7 @@ def test_families_that_the_kit_does_not_know(path: Path) -> None:
         gguf_file.check_config(config)
     (found,) = error.value.findings
     assert (found.id, dict(found.details)["model_type"]) == ("gguf-family-unknown", config["model_type"])
-    assert "qwen3 and llama" in found.why
+    assert "qwen3, qwen2, llama, mistral" in found.why
 
 
 # formats that llama-quantize makes

@@ -12,6 +12,7 @@ from kit import models, prompt
 from kit.export import gguf_file
 from kit.models import gguf_in, vocabulary
 from kit.models.change import Weight
+from kit.models.families import FAMILIES, biased_layers
 from kit.models.headers import headers
 from kit.support.errors import KitError
 from tests.kit.exports import TINY
@@ -21,6 +22,8 @@ LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False, "head_dim": 32,
     "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64,
 }  # fmt: skip
+QWEN2 = LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+MISTRAL = LLAMA | {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
 MESSAGES = [{"role": "user", "content": "Wer bist du? 你好 12"}]
 
 
@@ -45,6 +48,9 @@ def weights_of(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
             f"{at}mlp.down_proj.weight": (width, inner), f"{at}input_layernorm.weight": (width,),
             f"{at}post_attention_layernorm.weight": (width,),
         }  # fmt: skip
+        for layer_name in biased_layers(config):
+            bias = f"{at}self_attn.{layer_name}.bias"
+            shapes[bias] = shapes[bias.replace(".bias", ".weight")][:1]
         if config["model_type"] == "qwen3":
             shapes |= {f"{at}self_attn.q_norm.weight": (head,), f"{at}self_attn.k_norm.weight": (head,)}
     random = np.random.default_rng(seed)
@@ -55,7 +61,7 @@ def write_gguf(path: Path, config: dict, numbers: dict[str, np.ndarray], quant: 
     """As `kit merge` writes it. values: further keys."""
     weights = [Weight(name, path, array.shape) for name, array in numbers.items()]
     slots = gguf_file.slots(weights, config, quant)
-    writer = gguf.GGUFWriter(path, config["model_type"])
+    writer = gguf.GGUFWriter(path, FAMILIES[config["model_type"]].gguf_architecture.lower())
     gguf_file._add_metadata(writer, config, "made", quant)
     vocabulary.of_folder(TINY, config["vocab_size"], "<|im_end|>", "{{ messages[0].content }}", config).add_to(writer)
     for key, value in values.items():
@@ -82,7 +88,10 @@ def read(folder: str) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("config", [CONFIG, CONFIG | LLAMA], ids=["qwen3", "llama"])
+FAMILIES_READ = [CONFIG, *(CONFIG | other for other in (LLAMA, QWEN2, MISTRAL))]
+
+
+@pytest.mark.parametrize("config", FAMILIES_READ, ids=lambda config: config["model_type"])
 @pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0", "q4_1"])
 def test_the_weights_are_those_of_the_file(tmp_path, config: dict, quant: str) -> None:
     numbers = weights_of(config)

@@ -62,7 +62,7 @@ def test_what_is_not_trained_is_named_with_its_reason(model_type: str) -> None:
         {"model_type": "falcon", "architectures": ["FalconForCausalLM"], "auto_map": {"AutoModel": "modeling_x.X"}},
         {"model_type": "unheard-of"},
         *(json.loads((PUBLISHED / f"{name}.config.json").read_text())
-          for name in ("gemma-2-2b", "granite-3.1-2b-instruct", "phi-3-mini-4k-instruct")),
+          for name in ("gemma-2-2b", "granite-3.1-2b-instruct")),
     ],
 )  # fmt: skip
 def test_every_other_decoder_is_trained(config: dict) -> None:
@@ -76,6 +76,17 @@ def test_a_mixtures_attention_is_trained_alone() -> None:
     assert found.fix[0].startswith("--target-modules q_proj ")
     assert refusal(Run(target_modules=("q_proj",)), mixture) is None
     assert refusal(Run(method="full", load_in_4bit=False), mixture) is None
+
+
+def test_fused_layers_are_named() -> None:
+    """Was found out once the model was loaded."""
+    phi3 = json.loads((PUBLISHED / "phi-3-mini-4k-instruct.config.json").read_text())
+    found = refusal(Run(model="theirs"), phi3)
+    assert found
+    assert found.id == "model-of-fused-layers"
+    assert found.fix == ("--target-modules qkv_proj o_proj gate_up_proj down_proj",)
+    assert refusal(Run(target_modules=("qkv_proj", "down_proj")), phi3) is None
+    assert refusal(Run(method="prompt"), phi3) is None
 
 
 @pytest.mark.parametrize("given", [(), ("--plan",)])
