@@ -10,6 +10,7 @@ from kit.backend.device_errors import card_error, is_out_of_memory
 from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.silence import silence
+from kit.models import read_json
 from kit.support.errors import KitError, failure, first_line
 
 
@@ -19,11 +20,12 @@ def add_adapters(loaded: Loaded, folders: Mapping[str, Path]) -> Loaded:
 
     model: Any = loaded.model
     device = loaded.device  # else PEFT takes any GPU that it finds
-    for index, (name, folder) in enumerate(folders.items()):
+    numbered = [(index, name, folder) for index, (name, folder) in enumerate(folders.items())]
+    for index, name, folder in sorted(numbered, key=lambda adapter: _trains_tokens(adapter[2])):
         try:
             with silence():
-                if index == 0:
-                    model = PeftModel.from_pretrained(model, str(folder), _peft_name(0), torch_device=device)
+                if not isinstance(model, PeftModel):
+                    model = PeftModel.from_pretrained(model, str(folder), _peft_name(index), torch_device=device)
                 else:
                     model.load_adapter(str(folder), _peft_name(index), torch_device=device)
         except Exception as error:  # safetensors and Triton have kinds of their own
@@ -60,6 +62,11 @@ def without_virtual_tokens(loaded: Loaded) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _trains_tokens(folder: Path) -> bool:
+    """PEFT takes an adapter without rows of the embedding before one with them, and not behind it."""
+    return bool(read_json(folder / "adapter_config.json").get("trainable_token_indices"))
 
 
 def _peft_name(index: int) -> str:

@@ -179,7 +179,7 @@ def why_hf(run: Run) -> str:
     """Why the run trains without Unsloth whatever the machine is; "" where it need not."""
     if not METHODS[run.method].in_unsloth:
         return f"{run.method} is no method of Unsloth's; PEFT has it"
-    return "Unsloth trains whole embeddings only; PEFT trains the added tokens alone" if run.train_added_tokens else ""
+    return "PEFT trains single rows of the embedding; with Unsloth it is not tried" if run.train_added_tokens else ""
 
 
 def check_method(run: Run) -> None:

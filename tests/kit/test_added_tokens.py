@@ -195,12 +195,17 @@ class TestTraining:
         done = kit_train("--preset", "cpu", "--max-steps", 2, "--evaluations", 0, *told, libraries="hf")
         assert done.returncode == 0, done.stderr
 
-    def test_it_has_no_sum_with_other_adapters(self, kit_train, write_rows, tmp_path) -> None:
+    def test_it_has_no_sum_with_other_adapters_and_answers_beside_them(self, kit_train, write_rows, tmp_path) -> None:
         base, run = with_added_token(tmp_path / "base"), tmp_path / "run"
         told = ("--model", base, "--data", write_rows(ROWS), "--train-added-tokens", CALL, "--output", run)
         assert kit_train("--preset", "cpu", "--max-steps", 1, *told, libraries="hf").returncode == 0
         done = run_kit("kit.merge", run, "-o", tmp_path / "merged", "--weight", 0.5)
         assert "merge-of-added-tokens" in done.stderr, done.stderr
+        other = write_adapter(tmp_path / "other", base_model_name_or_path=str(base))
+        asked = run_kit("kit.chat", run, "--add", f"other={other}", "--compare", "--prompt", "Light 2 please", "--json",
+                        "--max-tokens", 4, libraries="hf")  # fmt: skip
+        assert asked.returncode == 0, asked.stderr
+        assert [json.loads(line)["adapter"] for line in asked.stdout.splitlines()] == [None, "run", "other"]
 
 
 def answer_of(name: Path) -> str:
