@@ -17,6 +17,17 @@ from tests.support.processes import LONGEST_S, ROOT
 ON_POSIX = pytest.mark.skipif(sys.platform == "win32", reason="a signal that Windows does not have stands for its own")
 
 
+@pytest.fixture(autouse=True)
+def hears_hangup():
+    """Also where nohup started these tests, and its children heard nothing of a closed terminal."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def ctrl_break(monkeypatch) -> None:
     """Ctrl-Break of Windows, by another signal."""

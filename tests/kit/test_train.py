@@ -54,12 +54,12 @@ def test_plan_of_a_model_without_data(qwen3_folder) -> None:
 
 
 def test_plan_of_a_family_that_the_kit_does_not_know(qwen3_folder, tmp_path) -> None:
-    folder = shutil.copytree(qwen3_folder, tmp_path / "phi")
+    folder = shutil.copytree(qwen3_folder, tmp_path / "gemma")
     (folder / "model.safetensors").write_bytes(bytes(64))
-    shutil.copy(ROOT / "tests/data/families/phi-3-mini-4k-instruct.config.json", folder / "config.json")
+    shutil.copy(ROOT / "tests/data/families/gemma-2-2b.config.json", folder / "config.json")
     done = run_kit("kit.train", "--preset", "cpu", "--model", folder, "--plan")
     assert done.returncode == 0, done.stderr
-    assert "The sizes of this model are not known to the planner (model_type phi3)" in " ".join(done.stderr.split())
+    assert "The sizes of this model are not known to the planner (model_type gemma2)" in " ".join(done.stderr.split())
     assert "fits" not in done.stderr
 
 
