@@ -66,7 +66,8 @@ def without_virtual_tokens(loaded: Loaded) -> Iterator[None]:
 
 def _trains_tokens(folder: Path) -> bool:
     """PEFT takes an adapter without rows of the embedding before one with them, and not behind it."""
-    return bool(read_json(folder / "adapter_config.json").get("trainable_token_indices"))
+    config = folder / "adapter_config.json"
+    return config.is_file() and bool(read_json(config).get("trainable_token_indices"))
 
 
 def _peft_name(index: int) -> str:
