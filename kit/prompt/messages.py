@@ -20,10 +20,10 @@ def thinks(message: Message) -> bool:
 
 def reasoning_and_text(message: Message) -> tuple[str, str]:
     """The reasoning of an answer, which stands in a field of its own or in a think block, and the rest."""
-    before, closed, text = (message.get("content") or "").partition(END_THINK)
-    reasoning = message.get("reasoning_content") or ""
-    if not closed:
-        return reasoning, before
+    content, reasoning = message.get("content") or "", message.get("reasoning_content") or ""
+    if END_THINK not in content:  # almost every answer
+        return reasoning, content
+    before, _, text = content.partition(END_THINK)
     return reasoning + before.split(THINK)[-1], text
 
 
