@@ -11,6 +11,7 @@ from kit.backend.loading import Loaded
 from kit.backend.methods import keep_precision
 from kit.backend.silence import silence
 from kit.models import read_json
+from kit.models.adapters.on_disk import CONFIG
 from kit.support.errors import KitError, failure, first_line
 
 
@@ -66,7 +67,7 @@ def without_virtual_tokens(loaded: Loaded) -> Iterator[None]:
 
 def _trains_tokens(folder: Path) -> bool:
     """PEFT takes an adapter without rows of the embedding before one with them, and not behind it."""
-    config = folder / "adapter_config.json"
+    config = folder / CONFIG
     return config.is_file() and bool(read_json(config).get("trainable_token_indices"))
 
 

@@ -13,6 +13,7 @@ from kit.backend.merging import combined
 from kit.backend.precision import nf4_config, torch_dtype
 from kit.backend.silence import silence
 from kit.models.change import LINEAR, Combination
+from kit.prompt import thinking_switch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +191,7 @@ def template_and_ids(
     with silence():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
-        texts = [str(render(turns, enable_thinking=False)) for turns in conversations]
+        texts = [str(render(turns, **thinking_switch(False))) for turns in conversations]
         default_texts = [str(render(turns)) for turns in conversations]
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return texts, default_texts, ids

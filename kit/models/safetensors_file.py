@@ -13,6 +13,7 @@ from typing import Any
 
 from kit.models.headers import LENGTH_BYTES, METADATA, WIDTH_BYTES
 
+WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # in config.json
 ALIGNMENT_BYTES = 8  # of the first weight
 
 

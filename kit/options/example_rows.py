@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from kit.options.commands import TrainCommand
+from kit.support.carried import carried_folder
 
 NAME = "identity.jsonl"
 
 
 def example_rows() -> Path:
     """In the clone where it is run there, else the copy of it that an installed kit carries beside this file."""
-    installed = Path(__file__).parent / "examples"
-    return (installed if installed.is_dir() else Path(__file__).parents[2] / "examples") / NAME
+    return carried_folder(Path(__file__).parent / "examples", "examples") / NAME
 
 
 def on_example_rows(command: TrainCommand) -> TrainCommand:

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kit.support.carried import carried_folder
+
 NOT_MEASURED = "not measured on a card by this project"
 
 
 def results_folder() -> Path:
     """In the repository where its other figures are; in an installed kit beside this file."""
-    installed = Path(__file__).parent / "measured"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "benchmarks" / "results"
+    return carried_folder(Path(__file__).parent / "measured", "benchmarks/results")
 
 
 def measured(memory_class: str, own_card: str | None = None, folder: Path | None = None) -> str:

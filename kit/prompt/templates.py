@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from kit.prompt.rendering import TemplateError, check_syntax
+from kit.support.carried import carried_folder
 from kit.support.errors import describe_error, did_you_mean, failure
 from kit.support.user_shell import shell
 
@@ -15,8 +16,7 @@ MODELS_OWN_END_TOKEN = "the model's own"
 
 def templates_folder() -> Path:
     """templates/ of the clone, or the copy of it that an installed kit carries inside this package."""
-    installed = Path(__file__).parent / "templates"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "templates"
+    return carried_folder(Path(__file__).parent / "templates", "templates")
 
 
 def template_names() -> list[str]:
