@@ -32,7 +32,7 @@ def file_name(text: str) -> str:
 
 
 def _is_device(name: str) -> bool:
-    return RESERVED.fullmatch(name.partition(".")[0].rstrip(" ")) is not None
+    return RESERVED.fullmatch(name.partition(".")[0].rstrip()) is not None
 
 
 def check_names(path: Path, option: str) -> None:

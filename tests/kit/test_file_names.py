@@ -42,6 +42,7 @@ def is_name(name: str) -> bool:
 @example("")
 @example("..")
 @example("CoN .tar.gz")
+@example("AUX\xa0")
 @example("x" * 300 + ".")
 @example("模型" * 60)
 @example("\U0001f600" * 100)
